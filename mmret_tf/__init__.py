@@ -1,0 +1,57 @@
+"""Multimodal (image-text) retrieval in TensorFlow and Keras, from pictures with captions to ranked
+results (多模态检索)."""
+
+import os
+import sys
+from importlib.metadata import version as _version
+from pathlib import Path as _Path
+
+from mmret_tf.doctor import keras_problem as _keras_problem
+
+__version__ = _version("mmret_tf")
+
+# Without AVX-512, TensorFlow leaves oneDNN off, and a ResNet50 trains at half the speed. It is read
+# when TensorFlow is loaded.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+# The `mmret` command imports what it needs itself: `--help` is quick that way, and `mmret doctor`
+# can look at an environment in which the rest does not import.
+if _Path(sys.argv[0]).stem != "mmret":
+    if _problem := _keras_problem():
+        raise ImportError(_problem)
+    from mmret_tf import losses
+    from mmret_tf.datasets import PairDataset, load_pairs
+    from mmret_tf.dual_encoder import DualEncoder, load_model
+    from mmret_tf.embeddings import EmbeddingStore
+    from mmret_tf.evaluation import evaluate_retrieval
+    from mmret_tf.index import BruteForceIndex, ScannIndex, build_index, load_index
+    from mmret_tf.preprocessing import TextPreprocessor, decode_image, load_image
+    from mmret_tf.searcher import Searcher, SearchResult, SearchResults
+    from mmret_tf.towers import image_tower, text_tower
+    from mmret_tf.training import RetrievalMetrics, TrainConfig, evaluate, train
+
+    __all__ = [
+        "BruteForceIndex",
+        "DualEncoder",
+        "EmbeddingStore",
+        "PairDataset",
+        "RetrievalMetrics",
+        "ScannIndex",
+        "SearchResult",
+        "SearchResults",
+        "Searcher",
+        "TextPreprocessor",
+        "TrainConfig",
+        "build_index",
+        "decode_image",
+        "evaluate",
+        "evaluate_retrieval",
+        "image_tower",
+        "load_image",
+        "load_index",
+        "load_model",
+        "load_pairs",
+        "losses",
+        "text_tower",
+        "train",
+    ]

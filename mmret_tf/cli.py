@@ -1,0 +1,246 @@
+"""The `mmret` command: train, evaluate, embed, index and search from the shell.
+
+Each command imports what it needs when it runs, so that `--help` does not wait for TensorFlow.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mmret_tf.doctor import examine, keras_problem
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Multimodal (image-text) retrieval: pictures with captions in, ranked results out.",
+)
+console = Console()
+
+
+class Split(str, Enum):
+    """The names of the splits, for the options that take one."""
+
+    train = "train"
+    dev = "dev"
+    test = "test"
+
+
+Run = Annotated[Path, typer.Option(help="Folder of the run.")]
+Data = Annotated[str, typer.Option(help='A folder or file of captioned images, or "scenes".')]
+OneSplit = Annotated[Split | None, typer.Option(help="One split; by default all images.")]
+Seed = Annotated[int, typer.Option(help="Of weights, order, crops and scenes.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options of all commands. `--debug` is read by `main`."""
+
+
+@app.command(epilog="Example: mmret demo --run runs/demo")
+def demo(
+    run: Run = Path("runs/demo"),
+    epochs: Epochs = 6,
+    seed: Seed = 0,
+) -> None:
+    """Train ResNet50 + LSTM on drawn scenes, test on unseen ones, index, and query."""
+    from mmret_tf.demo import run_demo
+
+    report = run_demo(run, epochs, seed)
+    show_metrics(report)
+    console.print(f"Ranked results: {run / 'gallery.png'}   report: {run / 'report.json'}")
+    console.print(f'Try: mmret search --run {run} "a large red circle above a small blue square"')
+
+
+@app.command(epilog="Example: mmret train --data photos --weights imagenet --run runs/photos")
+def train(
+    data: Data,
+    run: Run,
+    backbone: Annotated[
+        str, typer.Option(help="A keras.applications name, or a .keras file.")
+    ] = "ResNet50",
+    weights: Annotated[
+        str, typer.Option(help='Of a named backbone: "imagenet", "none" or a file.')
+    ] = "imagenet",
+    image_size: Annotated[int, typer.Option(min=32, help="Side of the pictures, pixels.")] = 224,
+    rnn: Annotated[str, typer.Option(help="lstm, gru, bilstm or transformer.")] = "lstm",
+    embedding_dim: Annotated[int, typer.Option(min=1, help="Width of the embedding.")] = 256,
+    epochs: Epochs = 20,
+    batch_size: Annotated[int, typer.Option(min=2, help="Pairs a step.")] = 128,
+    learning_rate: Annotated[float, typer.Option(help="The highest, of AdamW.")] = 1e-3,
+    scenes: Annotated[int, typer.Option(min=1, help='Training scenes, for "scenes".')] = 2000,
+    seed: Seed = 0,
+) -> None:
+    """Train on captioned images; leave model, embeddings, index and report in the run."""
+    from mmret_tf.training import TrainConfig
+    from mmret_tf.training import train as run_training
+
+    report = run_training(
+        TrainConfig(
+            data=data,
+            scenes=scenes,
+            backbone=backbone,
+            weights=weights,
+            image_size=image_size,
+            rnn=rnn,
+            embedding_dim=embedding_dim,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+        ),
+        run,
+    )
+    build_run_index(run)
+    if report["is_interrupted"]:
+        console.print(f"Interrupted: kept the model of epoch {report['epochs_completed']}.")
+    for place, reason in report["quarantined"]:
+        console.print(f"put aside: {place}: {reason}", markup=False, highlight=False)
+    if "development" in report:
+        show_metrics(report["development"])
+    console.print(f"Saved in {run}. Try: mmret search --run {run} QUERY")
+
+
+@app.command(epilog="Example: mmret evaluate --run runs/photos --data photos --split test")
+def evaluate(run: Run, data: Data, split: OneSplit = None) -> None:
+    """Rank the images and captions of a collection against each other; write evaluation.json."""
+    from mmret_tf.datasets import load_pairs
+    from mmret_tf.dual_encoder import load_model
+    from mmret_tf.training import evaluate as rank_and_measure
+    from mmret_tf.training import write_json
+
+    model = load_model(run / "model.keras")
+    pairs = load_pairs(data, split and split.value)
+    metrics = rank_and_measure(model, pairs)
+    write_json(run / "evaluation.json", {"data": data, "split": split and split.value} | metrics)
+    show_metrics(metrics)
+
+
+@app.command(epilog="Example: mmret embed --run runs/photos --data more_photos")
+def embed(run: Run, data: Data, split: OneSplit = None) -> None:
+    """Embed a collection with the run's model: the gallery that `index` and `search` use."""
+    from mmret_tf.datasets import load_pairs
+    from mmret_tf.dual_encoder import load_model
+    from mmret_tf.embeddings import EmbeddingStore
+
+    model = load_model(run / "model.keras")
+    store = EmbeddingStore.export(
+        model, load_pairs(data, split and split.value), run / "embeddings"
+    )
+    console.print(f"{len(store.ids)} embeddings in {run / 'embeddings'}. Next: mmret index")
+
+
+@app.command(epilog="Example: mmret index --run runs/photos")
+def index(
+    run: Run,
+    recall_target: Annotated[
+        float, typer.Option(min=0.5, max=1.0, help="Share of the true neighbours to find.")
+    ] = 0.95,
+) -> None:
+    """Build the ScaNN index over the run's embeddings."""
+    build_run_index(run, recall_target)
+
+
+@app.command(epilog='Example: mmret search --run runs/photos "a dog running on the beach"')
+def search(
+    query: Annotated[str | None, typer.Argument(help="Words, in any trained language.")] = None,
+    run: Run = Path("runs/demo"),
+    image: Annotated[Path | None, typer.Option(help="A query picture.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many results.")] = 10,
+    gallery: Annotated[Path | None, typer.Option(help="Also draw the results, as a PNG.")] = None,
+) -> None:
+    """Rank the run's gallery for a text, an image (--image), or both."""
+    from mmret_tf.searcher import Searcher, draw_gallery
+
+    results = Searcher.open(run).search(text=query, image=image, k=top)
+    table = Table("rank", "score", "image", "captions")
+    for result in results:
+        captions = "\n".join(result.item["captions"])
+        table.add_row(str(result.rank), f"{result.score:.3f}", result.item["image"], captions)
+    console.print(table)
+    if gallery is not None:
+        draw_gallery([(query or str(image), results)], gallery)
+        console.print(f"Drawn in {gallery}")
+
+
+@app.command(epilog="Example: mmret doctor")
+def doctor() -> None:
+    """Say what is installed, and what of it does not fit together."""
+    found, problems = examine()
+    for name, value in found.items():
+        console.print(f"{name:>14}  {value}", markup=False, highlight=False)
+    for problem in problems:
+        console.print(f"PROBLEM: {problem}", markup=False, highlight=False)
+    if problems:
+        raise typer.Exit(1)
+    console.print("All of it fits together.")
+
+
+def build_run_index(run: Path, recall_target: float = 0.95) -> None:
+    """Index the embeddings of a run, and save the index there."""
+    from mmret_tf.embeddings import EmbeddingStore
+    from mmret_tf.index import build_index
+
+    store = EmbeddingStore.open(run / "embeddings")
+    built = build_index(store.embeddings, store.ids, recall_target=recall_target)
+    built.save(run / "index")
+    console.print(f"{type(built).__name__} of {len(built)} embeddings in {run / 'index'}")
+
+
+def show_metrics(metrics: dict) -> None:
+    """Print recall in both directions; by language, where both occur."""
+    table = Table(
+        f"{metrics['images']} images, {metrics['captions']} captions", "R@1", "R@5", "R@10", "median"
+    )
+    parts = {"": metrics} | {
+        f", {name}": metrics[name] for name in ("english", "chinese") if name in metrics
+    }
+    for language, part in parts.items():
+        for direction, words in (("t2i", "text to image"), ("i2t", "image to text")):
+            recalls = [f"{part[f'{direction}_R@{k}']:.1%}" for k in (1, 5, 10)]
+            table.add_row(words + language, *recalls, f"{part[f'{direction}_medr']:g}")
+    console.print(table)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command: 0 when all went well, 2 for a user's mistake, 130 for Ctrl-C.
+
+    A mistake is told in one line on stderr; `mmret --debug COMMAND` shows the traceback.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    warnings.showwarning = _one_line_warning
+    try:
+        if "doctor" not in arguments and (problem := keras_problem()):
+            raise ValueError(problem)
+        app(arguments, standalone_mode=True)
+    except KeyboardInterrupt:
+        print("mmret: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, ImportError) as error:
+        if "--debug" in arguments:
+            raise
+        message = " ".join(str(error).split())
+        print(f"mmret: {message or type(error).__name__}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _one_line_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    print(f"mmret: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""The dual encoder (双编码器): two towers in one Keras model, trained to share one space.
+
+This is what the model of the document's section 5 should become: instead of joining the two feature
+vectors, it compares them, so that images can be embedded and indexed before any query is known.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import keras
+import numpy as np
+from keras import ops
+
+from mmret_tf.preprocessing import ImageSource, TextPreprocessor, load_image
+
+# The temperature of the softmax over cosines: where it starts, and how far training may take it.
+TEMPERATURE = 0.07
+TEMPERATURE_RANGE = (0.01, 1.0)
+
+# A spread below this (1 is as wide as can be) means that all inputs get nearly one embedding.
+COLLAPSED = 0.02
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+class DualEncoder(keras.Model):
+    """An image tower and a text tower with one embedding space. Section 5; arXiv 2103.00020.
+
+    Call: `{"image": [batch, height, width, 3] or [batch, features], "text": [batch, length]}`, or
+    a dict with one of the two -> a dict with the same keys, float32 `[batch, dim]`, unit rows.
+
+    `compile`, `fit`, `evaluate`, `predict` and `save` are Keras' own. Targets are group ids
+    `[batch]`: rows with the same id belong to one image; without targets, every row stands for an
+    image of its own. The loss is one of `mmret_tf.losses`, or any Keras loss that takes such a
+    dict. While it trains, the metric `spread` tells how far the embeddings are from all being the
+    same: 1 minus the squared length of their mean, of the narrower of the two modalities.
+
+    Args:
+        image_tower: model from images to `[batch, dim]`, as `towers.image_tower` makes it.
+        text_tower: model from token ids to `[batch, dim]`, as `towers.text_tower` makes it.
+        text_preprocessor: adapted `TextPreprocessor`; it is saved with the model.
+
+    Raises:
+        ValueError: the towers differ in width, or the vocabulary does not fit the text tower.
+
+    >>> from mmret_tf.towers import image_tower, text_tower
+    >>> text = TextPreprocessor(max_tokens=100, sequence_length=8)
+    >>> text.adapt(["a red circle", "红色的圆"])
+    >>> image = image_tower("MobileNetV3Small", weights=None, image_size=32, embedding_dim=16)
+    >>> model = DualEncoder(image, text_tower(100, units=16, embedding_dim=16), text)
+    >>> model.encode_texts(["a red circle", "红色的圆"]).shape
+    (2, 16)
+    """
+
+    def __init__(
+        self,
+        image_tower: keras.Model,
+        text_tower: keras.Model,
+        text_preprocessor: TextPreprocessor | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.image_tower = image_tower
+        self.text_tower = text_tower
+        self.text_preprocessor = text_preprocessor
+        widths = image_tower.embedding_dim, text_tower.output_shape[-1]
+        if widths[0] != widths[1]:
+            raise ValueError(
+                "both towers must have one embedding_dim; "
+                f"got {widths[0]} for images and {widths[1]} for text"
+            )
+        self.embedding_dim = widths[0]
+        self.spread = keras.metrics.Mean("spread")
+        # It stands here and not in the loss because a Keras loss owns no weights.
+        self.log_temperature = self.add_weight(
+            name="log_temperature",
+            shape=(),
+            initializer=keras.initializers.Constant(np.log(TEMPERATURE)),
+        )
+        self.built = True
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures that the image tower is meant for, in pixels."""
+        return self.image_tower.image_size
+
+    def build(self, input_shape):
+        """Nothing is left to build: the towers come with their weights."""
+
+    def call(self, inputs, training=False):
+        unknown = set(inputs) - {"image", "text"}
+        if unknown or not inputs:
+            raise ValueError(f'inputs must be a dict of "image" and "text"; got {list(inputs)}')
+        towers = {"image": self.image_tower, "text": self.text_tower}
+        return {name: towers[name](value, training=training) for name, value in inputs.items()}
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if len(y_pred) != 2:
+            raise ValueError(
+                f'a loss needs both "image" and "text" in the inputs; got only {list(y_pred)}'
+            )
+        if y is None:
+            y = ops.arange(ops.shape(y_pred["image"])[0])
+        spreads = [1 - ops.sum(ops.mean(rows, axis=0) ** 2) for rows in y_pred.values()]
+        self.spread.update_state(ops.minimum(*spreads))
+        low, high = TEMPERATURE_RANGE
+        temperature = ops.clip(ops.exp(ops.cast(self.log_temperature, "float32")), low, high)
+        loss = keras.losses.get(self.loss)(
+            y, {**y_pred, "temperature": temperature}, sample_weight=sample_weight
+        )
+        return loss + sum(self._aggregate_additional_loss(extra) for extra in self.losses)
+
+    def fit(self, *args, callbacks=None, **kwargs) -> keras.callbacks.History:
+        """Keras' `fit`, with a warning, once, when the embeddings collapse."""
+        callbacks = keras.tree.flatten(callbacks) if callbacks is not None else []
+        return super().fit(*args, callbacks=[*callbacks, CollapseAlarm()], **kwargs)
+
+    def encode_images(
+        self, images: Sequence[ImageSource] | np.ndarray, batch_size: int = 64
+    ) -> np.ndarray:
+        """Embed pictures, each centre-cropped to `image_size`.
+
+        Args:
+            images: paths, encoded bytes, PIL images or arrays `[height, width, 3]` in any mix; one
+                array `[n, height, width, 3]`; or features of the backbone `[n, features]`.
+            batch_size: pictures that are in memory at once.
+
+        Returns:
+            float32 `[n, dim]`, rows of unit length.
+
+        Raises:
+            ValueError: a picture cannot be read; the message names it.
+        """
+        if isinstance(images, (str, os.PathLike, bytes)):
+            raise ValueError("encode_images takes a list; for one picture, give [picture]")
+        if isinstance(images, np.ndarray) and images.ndim == 2:
+            return _in_batches(self.image_tower.predict_on_batch, images, batch_size)
+
+        def encode(batch: Sequence[ImageSource]) -> np.ndarray:
+            loaded = pool.map(lambda image: load_image(image, self.image_size), batch)
+            return self.image_tower.predict_on_batch(np.stack(list(loaded)))
+
+        with ThreadPoolExecutor() as pool:
+            return _in_batches(encode, images, batch_size)
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
+        """Embed captions or queries, in any language that the vocabulary holds.
+
+        Args:
+            texts: strings; an empty one, or one of unknown words only, is embedded too.
+            batch_size: strings that are embedded at once.
+
+        Returns:
+            float32 `[n, dim]`, rows of unit length.
+        """
+        if self.text_preprocessor is None:
+            raise ValueError("this model has no text_preprocessor; give one to DualEncoder")
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise ValueError("encode_texts takes a list of strings; for one text, give [text]")
+
+        def encode(batch: Sequence[str]) -> np.ndarray:
+            return self.text_tower.predict_on_batch(self.text_preprocessor(list(batch)))
+
+        return _in_batches(encode, texts, batch_size)
+
+    def get_config(self) -> dict:
+        parts = {
+            "image_tower": self.image_tower,
+            "text_tower": self.text_tower,
+            "text_preprocessor": self.text_preprocessor,
+        }
+        return {
+            "name": self.name,
+            **{name: keras.saving.serialize_keras_object(part) for name, part in parts.items()},
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> DualEncoder:
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in ("image_tower", "text_tower", "text_preprocessor")
+        }
+        return cls(**{**config, **parts})
+
+
+def _in_batches(encode: Callable, rows: Sequence, batch_size: int) -> np.ndarray:
+    """Apply `encode` to `batch_size` rows at a time and stack what comes."""
+    if len(rows) == 0:
+        raise ValueError("nothing to encode: the list is empty")
+    starts = range(0, len(rows), batch_size)
+    return np.concatenate([encode(rows[start : start + batch_size]) for start in starts])
+
+
+class CollapseAlarm(keras.callbacks.Callback):
+    """Warn, once, when an epoch ends with all embeddings nearly the same (表示坍缩)."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_raised = False
+
+    def on_epoch_end(self, epoch, logs=None):
+        spread = (logs or {}).get("spread", 1.0)
+        if spread < COLLAPSED and not self.is_raised:
+            self.is_raised = True
+            warnings.warn(
+                f"the embeddings have collapsed: their spread is {spread:.4f} of at most 1, so all "
+                "inputs look alike to the index. Use a loss with negatives (ContrastiveCosine), a "
+                "lower learning rate, or negatives='sum' before 'hardest'.",
+                stacklevel=2,
+            )
+
+
+def load_model(path: str | os.PathLike) -> DualEncoder:
+    """Load a dual encoder from its `.keras` file: towers, weights, vocabulary, and compilation.
+
+    Keras' safe mode stays on: a file cannot bring code of its own.
+
+    Args:
+        path: what `model.save` wrote.
+
+    Raises:
+        ValueError: there is no such file, it is no `.keras` file, or holds another kind of model.
+    """
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise ValueError(f"no model at {path}: expected a .keras file")
+    model = keras.saving.load_model(path)
+    if not isinstance(model, DualEncoder):
+        raise ValueError(f"{path} holds a {type(model).__name__}, not a DualEncoder")
+    return model

@@ -1,0 +1,235 @@
+"""Losses that pull an image and its caption together and push the others in the batch apart.
+
+All of them see one batch of embeddings, rows of unit length, and group ids: rows with the same id
+belong to one image, and are never negatives of each other. The document trains with cosine
+similarity alone (section 5); on matching pairs only, that loss is at its best (-1) when every input
+gets one and the same embedding, so every loss here has negatives (负样本).
+
+The prediction is a dict, `{"image": [batch, dim], "text": [batch, dim]}`, as DualEncoder gives it.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+LABELS = ("groups", "pairs")
+NEGATIVES = ("sum", "hardest")
+
+
+def _similarities(y_pred: dict):
+    """Cosine of every image with every caption, `[batch images, batch texts]`."""
+    return ops.matmul(y_pred["image"], ops.transpose(y_pred["text"]))
+
+
+def _same_group(groups):
+    """Which image and which caption belong together, `[batch, batch]` booleans."""
+    groups = ops.reshape(groups, (-1,))
+    return groups[:, None] == groups[None, :]
+
+
+def _balanced_mean(values, same):
+    """Mean over the matching pairs plus mean over the others; a share of each row, `[batch]`.
+
+    The two sides weigh the same however many negatives a batch has.
+    """
+    same = ops.cast(same, values.dtype)
+    other = 1 - same
+    batch = ops.cast(ops.shape(values)[0], values.dtype)
+    positives = ops.sum(values * same, axis=1) / ops.sum(same)
+    negatives = ops.sum(values * other, axis=1) / ops.maximum(ops.sum(other), 1)
+    return batch * (positives + negatives)
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+class CosineSimilarityLoss(keras.losses.Loss):
+    """The document's cosine-similarity loss (余弦相似度损失) with the negatives it needs. Section 5.
+
+    A matching pair costs `1 - cos`, any other `max(0, cos - margin)`.
+
+    Args:
+        margin: a pair that does not match costs nothing below this cosine, -1 to 1.
+        labels: what `y_true` holds. "groups": `[batch]` group ids; every image is paired with every
+            caption of the batch, and matching and other pairs weigh the same. "pairs": `[batch]`
+            labels of the rows, 1 for an image with its caption, 0 or -1 for one with another.
+
+    >>> loss = CosineSimilarityLoss(margin=0.0, labels="pairs")
+    >>> image, text = ops.array([[1.0, 0], [1, 0]]), ops.array([[0.6, 0.8], [0.6, 0.8]])
+    >>> print(round(float(loss([1, 0], {"image": image, "text": text})), 6))  # (0.4 + 0.6) / 2
+    0.5
+    """
+
+    def __init__(
+        self,
+        margin: float = 0.2,
+        labels: str = "groups",
+        reduction: str = "sum_over_batch_size",
+        name: str = "cosine_similarity_loss",
+    ):
+        super().__init__(name=name, reduction=reduction)
+        if labels not in LABELS:
+            raise ValueError(f"labels must be one of {', '.join(LABELS)}; got {labels!r}")
+        if not -1 <= margin <= 1:
+            raise ValueError(f"margin is a cosine, -1 to 1; got {margin}")
+        self.margin = margin
+        self.labels = labels
+
+    def call(self, y_true, y_pred):
+        if self.labels == "pairs":
+            cosine = ops.sum(y_pred["image"] * y_pred["text"], axis=-1)
+            same = ops.reshape(y_true, (-1,)) > 0
+        else:
+            cosine = _similarities(y_pred)
+            same = _same_group(y_true)
+        cost = ops.where(same, 1 - cosine, ops.relu(cosine - self.margin))
+        return cost if self.labels == "pairs" else _balanced_mean(cost, same)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "margin": self.margin, "labels": self.labels}
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+class ContrastiveCosine(keras.losses.Loss):
+    """Symmetric cross-entropy over the cosines in the batch: InfoNCE, as CLIP uses it
+    (arXiv 2103.00020, 对比学习损失).
+
+    Each image must pick its caption among those of the batch, and each caption its image: a softmax
+    over `cos / temperature`. Other captions of the same image are left out of the choice.
+
+    Args:
+        temperature: a number, or `None` for the temperature that the model learns, which stands in
+            the prediction as `"temperature"` (DualEncoder keeps it between 0.01 and 1).
+
+    `y_true`: `[batch]` group ids.
+
+    >>> loss = ContrastiveCosine(temperature=1.0)
+    >>> pairs = {"image": ops.eye(2), "text": ops.eye(2)}
+    >>> print(round(float(loss([0, 1], pairs)), 4))  # log(1 + exp(-1))
+    0.3133
+    """
+
+    def __init__(
+        self,
+        temperature: float | None = None,
+        reduction: str = "sum_over_batch_size",
+        name: str = "contrastive_cosine",
+    ):
+        super().__init__(name=name, reduction=reduction)
+        if temperature is not None and temperature <= 0:
+            raise ValueError(f"temperature must be above 0, or None; got {temperature}")
+        self.temperature = temperature
+
+    def call(self, y_true, y_pred):
+        temperature = self.temperature
+        if temperature is None:
+            if "temperature" not in y_pred:
+                raise ValueError(
+                    "ContrastiveCosine(temperature=None) takes the temperature from the model, as "
+                    "y_pred['temperature']; give a number to use it with other models"
+                )
+            temperature = y_pred["temperature"]
+        logits = _similarities(y_pred) / temperature
+        itself = ops.eye(ops.shape(logits)[0], dtype="bool")
+        logits = ops.where(_same_group(y_true) & ~itself, -1e9, logits)
+        right = ops.diagonal(logits)
+        image_picks = ops.logsumexp(logits, axis=1) - right
+        text_picks = ops.logsumexp(logits, axis=0) - right
+        return (image_picks + text_picks) / 2
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "temperature": self.temperature}
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+class TripletCosine(keras.losses.Loss):
+    """Hinge on triplets: the right cosine must lead every wrong one by a margin (三元组损失), as in
+    VSE++ (arXiv 1707.05612).
+
+    For each pair, `max(0, margin + cos(wrong) - cos(right))`, over the wrong captions of its image
+    and the wrong images of its caption.
+
+    Args:
+        margin: the lead that is asked for, above 0.
+        negatives: "sum" adds up all negatives; "hardest" takes the highest cosine alone. From a
+            random start "hardest" collapses: train with "sum" or `ContrastiveCosine` first.
+
+    `y_true`: `[batch]` group ids.
+
+    >>> loss = TripletCosine(margin=0.2)
+    >>> image, text = ops.eye(2), ops.array([[0.6, 0.8], [0.0, 1.0]])
+    >>> print(round(float(loss([0, 1], {"image": image, "text": text})), 6))  # (0.4 + 0.0) / 2
+    0.2
+    """
+
+    def __init__(
+        self,
+        margin: float = 0.2,
+        negatives: str = "sum",
+        reduction: str = "sum_over_batch_size",
+        name: str = "triplet_cosine",
+    ):
+        super().__init__(name=name, reduction=reduction)
+        if negatives not in NEGATIVES:
+            raise ValueError(f"negatives must be one of {', '.join(NEGATIVES)}; got {negatives!r}")
+        if margin <= 0:
+            raise ValueError(f"margin must be above 0; got {margin}")
+        self.margin = margin
+        self.negatives = negatives
+
+    def call(self, y_true, y_pred):
+        cosine = _similarities(y_pred)
+        right = ops.diagonal(cosine)
+        # A caption of the same image is no negative: its cost becomes 0.
+        wrong = ops.where(_same_group(y_true), -1e9, cosine)
+        of_image = ops.relu(self.margin + wrong - right[:, None])
+        of_text = ops.relu(self.margin + wrong - right[None, :])
+        reduce = ops.sum if self.negatives == "sum" else ops.max
+        return reduce(of_image, axis=1) + reduce(of_text, axis=0)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "margin": self.margin, "negatives": self.negatives}
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+class EuclideanContrastive(keras.losses.Loss):
+    """The contrastive loss on the document's other measure, Euclidean distance (欧氏距离, section
+    2.4; Hadsell, Chopra and LeCun 2006).
+
+    A matching pair costs its squared distance `d^2`, the sum of squared differences; any other
+    `max(0, margin - d)^2`. Matching and other pairs weigh the same.
+
+    Args:
+        margin: other pairs at least this far apart cost nothing. Unit vectors are 0 to 2 apart.
+
+    `y_true`: `[batch]` group ids.
+
+    >>> loss = EuclideanContrastive(margin=1.0)
+    >>> pairs = {"image": ops.array([[1.0, 0]]), "text": ops.array([[0.0, 1]])}
+    >>> print(round(float(loss([0], pairs)), 6))  # one pair, 1 + 1
+    2.0
+    """
+
+    def __init__(
+        self,
+        margin: float = 1.0,
+        reduction: str = "sum_over_batch_size",
+        name: str = "euclidean_contrastive",
+    ):
+        super().__init__(name=name, reduction=reduction)
+        if margin <= 0:
+            raise ValueError(f"margin must be above 0; got {margin}")
+        self.margin = margin
+
+    def call(self, y_true, y_pred):
+        image, text = y_pred["image"], y_pred["text"]
+        # |a - b|^2 = |a|^2 + |b|^2 - 2ab needs no [batch, batch, dim] array.
+        lengths = ops.sum(image**2, axis=1)[:, None] + ops.sum(text**2, axis=1)[None, :]
+        squared = ops.relu(lengths - 2 * _similarities(y_pred))
+        same = _same_group(y_true)
+        # The root has no gradient at 0: two embeddings that coincide are kept just apart.
+        distance = ops.sqrt(ops.maximum(squared, 1e-12))
+        cost = ops.where(same, squared, ops.relu(self.margin - distance) ** 2)
+        return _balanced_mean(cost, same)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "margin": self.margin}

@@ -1,0 +1,434 @@
+"""From files to tensors: image bytes to uint8 RGB, and captions to token ids (图像与文本预处理).
+
+Everything here is made of TensorFlow ops, so that one and the same definition serves `tf.data` in
+training, `predict` in Python, and the graph that is exported to TF Serving.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import unicodedata
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+# A picture of more pixels than this is refused before it is decoded (8192 x 8192: 192 MiB).
+MAX_PIXELS = 2**26
+
+# The smallest side of a random training crop, as a fraction of the shorter side of the picture.
+MIN_CROP = 0.8
+
+ImageSource = "str | os.PathLike[str] | bytes | np.ndarray | Image.Image"
+
+
+@tf.function(input_signature=[tf.TensorSpec((), tf.string)])
+def decode_image(contents: tf.Tensor) -> tf.Tensor:
+    """Decode JPEG, PNG, GIF (first frame), BMP or still WebP bytes to RGB. Section 3.1(1).
+
+    Transparency is laid over white, and a JPEG is turned upright by its EXIF orientation. The
+    size is read from the header and checked before anything is decoded.
+
+    Args:
+        contents: the encoded bytes, a scalar string.
+
+    Returns:
+        uint8 `[height, width, 3]`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the bytes are no whole image of these five formats, or
+            the picture has more than `MAX_PIXELS` pixels.
+
+    >>> png = tf.io.encode_png(tf.zeros((2, 3, 3), tf.uint8))
+    >>> decode_image(png).shape
+    TensorShape([2, 3, 3])
+    """
+    tf.debugging.Assert(tf.strings.length(contents) > 0, ["empty file"])
+    # Zeros behind the end let the header be read without a bounds check at every byte.
+    data = tf.pad(tf.io.decode_raw(contents, tf.uint8), [[0, 64]])
+    is_jpeg = _starts_with(data, 0, b"\xff\xd8\xff")
+    is_png = _starts_with(data, 0, b"\x89PNG\r\n\x1a\n")
+    is_gif = _starts_with(data, 0, b"GIF8")
+    is_bmp = _starts_with(data, 0, b"BM")
+    is_webp = _starts_with(data, 0, b"RIFF") & _starts_with(data, 8, b"WEBP")
+    tf.debugging.Assert(
+        is_jpeg | is_png | is_gif | is_bmp | is_webp,
+        ["not an image: expected JPEG, PNG, GIF, BMP or WebP"],
+    )
+    # TensorFlow 2.20 writes past its buffer when it decodes one of these.
+    is_animated = _starts_with(data, 12, b"VP8X") & (data[20] // 2 % 2 == 1)
+    tf.debugging.Assert(
+        ~(is_webp & is_animated), ["an animated WebP: save its first frame as a picture"]
+    )
+
+    orientation = tf.constant(1)
+    if is_jpeg:
+        height, width, orientation = _read_jpeg_header(data)
+    elif is_png:
+        height, width = _integer(data, 20, 4), _integer(data, 16, 4)
+    elif is_gif:
+        height, width = _integer(data, 8, 2, "little"), _integer(data, 6, 2, "little")
+    elif is_bmp:  # a negative height means that the rows are stored from the top
+        height, width = tf.abs(_integer(data, 22, 4, "little")), _integer(data, 18, 4, "little")
+    else:
+        height, width = _read_webp_header(data)
+    has_size = tf.debugging.Assert(
+        (height > 0) & (width > 0), ["not a whole image: it ends in its header"]
+    )
+    is_small = tf.debugging.Assert(
+        tf.cast(height, tf.int64) * tf.cast(width, tf.int64) <= MAX_PIXELS,
+        [tf.strings.format("too large: {} x {} pixels, at most 2**26 in all", (width, height))],
+    )
+    with tf.control_dependencies([has_size, is_small]):  # or TensorFlow may decode before it checks
+        contents = tf.identity(contents)
+
+    if is_jpeg:
+        image = tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+    elif is_png:
+        image = _over_white(tf.io.decode_png(contents, channels=4))
+    elif is_webp:
+        image = tf.io.decode_webp(contents)[0]  # it decodes alpha only where the file has it
+        if tf.shape(image)[2] == 4:
+            image = _over_white(image)
+    elif is_gif:
+        image = tf.io.decode_image(contents, channels=3, expand_animations=False)
+        image = tf.ensure_shape(image, (None, None, 3))
+    else:
+        image = tf.io.decode_bmp(contents)  # the fourth channel of a BMP is unused, not alpha
+        if tf.shape(image)[2] == 1:
+            image = tf.image.grayscale_to_rgb(image)
+        image = image[:, :, :3]
+    return _upright(tf.ensure_shape(image, (None, None, 3)), orientation)
+
+
+def crop_and_resize(
+    image: tf.Tensor,
+    size: int,
+    seed: tf.Tensor | None = None,
+    flip: bool | tf.Tensor = True,
+) -> tf.Tensor:
+    """Make a square of one size of any picture, its aspect kept.
+
+    Without a seed, the centre square of the shorter side is taken: the picture as it is used in
+    prediction. With a seed, a square of 80 to 100 % of that side is taken from a random place,
+    and mirrored half of the time: the training mode.
+
+    Args:
+        image: uint8 `[height, width, 3]`.
+        size: side of the result, in pixels.
+        seed: `[2]` integers that decide the crop and the flip; `None` for the centre crop.
+        flip: whether this picture may be mirrored (not if its caption says "left", say).
+
+    Returns:
+        uint8 `[size, size, 3]`.
+
+    >>> crop_and_resize(tf.zeros((20, 30, 3), tf.uint8), 8).shape
+    TensorShape([8, 8, 3])
+    """
+    shape = tf.shape(image)[:2]
+    side = tf.reduce_min(shape)
+    if seed is None:
+        top_left = (shape - side) // 2
+    else:
+        scale, top, left, coin = tf.unstack(tf.random.stateless_uniform([4], seed))
+        scale = MIN_CROP + (1 - MIN_CROP) * scale
+        side = tf.maximum(1, tf.cast(tf.round(tf.cast(side, tf.float32) * scale), tf.int32))
+        room = tf.cast(shape - side + 1, tf.float32)
+        top_left = tf.cast(tf.stack([top, left]) * room, tf.int32)
+    image = image[top_left[0] : top_left[0] + side, top_left[1] : top_left[1] + side]
+    image = tf.image.resize(image, (size, size), antialias=True)
+    if seed is not None:
+        mirrored = tf.cast(flip, tf.bool) & (coin < 0.5)
+        image = tf.where(mirrored, tf.reverse(image, [1]), image)
+    return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+
+
+@functools.cache
+def _decoder(image_size: int) -> tf.types.experimental.PolymorphicFunction:
+    """Bytes to the square picture of one size, traced once a size."""
+    return tf.function(
+        lambda contents: crop_and_resize(decode_image(contents), image_size),
+        input_signature=[tf.TensorSpec((), tf.string)],
+    )
+
+
+def load_image(source: ImageSource, image_size: int) -> np.ndarray:
+    """Any picture that a user may hold, as the square array that a tower takes.
+
+    Args:
+        source: a path, encoded bytes, a PIL image, or an array `[height, width]`,
+            `[height, width, 1]`, `[..., 3]` or `[..., 4]` of levels 0 to 255.
+        image_size: side of the result, in pixels.
+
+    Returns:
+        uint8 `[image_size, image_size, 3]`.
+
+    Raises:
+        ValueError: the file is missing or holds no picture, or the array has another shape or
+            levels outside 0 to 255.
+
+    >>> load_image(np.zeros((20, 30, 3), np.uint8), 8).shape
+    (8, 8, 3)
+    """
+    name = "the image"
+    if isinstance(source, (str, os.PathLike)):
+        name = os.fspath(source)
+        try:
+            source = Path(source).read_bytes()
+        except OSError as error:
+            raise ValueError(f"{name}: {error.strerror or error}") from None
+    if isinstance(source, bytes):
+        try:
+            return _decoder(image_size)(source).numpy()
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(f"{name}: {decode_failure(error)}") from None
+    if isinstance(source, Image.Image):
+        source = np.asarray(ImageOps.exif_transpose(source).convert("RGBA"))
+    return crop_and_resize(_rgb_array(source), image_size).numpy()
+
+
+def decode_failure(error: tf.errors.OpError) -> str:
+    """The reason why `decode_image` refused some bytes, without TensorFlow's trace around it."""
+    said = re.search(r"assertion failed: \[(.*?)\]", error.message)
+    return said[1] if said else "not a whole image: truncated or damaged"
+
+
+def _rgb_array(pixels: np.ndarray) -> tf.Tensor:
+    """Check an array of levels and bring it to uint8 `[height, width, 3]`."""
+    pixels = np.asarray(pixels)
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
+        raise ValueError(
+            "an image array must have shape [height, width], [height, width, 1], [..., 3] or "
+            f"[..., 4]; got {pixels.shape}"
+        )
+    if pixels.dtype.kind not in "uif" or not (np.min(pixels) >= 0 and np.max(pixels) <= 255):
+        raise ValueError(
+            "an image array must hold levels from 0 to 255; "
+            f"got {pixels.dtype} from {np.min(pixels)} to {np.max(pixels)}"
+        )
+    pixels = np.rint(pixels).astype(np.uint8)
+    if pixels.shape[2] == 4:
+        return _over_white(tf.constant(pixels))
+    return tf.constant(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+
+
+def _over_white(rgba: tf.Tensor) -> tf.Tensor:
+    """uint8 `[height, width, 4]` laid over a white sheet -> uint8 `[height, width, 3]`."""
+    levels = tf.cast(rgba, tf.float32)
+    alpha = levels[:, :, 3:] / 255
+    return tf.cast(tf.round(levels[:, :, :3] * alpha + 255 * (1 - alpha)), tf.uint8)
+
+
+def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Undo how the camera was held: EXIF orientation 1 to 8 (1 is upright)."""
+    if orientation >= 5:
+        image = tf.transpose(image, (1, 0, 2))
+    if tf.reduce_any(orientation == tf.constant([2, 3, 6, 7])):
+        image = tf.reverse(image, [1])
+    if tf.reduce_any(orientation == tf.constant([3, 4, 7, 8])):
+        image = tf.reverse(image, [0])
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def _starts_with(data: tf.Tensor, start: int | tf.Tensor, magic: bytes) -> tf.Tensor:
+    return tf.reduce_all(data[start : start + len(magic)] == tf.constant(list(magic), tf.uint8))
+
+
+def _integer(
+    data: tf.Tensor, start: int | tf.Tensor, length: int, order: str | tf.Tensor = "big"
+) -> tf.Tensor:
+    """The integer in `length` bytes, int32. `order` may be a tensor: True for little-endian."""
+    little = [256**power for power in range(length)]
+    is_little = order == "little" if isinstance(order, str) else order
+    places = tf.where(is_little, tf.constant(little, tf.int64), tf.constant(little[::-1], tf.int64))
+    value = tf.reduce_sum(tf.cast(data[start : start + length], tf.int64) * places)
+    return tf.bitcast(tf.cast(value, tf.uint32), tf.int32)
+
+
+def _read_jpeg_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Walk the segments up to the frame header: height, width, EXIF orientation."""
+    end = tf.size(data) - 64
+    at, height, width, orientation = tf.constant(2), tf.constant(0), tf.constant(0), tf.constant(1)
+    while at < end and height == 0:
+        marker = tf.cast(data[at + 1], tf.int32)
+        if marker == 0xFF:  # a fill byte
+            at += 1
+        else:
+            is_frame = (marker >= 0xC0) & (marker <= 0xCF)
+            is_frame &= (marker != 0xC4) & (marker != 0xC8) & (marker != 0xCC)
+            if is_frame:
+                height, width = _integer(data, at + 5, 2), _integer(data, at + 7, 2)
+                at = end
+            elif marker == 0xE1 and _starts_with(data, at + 4, b"Exif\0\0"):
+                orientation = _read_orientation(data, at + 10)
+            at += 2 + tf.maximum(_integer(data, tf.minimum(at + 2, end), 2), 2)
+    return height, width, orientation
+
+
+def _read_orientation(data: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
+    """The orientation that the EXIF block at `tiff` gives, or 1."""
+    is_little = _starts_with(data, tiff, b"II")
+    end = tf.size(data) - 64
+    directory = tiff + _integer(data, tiff + 4, 4, is_little)
+    orientation = tf.constant(1)
+    if directory > tiff and directory < end:
+        count = tf.minimum(_integer(data, directory, 2, is_little), (end - directory) // 12)
+        for entry in tf.range(count):
+            at = directory + 2 + 12 * entry
+            if _integer(data, at, 2, is_little) == 0x0112:
+                orientation = _integer(data, at + 8, 2, is_little)
+    return tf.where((orientation >= 1) & (orientation <= 8), orientation, 1)
+
+
+def _read_webp_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Height and width of a lossy, lossless or extended WebP file."""
+    if _starts_with(data, 12, b"VP8X"):
+        return 1 + _integer(data, 27, 3, "little"), 1 + _integer(data, 24, 3, "little")
+    elif _starts_with(data, 12, b"VP8L"):
+        bits = _integer(data, 21, 4, "little")  # 14 bits of width, then 14 bits of height
+        return 1 + bits // 2**14 % 2**14, 1 + bits % 2**14
+    else:
+        height, width = _integer(data, 28, 2, "little"), _integer(data, 26, 2, "little")
+        return height % 2**14, width % 2**14  # the upper two bits are a display scale
+
+
+@functools.cache
+def _compatibility_table() -> tuple[np.ndarray, np.ndarray]:
+    """Code points that NFKC changes on their own, sorted, and what each becomes (UTF-8)."""
+    changed = [
+        (code, unicodedata.normalize("NFKC", chr(code)))
+        for code in range(0x80, 0x30000)
+        if not 0xD800 <= code < 0xE000 and not unicodedata.is_normalized("NFKC", chr(code))
+    ]
+    return np.array([code for code, _ in changed], np.int32), np.array([new for _, new in changed])
+
+
+@functools.cache
+def _composition_table() -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of letter and accent, as `letter * 2**21 + accent`, sorted, and the one that they
+    make. The Korean alphabet, which composes by arithmetic, is not in it."""
+    pairs = {}
+    for code in range(0xC0, 0x30000):
+        parts = unicodedata.decomposition(chr(code)).split()
+        is_pair = len(parts) == 2 and not parts[0].startswith("<")
+        if is_pair and unicodedata.is_normalized("NFC", chr(code)):
+            pairs[(int(parts[0], 16) << 21) + int(parts[1], 16)] = code
+    keys = np.array(sorted(pairs), np.int64)
+    return keys, np.array([pairs[key] for key in keys], np.int32)
+
+
+def _look_up(keys: np.ndarray, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Where each value stands in the sorted keys, and whether it is there at all."""
+    row = tf.minimum(tf.searchsorted(keys, values), len(keys) - 1)
+    return row, tf.gather(keys, row) == values
+
+
+def _nfkc(text: tf.Tensor) -> tf.Tensor:
+    """Unicode normal form KC of strings `[n]`: full-width ＲＥＤ becomes RED, ﬁ becomes fi, e and a
+    separate accent become é. TensorFlow has no op for it, so characters are looked up in tables
+    made from Python's own `unicodedata`."""
+    keys, replacements = _compatibility_table()
+    codes = tf.strings.unicode_decode(text, "UTF-8")
+    characters = tf.strings.unicode_split(text, "UTF-8", errors="replace")
+    row, found = _look_up(keys, codes.flat_values)
+    flat = tf.where(found, tf.gather(replacements, row), characters.flat_values)
+    text = tf.strings.reduce_join(characters.with_flat_values(flat), axis=-1)
+
+    keys, composed = _composition_table()
+    for _ in range(3):  # a Greek letter may carry three accents
+        codes = tf.strings.unicode_decode(text, "UTF-8")
+        follower = tf.concat([codes[:, 1:], tf.zeros_like(codes[:, :1])], axis=1).flat_values
+        letter = tf.cast(codes.flat_values, tf.int64)
+        row, found = _look_up(keys, letter * 2**21 + tf.cast(follower, tf.int64))
+        flat = tf.where(found, tf.gather(composed, row), codes.flat_values)
+        swallowed = tf.concat([[False], found[:-1]], axis=0)[: tf.size(found)]
+        codes = tf.ragged.boolean_mask(
+            codes.with_flat_values(flat), codes.with_flat_values(~swallowed)
+        )
+        text = tf.strings.unicode_encode(codes, "UTF-8")
+    return text
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+def standardize_text(text: tf.Tensor) -> tf.Tensor:
+    """Bring captions of any script to words parted by single spaces. Section 3.1(1).
+
+    NFKC, lower case, punctuation to spaces (an apostrophe vanishes: "dog's" is "dogs"), and a
+    space around every Han character, so that each is a token of its own (汉字按字切分).
+
+    Args:
+        text: strings of any shape.
+
+    Returns:
+        strings of the same shape.
+
+    >>> print(standardize_text(["A ＲＥＤ dog's ball!", "红色的圆"]).numpy()[1].decode())
+    红 色 的 圆
+    """
+    text = tf.convert_to_tensor(text, tf.string)
+    flat = _nfkc(tf.reshape(text, [-1]))
+    flat = tf.strings.lower(flat, encoding="utf-8")
+    flat = tf.strings.regex_replace(flat, r"['’`]", "")
+    flat = tf.strings.regex_replace(flat, r"[\pP\pS\pZ\pC]", " ")
+    flat = tf.strings.regex_replace(flat, r"(\p{Han})", r" \1 ")
+    flat = tf.strings.strip(tf.strings.regex_replace(flat, " +", " "))
+    return tf.reshape(flat, tf.shape(text))
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+class TextPreprocessor(keras.layers.TextVectorization):
+    """Captions to token ids: Keras' TextVectorization over `standardize_text`. Section 3.1(1).
+
+    Id 0 is padding and 1 is a word outside the vocabulary. `adapt` learns the vocabulary (from the
+    training split alone); it is saved inside the `.keras` file of the model that holds this layer.
+
+    Args:
+        max_tokens: the most words that the vocabulary may have, with the two special ids.
+        sequence_length: tokens a caption; longer ones are cut, shorter ones padded with 0.
+
+    Call: strings `[n]` -> int64 `[n, sequence_length]`.
+
+    >>> text = TextPreprocessor(max_tokens=100, sequence_length=4)
+    >>> text.adapt(["a red circle", "红色的圆"])
+    >>> text(["A red, RED 圆"]).shape
+    TensorShape([1, 4])
+    """
+
+    def __init__(self, max_tokens: int = 8000, sequence_length: int = 32, **kwargs):
+        super().__init__(
+            max_tokens=max_tokens,
+            standardize=standardize_text,
+            output_sequence_length=sequence_length,
+            **kwargs,
+        )
+        self.sequence_length = sequence_length
+
+    def adapt(self, captions, **kwargs) -> None:
+        """Learn the vocabulary from strings, or from a `tf.data.Dataset` of strings."""
+        if not isinstance(captions, tf.data.Dataset):
+            captions = list(captions)
+            if not captions or not all(isinstance(caption, str) for caption in captions):
+                raise ValueError("adapt takes a non-empty list of captions (strings)")
+            captions = tf.data.Dataset.from_tensor_slices(captions).batch(1024)
+        super().adapt(captions, **kwargs)
+
+    def compute_output_shape(self, input_shape: tuple | None) -> tuple:
+        """`summary` asks with `None` before any call."""
+        return (input_shape[0] if input_shape else None, self.sequence_length)
+
+    def get_config(self) -> dict:
+        return {
+            "name": self.name,
+            "max_tokens": self._max_tokens,
+            "sequence_length": self.sequence_length,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> TextPreprocessor:
+        return cls(**config)

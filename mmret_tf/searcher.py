@@ -1,0 +1,214 @@
+"""From a query (text, an image, or both) to ranked results with pictures (检索与排序).
+
+Section 3.1(5) and 6 of the document: embed the query, take the nearest embeddings of the gallery
+from the index, and show their items, best first.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from mmret_tf.dual_encoder import DualEncoder, load_model
+from mmret_tf.embeddings import EmbeddingStore, model_fingerprint
+from mmret_tf.index import BruteForceIndex, ScannIndex, load_index
+from mmret_tf.preprocessing import ImageSource
+
+THUMBNAIL = 160  # pixels
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """One place in a ranking: `rank` counts from 1, `score` is larger for better matches (the
+    cosine similarity, unless the index is Euclidean), `item` is the record with the id, the path
+    of the image, its captions and attributes."""
+
+    rank: int
+    id: str | int
+    score: float
+    item: dict
+
+
+class SearchResults(list):
+    """A list of `SearchResult`, best first, that Jupyter shows as a row of pictures."""
+
+    def _repr_html_(self) -> str:
+        cards = []
+        for result in self:
+            jpeg = io.BytesIO()
+            thumbnail(result.item["image"]).save(jpeg, "JPEG")
+            source = base64.b64encode(jpeg.getvalue()).decode()
+            caption = html.escape(" / ".join(result.item["captions"][:1]))
+            cards.append(
+                f'<div style="width:{THUMBNAIL}px">'
+                f'<img src="data:image/jpeg;base64,{source}" alt="{caption}">'
+                f"<div><b>{result.rank}</b> · {result.score:.3f}<br>{caption}</div></div>"
+            )
+        return f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(cards)}</div>'
+
+
+class Searcher:
+    """A model, the index of a gallery's embeddings, and the gallery's items.
+
+    Args:
+        model: the dual encoder that made the embeddings.
+        index: `BruteForceIndex` or `ScannIndex`.
+        items: one record an id of the index, `{"id", "image", "captions", "attributes"}`.
+
+    Raises:
+        ValueError: the index has another width than the model, or an id without an item.
+    """
+
+    def __init__(
+        self, model: DualEncoder, index: BruteForceIndex | ScannIndex, items: Sequence[dict]
+    ):
+        if index.dim != model.embedding_dim:
+            raise ValueError(
+                f"the index holds embeddings of width {index.dim}, and the model makes width "
+                f"{model.embedding_dim}: build the index from this model's embeddings"
+            )
+        self.model = model
+        self.index = index
+        self.items = {item["id"]: item for item in items}
+        missing = [key for key in np.asarray(index.ids).tolist() if key not in self.items]
+        if missing:
+            raise ValueError(f"{len(missing)} ids of the index have no item, first {missing[0]!r}")
+
+    @classmethod
+    def open(cls, run: str | os.PathLike) -> Searcher:
+        """Open a run's folder: `model.keras`, `embeddings/` and `index/`.
+
+        Raises:
+            ValueError: a part is missing or damaged, or the embeddings are another model's.
+        """
+        run = Path(run)
+        if not run.is_dir():
+            raise ValueError(f"no run at {run}: expected a folder that `mmret train` made")
+        model = load_model(run / "model.keras")
+        store = EmbeddingStore.open(run / "embeddings")
+        if store.fingerprint != model_fingerprint(model):
+            raise ValueError(
+                f"{store.directory} was made by another model than {run / 'model.keras'}: "
+                "run `mmret embed` and `mmret index` again"
+            )
+        return cls(model, load_index(run / "index"), store.items)
+
+    def search(
+        self,
+        text: str | None = None,
+        image: ImageSource | None = None,
+        k: int = 10,
+        text_weight: float = 0.5,
+    ) -> SearchResults:
+        """Rank the gallery for one query. Section 3.1(5).
+
+        Args:
+            text: a query in words, in any language that the model was trained on.
+            image: a query picture: path, encoded bytes, PIL image or array. With a text, the
+                query is the weighted sum of the two embeddings (section 3.2(3)).
+            k: how many results; the whole gallery if it holds fewer.
+            text_weight: share of the text in a query of both, 0 to 1.
+
+        Returns:
+            A list of `SearchResult`, best first.
+
+        Raises:
+            ValueError: neither text nor image is given, k is below 1, or the picture is unreadable.
+        """
+        if text is None and image is None:
+            raise ValueError("a query needs text, an image, or both; got neither")
+        if not 0 <= text_weight <= 1:
+            raise ValueError(f"text_weight must be from 0 to 1; got {text_weight}")
+        parts = []
+        if text is not None:
+            share = text_weight if image is not None else 1.0
+            parts.append(share * self.model.encode_texts([text])[0])
+        if image is not None:
+            share = 1 - text_weight if text is not None else 1.0
+            parts.append(share * self.model.encode_images([image])[0])
+        query = np.sum(parts, axis=0)
+        ids, scores = self.index.search(query / max(np.linalg.norm(query), 1e-6), k=k)
+        return SearchResults(
+            SearchResult(rank, key, score, self.items[key])
+            for rank, (key, score) in enumerate(zip(ids[0].tolist(), scores[0].tolist()), 1)
+        )
+
+
+def thumbnail(path: str | os.PathLike) -> Image.Image:
+    """A square RGB picture of `THUMBNAIL` pixels; a grey one where the file is gone."""
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+        return ImageOps.fit(upright, (THUMBNAIL, THUMBNAIL))
+    except OSError:
+        grey = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "lightgrey")
+        ImageDraw.Draw(grey).text((8, THUMBNAIL // 2), "file not found", fill="black")
+        return grey
+
+
+def draw_gallery(
+    queries: Sequence[tuple[str, SearchResults]],
+    path: str | os.PathLike,
+    right_ids: Sequence[str | int | None] | None = None,
+) -> None:
+    """Write a picture with a row of ranked results for each query.
+
+    Args:
+        queries: a title and its results, a row each.
+        path: the PNG to write.
+        right_ids: for each query, the id of the right answer, which gets a green frame.
+    """
+    columns = max(len(results) for _, results in queries)
+    pad, title_height = 12, 28
+    row_height = title_height + THUMBNAIL + 24
+    sheet = Image.new(
+        "RGB", (pad + columns * (THUMBNAIL + pad), pad + len(queries) * row_height), "white"
+    )
+    draw = ImageDraw.Draw(sheet)
+    for row, (title, results) in enumerate(queries):
+        top = pad + row * row_height
+        font = _font(title)
+        draw.text((pad, top), textwrap.shorten(title, 110), fill="black", font=font)
+        for column, result in enumerate(results):
+            left, below = pad + column * (THUMBNAIL + pad), top + title_height
+            sheet.paste(thumbnail(result.item["image"]), (left, below))
+            if right_ids is not None and result.id == right_ids[row]:
+                box = (left - 4, below - 4, left + THUMBNAIL + 3, below + THUMBNAIL + 3)
+                draw.rectangle(box, outline="green", width=4)
+            draw.text(
+                (left, below + THUMBNAIL + 4), f"{result.rank}   {result.score:.3f}", fill="black"
+            )
+    temporary = Path(f"{os.fspath(path)}.partial")
+    sheet.save(temporary, "PNG")
+    os.replace(temporary, path)
+
+
+# Fonts with Chinese glyphs, as Debian, Fedora, macOS and Windows name their files.
+CHINESE_FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "wqy-zenhei.ttc",
+    "PingFang.ttc",
+    "Hiragino Sans GB.ttc",
+    "msyh.ttc",
+    "simsun.ttc",
+)
+
+
+def _font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font; for text beyond Latin letters, a Chinese font of the system, if any."""
+    if not text.isascii():
+        for name in CHINESE_FONTS:
+            try:
+                return ImageFont.truetype(name, 18)
+            except OSError:
+                continue
+    return ImageFont.load_default(18)

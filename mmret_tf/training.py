@@ -1,0 +1,310 @@
+"""The recipe: from a collection and a TrainConfig to a trained model and a report in a run's folder.
+
+Sections 3.1(4) and 5 of the document. A frozen backbone gives the same features in every epoch, so
+they are computed once and kept on disk; an epoch after that takes seconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from mmret_tf.datasets import PairDataset, load_pairs
+from mmret_tf.dual_encoder import DualEncoder, load_model
+from mmret_tf.embeddings import EmbeddingStore, model_fingerprint
+from mmret_tf.evaluation import evaluate_retrieval
+from mmret_tf.losses import ContrastiveCosine
+from mmret_tf.preprocessing import ImageSource, TextPreprocessor, load_image
+from mmret_tf.towers import ImageTower, image_tower, text_tower
+
+HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """All that decides a training run; saved as the run's `config.json`.
+
+    Args:
+        data: "scenes", or a collection that `load_pairs` knows.
+        scenes: number of training scenes, where data is "scenes".
+        backbone: a name in `keras.applications`, or a `.keras` file.
+        weights: "imagenet", "none" or a `.weights.h5` file; of a named backbone.
+        image_size: side of the pictures, in pixels.
+        embedding_dim, rnn, word_dim, units: see `towers`.
+        dropout: in both towers.
+        max_tokens, sequence_length: see `TextPreprocessor`.
+        epochs: each shows every training image once, with one of its captions.
+        batch_size: pairs a step; every other pair of the batch is a negative.
+        learning_rate: the highest; it falls to 0 along a cosine.
+        weight_decay: of AdamW.
+        seed: of the weights, the order, the captions, the crops and the scenes.
+
+    Raises:
+        ValueError: a number that is not positive.
+
+    >>> TrainConfig(epochs=5).batch_size
+    64
+    """
+
+    data: str = "scenes"
+    scenes: int = 2000
+    backbone: str = "ResNet50"
+    weights: str = "imagenet"
+    image_size: int = 224
+    embedding_dim: int = 256
+    rnn: str = "lstm"
+    word_dim: int = 256
+    units: int = 512
+    dropout: float = 0.3
+    max_tokens: int = 8000
+    sequence_length: int = 32
+    epochs: int = 20
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("scenes", "image_size", "epochs", "batch_size", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0; got {getattr(self, name)}")
+        if self.batch_size < 2:
+            raise ValueError("batch_size must be at least 2: negatives come from the batch; got 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be from 0 to below 1; got {self.dropout}")
+
+
+def build_model(config: TrainConfig, captions: Sequence[str], steps: int) -> DualEncoder:
+    """A compiled dual encoder for these captions.
+
+    Args:
+        config: the recipe.
+        captions: those of the training split alone; they decide the vocabulary.
+        steps: optimizer steps of the whole run, over which the learning rate falls.
+
+    Returns:
+        A `DualEncoder`, its weights random from `config.seed` or pretrained.
+    """
+    keras.utils.set_random_seed(config.seed)
+    text = TextPreprocessor(config.max_tokens, config.sequence_length)
+    text.adapt(captions)
+    images = image_tower(
+        config.backbone,
+        None if config.weights == "none" else config.weights,
+        image_size=config.image_size,
+        embedding_dim=config.embedding_dim,
+        dropout=config.dropout,
+    )
+    texts = text_tower(
+        text.vocabulary_size(),
+        rnn=config.rnn,
+        word_dim=config.word_dim,
+        units=config.units,
+        embedding_dim=config.embedding_dim,
+        dropout=config.dropout,
+    )
+    model = DualEncoder(images, texts, text)
+    schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, max(1, steps))
+    model.compile(
+        keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay),
+        loss=ContrastiveCosine(),
+    )
+    return model
+
+
+def train(config: TrainConfig, run: str | os.PathLike) -> dict:
+    """Train, and leave `config.json`, `model.keras`, `embeddings/` and `report.json` in a folder.
+
+    The model is saved after each epoch. Ctrl-C ends the training and goes on with the model of the
+    last epoch that was completed; the report says so.
+
+    Args:
+        config: the recipe.
+        run: the folder to write; an older run in it is replaced file by file.
+
+    Returns:
+        The report, as it is in `report.json`: the configuration, what was put aside on loading,
+        the history of the training, the metrics of the development split, and seconds.
+
+    Raises:
+        ValueError: nothing usable in the data, or a setting that does not fit.
+        KeyboardInterrupt: Ctrl-C before the first epoch was completed.
+    """
+    started = time.monotonic()
+    run = Path(run)
+    train_pairs, development, gallery = load_splits(config)
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(run / "config.json", dataclasses.asdict(config))
+    steps = config.epochs * max(1, len(train_pairs) // config.batch_size)
+    model = build_model(config, train_pairs.all_captions(), steps)
+    features_of = backbone_features(model, gallery, run / "features")
+
+    keep = KeepModel(run / "model.keras")
+    callbacks = [keep, keras.callbacks.TerminateOnNaN()]
+    if development is not None:
+        callbacks.insert(0, RetrievalMetrics(development, features_of(development)))
+    fit_started = time.monotonic()
+    try:
+        model.fit(
+            train_pairs.as_dataset(
+                model,
+                config.batch_size,
+                training=True,
+                seed=config.seed,
+                features=features_of(train_pairs),
+            ),
+            epochs=config.epochs,
+            callbacks=callbacks,
+        )
+    except KeyboardInterrupt:
+        if not keep.epochs:
+            raise
+        model = load_model(keep.path)
+    fit_seconds = time.monotonic() - fit_started
+
+    EmbeddingStore.export(model, gallery, run / "embeddings", features=features_of(gallery))
+    report = {
+        "config": dataclasses.asdict(config),
+        "train_images": len(train_pairs),
+        "development_images": len(development) if development is not None else 0,
+        "quarantined": gallery.quarantined,
+        "epochs_completed": len(keep.epochs),
+        "is_interrupted": len(keep.epochs) < config.epochs,
+        "history": keep.epochs,
+        "seconds": {"fit": fit_seconds, "all": time.monotonic() - started},
+    }
+    if development is not None:
+        report["development"] = evaluate(model, development, features_of(development))
+    write_json(run / "report.json", report)
+    return report
+
+
+def load_splits(config: TrainConfig) -> tuple[PairDataset, PairDataset | None, PairDataset]:
+    """The training split, the development split (if there is one), and the gallery to search.
+
+    The gallery is the whole collection; of drawn scenes, the ones never trained on.
+    """
+    if config.data == "scenes":
+        development = load_pairs("scenes", "dev", 200, config.seed)
+        return load_pairs("scenes", "train", config.scenes, config.seed), development, development
+    gallery = load_pairs(config.data)
+    development = gallery.split("dev") if "dev" in gallery.splits else None
+    return gallery.split("train"), development, gallery
+
+
+class _Backbone:
+    """The frozen backbone in the place of the model: what it gives is stored like embeddings."""
+
+    text_preprocessor = None
+
+    def __init__(self, tower: ImageTower):
+        self.tower = tower
+        self.weights = tower.backbone.weights
+
+    def encode_images(self, images: Sequence[ImageSource]) -> np.ndarray:
+        with ThreadPoolExecutor() as pool:
+            loaded = pool.map(lambda image: load_image(image, self.tower.image_size), images)
+            return self.tower.features_on_batch(np.stack(list(loaded)))
+
+
+def backbone_features(
+    model: DualEncoder, pairs: PairDataset, directory: str | os.PathLike
+) -> Callable[[PairDataset], np.ndarray | None]:
+    """Compute a frozen backbone's features of all images, once, and keep them in a folder.
+
+    They are read again where the folder already holds those of the same backbone and images, and
+    an interrupted computation goes on where it stopped.
+
+    Returns:
+        A function from a part of `pairs` to its features `[n, features]`; it gives `None` where the
+        backbone is trained, and its features change with every step.
+    """
+    tower = model.image_tower
+    if tower.backbone.trainable:
+        return lambda part: None
+    encoder = _Backbone(tower)
+    try:
+        store = EmbeddingStore.open(directory)
+    except ValueError:
+        store = None
+    if store is None or (store.fingerprint, store.ids) != (model_fingerprint(encoder), pairs.ids):
+        store = EmbeddingStore.export(encoder, pairs, directory)
+    row_of = {key: row for row, key in enumerate(store.ids)}
+    return lambda part: store.embeddings[[row_of[key] for key in part.ids]]
+
+
+def evaluate(model: DualEncoder, pairs: PairDataset, features: np.ndarray | None = None) -> dict:
+    """Rank the images and captions of one collection against each other.
+
+    Args:
+        model: the dual encoder.
+        pairs: images with any number of captions.
+        features: the backbone's features of the images, `[n_images, features]`, if known.
+
+    Returns:
+        The metrics of `evaluate_retrieval` and the number of images and captions. Where captions
+        with and without Han characters occur, "chinese" and "english" hold the metrics of each
+        apart, the captions of the other left out.
+    """
+    images = model.encode_images(pairs.image_paths if features is None else features)
+    captions = pairs.all_captions()
+    texts, image_of = model.encode_texts(captions), pairs.caption_to_image()
+    metrics = {"images": len(images), "captions": len(captions)}
+    metrics |= evaluate_retrieval(images, texts, image_of)
+    is_chinese = np.array([bool(HAN.search(caption)) for caption in captions])
+    if is_chinese.any() and not is_chinese.all():
+        for language, chosen in (("english", ~is_chinese), ("chinese", is_chinese)):
+            metrics[language] = evaluate_retrieval(images, texts[chosen], image_of[chosen])
+    return metrics
+
+
+class RetrievalMetrics(keras.callbacks.Callback):
+    """Report recall on a validation set after each epoch, as `val_t2i_R@10` and so on.
+
+    Args:
+        pairs: the validation set.
+        features: the backbone's features of its images, if known.
+
+    >>> model.fit(dataset, callbacks=[RetrievalMetrics(development)])
+    """
+
+    def __init__(self, pairs: PairDataset, features: np.ndarray | None = None):
+        super().__init__()
+        self.pairs = pairs
+        self.features = features
+
+    def on_epoch_end(self, epoch, logs=None):
+        metrics = evaluate(self.model, self.pairs, self.features)
+        for name in ("i2t_R@1", "i2t_R@10", "t2i_R@1", "t2i_R@10"):
+            logs[f"val_{name}"] = metrics[name]
+
+
+class KeepModel(keras.callbacks.Callback):
+    """Save the model after each epoch, whole or not at all, and remember the epoch's metrics."""
+
+    def __init__(self, path: str | os.PathLike):
+        super().__init__()
+        self.path = Path(path)
+        self.epochs: list[dict[str, float]] = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        temporary = self.path.with_suffix(".partial.keras")
+        self.model.save(temporary)
+        os.replace(temporary, self.path)
+        self.epochs.append({name: float(value) for name, value in (logs or {}).items()})
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write a readable JSON file, whole or not at all."""
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

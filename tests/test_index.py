@@ -1,0 +1,452 @@
+"""What the indexes promise: BruteForceIndex against NumPy, ScannIndex against BruteForceIndex."""
+
+import builtins
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmret_tf import embeddings, index
+from mmret_tf.index import BruteForceIndex, ScannIndex, build_index, load_index
+
+BOTH = pytest.mark.parametrize("kind", [BruteForceIndex, ScannIndex])
+METRICS = pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+MODES = ["exact", "hashed", "partitioned"]
+
+
+def clustered(n, dim=32, seed=0):
+    """Points around 50 centres, and 100 queries of the same kind."""
+    random = np.random.default_rng(seed)
+    centres = random.standard_normal((50, dim))
+    points = centres[random.integers(0, 50, n + 100)]
+    points += 0.5 * random.standard_normal(points.shape)
+    return points[:n].astype(np.float32), points[n:].astype(np.float32)
+
+
+@pytest.fixture
+def force_mode(monkeypatch):
+    """Make ScannIndex.build treat a small gallery as it would a large one."""
+
+    def force(mode):
+        monkeypatch.setattr(index, "EXACT_BELOW", 10**6 if mode == "exact" else 0)
+        monkeypatch.setattr(index, "HASHED_BELOW", 0 if mode == "partitioned" else 10**6)
+
+    return force
+
+
+@pytest.fixture
+def without_scann(monkeypatch):
+    """As on a machine for which ScaNN has no wheel."""
+
+    def fail(name, *args, real=builtins.__import__, **kwargs):
+        if name.startswith("scann"):
+            raise ModuleNotFoundError("No module named 'scann'")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", fail)
+
+
+def recall(found, right):
+    return np.mean([len(set(f) & set(r)) / len(r) for f, r in zip(found, right, strict=True)])
+
+
+@BOTH
+def test_cosine_by_eye(kind):
+    built = kind.build([[3, 0], [0, 2], [3, 4], [0, 0]], ["east", "north", "between", "nowhere"])
+    ids, scores = built.search([[10, 0], [0, 1]], k=4)
+    assert ids.tolist() == [
+        ["east", "between", "north", "nowhere"],  # cosines 1, 0.6, 0, and 0: the first row first
+        ["north", "between", "east", "nowhere"],  # cosines 1, 0.8, 0, 0
+    ]
+    np.testing.assert_allclose(scores, [[1, 0.6, 0, 0], [1, 0.8, 0, 0]], atol=1e-6)
+    assert scores.dtype == np.float32
+    assert (len(built), built.dim, built.metric) == (4, 2, "cosine")
+    assert built.stats == {"mode": "exact", "recall": 1.0}
+
+
+@BOTH
+def test_euclidean_scores_are_negative_squared_distances(kind):
+    built = kind.build([[0, 0], [3, 4], [1, 0]], [10, 20, 30], metric="euclidean")
+    ids, scores = built.search([0, 0], k=3)
+    assert ids.tolist() == [[10, 30, 20]] and ids.dtype == np.int64
+    np.testing.assert_allclose(scores, [[0, -1, -25]])
+
+
+@METRICS
+@pytest.mark.parametrize("block_scores", [1, 700, 2**24])
+def test_brute_force_agrees_with_numpy_on_data_full_of_ties(metric, block_scores, monkeypatch):
+    monkeypatch.setattr(index, "BLOCK_SCORES", block_scores)
+    random = np.random.default_rng(0)
+    for n, k in ((1, 1), (7, 3), (60, 10), (60, 60)):
+        # Whole numbers, so that a tie is one in float64 too; for cosine, signs of length 2 alone.
+        points = random.choice([-1, 1], (n + 20, 4)).astype(float)
+        if metric == "euclidean":
+            points = random.integers(-2, 3, (n + 20, 4)).astype(float)
+            right = -((points[n:, None] - points[None, :n]) ** 2).sum(axis=2)
+        else:
+            right = points[n:] @ points[:n].T / 4
+        order = np.argsort(-right, axis=1, kind="stable")[:, :k]
+        ids, scores = BruteForceIndex.build(points[:n], range(n), metric).search(points[n:], k)
+        np.testing.assert_array_equal(ids, order)
+        np.testing.assert_allclose(scores, np.take_along_axis(right, order, axis=1), atol=1e-6)
+
+
+def test_equal_rows_tie_wherever_they_stand():
+    # Matrix products may differ in the last bit between columns; 257 is no multiple of anything.
+    row = np.random.default_rng(0).standard_normal(100)
+    built = BruteForceIndex.build(np.tile(row, (257, 1)), range(257))
+    ids, scores = built.search(np.random.default_rng(1).standard_normal((5, 100)), k=20)
+    assert ids.tolist() == [list(range(20))] * 5
+    assert (scores == scores[:, :1]).all()
+
+
+def test_euclidean_distances_far_from_the_origin_are_exact():
+    # In |q|^2 - 2 q x + |x|^2 with float32, all of these would drown.
+    points = 1000 + np.array([[0.0], [1], [2], [4]])
+    ids, scores = BruteForceIndex.build(points, range(4), "euclidean").search([1004], k=4)
+    assert ids.tolist() == [[3, 2, 1, 0]] and scores.tolist() == [[0, -4, -9, -16]]
+
+
+def test_unit_rows_rank_alike_by_both_metrics():
+    points, queries = clustered(300)
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    cosine_ids, cosine = BruteForceIndex.build(points, range(300)).search(queries)
+    euclidean_ids, euclidean = BruteForceIndex.build(points, range(300), "euclidean").search(
+        queries
+    )
+    np.testing.assert_array_equal(cosine_ids, euclidean_ids)
+    np.testing.assert_allclose(euclidean, 2 * cosine - 2, atol=1e-5)  # |q - x|^2 = 2 - 2 q x
+
+
+@METRICS
+@pytest.mark.parametrize("mode", MODES)
+def test_scann_reaches_the_recall_it_states_before_and_after_saving(
+    mode, metric, force_mode, tmp_path
+):
+    force_mode(mode)
+    points, queries = clustered(3000)
+    names = [f"{i:04}" for i in range(3000)]
+    oracle_ids, oracle_scores = BruteForceIndex.build(points, names, metric).search(queries)
+    built = ScannIndex.build(points, names, recall_target=0.95, metric=metric)
+    ids, scores = built.search(queries)
+
+    assert built.stats["mode"] == mode and built.stats["recall"] >= 0.95
+    if mode == "exact":
+        np.testing.assert_array_equal(ids, oracle_ids)
+        np.testing.assert_allclose(scores, oracle_scores, rtol=1e-4, atol=1e-5)
+    else:
+        assert recall(ids, oracle_ids) >= 0.93  # other queries than those it was tuned on
+        assert built.stats["measured_on"] == "perturbed embeddings"
+        assert (built.stats["recall_target"], built.stats["n_measured"]) == (0.95, 200)
+    rows = ids[0].astype(int)
+    if metric == "euclidean":
+        right = -((points[rows] - queries[0]) ** 2).sum(axis=1)
+    else:
+        lengths = np.linalg.norm(points[rows], axis=1) * np.linalg.norm(queries[0])
+        right = points[rows] @ queries[0] / lengths
+    np.testing.assert_allclose(scores[0], right, rtol=1e-4, atol=1e-5)
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+    built.save(tmp_path / "index")
+    loaded = load_index((tmp_path / "index").rename(tmp_path / "索引"))
+    assert type(loaded) is ScannIndex and (loaded.metric, loaded.stats) == (metric, built.stats)
+    for each, expected in zip(loaded.search(queries), (ids, scores), strict=True):
+        np.testing.assert_array_equal(each, expected)
+    np.testing.assert_array_equal(loaded.vectors, built.vectors)  # ScaNN's file is ours
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_scann_never_gives_fewer_answers_nor_padding(mode, force_mode):
+    force_mode(mode)
+    points, queries = clustered(2000)
+    built = ScannIndex.build(points, range(2000), recall_target=0.5)
+    for k in (1, 700, 2000, 5000):
+        ids, scores = built.search(queries[:5], k)
+        assert ids.shape == scores.shape == (5, min(k, 2000))
+        assert all(len(set(row)) == len(row) for row in ids.tolist())
+        assert np.isfinite(scores).all()
+    np.testing.assert_array_equal(
+        ids, BruteForceIndex.build(points, range(2000)).search(queries[:5], 5000)[0]
+    )
+
+
+def test_a_higher_target_costs_more_effort(force_mode):
+    force_mode("partitioned")
+    points, _ = clustered(3000)
+    low, high = (ScannIndex.build(points, range(3000), target).stats for target in (0.3, 1.0))
+    assert low["leaves_to_search"] < high["leaves_to_search"] <= high["leaves"] == 55
+    assert low["reorder"] < high["reorder"] and high["recall"] == 1
+
+
+def test_scann_is_tuned_on_the_queries_that_are_given(force_mode):
+    force_mode("partitioned")
+    points, _ = clustered(3000)
+    far = np.random.default_rng(1).standard_normal((500, 32))  # unlike any item
+    near = ScannIndex.build(points, range(3000), 0.9).stats
+    tuned = ScannIndex.build(points, range(3000), 0.9, queries=far)
+    assert (tuned.stats["measured_on"], tuned.stats["n_measured"]) == ("queries", 200)
+    assert tuned.stats["leaves_to_search"] > near["leaves_to_search"]
+    right = BruteForceIndex.build(points, range(3000)).search(far)[0]
+    assert recall(tuned.search(far)[0], right) >= 0.87
+    with pytest.raises(ValueError, match="queries must have width 32; got 31"):
+        ScannIndex.build(points, range(3000), queries=far[:, 1:])
+
+
+def test_a_collapsed_gallery_counts_equal_items_as_found(force_mode):
+    force_mode("hashed")
+    built = ScannIndex.build(np.ones((500, 4)), range(500))
+    assert built.stats["recall"] == 1 and built.stats["reorder"] == 50
+
+
+@BOTH
+@METRICS
+def test_an_index_is_the_same_after_saving(kind, metric, tmp_path):
+    points, queries = clustered(50)
+    names = ["007", "7", "红色的圆", "a\nb", "\udc80", *map(str, range(100, 145))]
+    built = kind.build(points, names, metric=metric)
+    built.save(tmp_path / "index")
+    loaded = load_index(str(tmp_path / "index"))
+    assert type(loaded) is kind and isinstance(loaded.vectors, np.memmap)
+    assert (loaded.ids, loaded.metric, loaded.dim) == (names, metric, 32)
+    for each, expected in zip(loaded.search(queries), built.search(queries), strict=True):
+        np.testing.assert_array_equal(each, expected)
+    loaded.save(tmp_path / "index")  # over the files that it reads
+    assert load_index(tmp_path / "index").search(queries)[0].tolist() == (
+        built.search(queries)[0].tolist()
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_a_fresh_process_finds_the_same(force_mode, tmp_path):
+    force_mode("partitioned")
+    points, queries = clustered(2000)
+    built = ScannIndex.build(points, [f"图{i}" for i in range(2000)])
+    built.save(tmp_path / "index")
+    np.save(tmp_path / "queries.npy", queries)
+    script = (
+        "import json, sys, numpy as np; from mmret_tf.index import load_index; "
+        "found = load_index(sys.argv[1]).search(np.load(sys.argv[2]))[0]; "
+        "print(json.dumps(found.tolist()))"
+    )
+    command = [sys.executable, "-c", script, tmp_path / "index", tmp_path / "queries.npy"]
+    output = subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=Path(index.__file__).parents[1]
+    ).stdout
+    assert json.loads(output.splitlines()[-1]) == built.search(queries)[0].tolist()
+
+
+def test_without_scann_all_is_exact_with_one_warning(tmp_path, request):
+    points, queries = clustered(100)
+    built = ScannIndex.build(points, range(100))
+    built.save(tmp_path / "index")
+    assert type(build_index(points, range(100))) is ScannIndex
+    request.getfixturevalue("without_scann")
+    for make in (lambda: build_index(points, range(100)), lambda: load_index(tmp_path / "index")):
+        with pytest.warns(
+            UserWarning, match="ScaNN cannot be imported .*exact, but slower"
+        ) as seen:
+            exact = make()
+        assert len(seen) == 1 and "\n" not in str(seen[0].message)
+        assert type(exact) is BruteForceIndex
+        np.testing.assert_array_equal(exact.search(queries)[0], built.search(queries)[0])
+    with pytest.raises(ImportError, match=r"ScaNN cannot be imported \(No module named 'scann'\)"):
+        ScannIndex.build(points, range(100))
+
+
+def test_only_an_index_is_replaced(tmp_path):
+    built = BruteForceIndex.build(np.eye(2), ["a", "b"])
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"no manifest.json"):
+        built.save(tmp_path)
+    built.save(tmp_path / "index")
+    ScannIndex.build(np.eye(3), ["c", "d", "e"]).save(tmp_path / "index")
+    assert load_index(tmp_path / "index").ids == ["c", "d", "e"]
+    (tmp_path / "index" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="notes.txt"):
+        built.save(tmp_path / "index")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "notes.txt"]
+
+
+@pytest.fixture
+def saved(force_mode, tmp_path):
+    """A folder with every file that an index can have."""
+    force_mode("partitioned")
+    ScannIndex.build(clustered(500)[0], [str(i) for i in range(500)]).save(tmp_path / "index")
+    return tmp_path / "index"
+
+
+def test_a_changed_missing_or_unknown_file_is_found(saved):
+    names = sorted(path.name for path in saved.iterdir())
+    assert names == sorted([*index.SCANN_FILES, "ids.json", "manifest.json"])
+    for name in names:
+        path, data = saved / name, (saved / name).read_bytes()
+        middle = len(data) // 2
+        path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+        with pytest.raises(ValueError, match=r"damaged|no manifest"):
+            load_index(saved)
+        path.unlink()
+        with pytest.raises(ValueError, match=r"missing|no manifest"):
+            load_index(saved)
+        path.write_bytes(data)
+    load_index(saved)
+    (saved / "extra").touch()
+    with pytest.raises(ValueError, match="unknown file, 'extra'"):
+        load_index(saved)
+
+
+class Bomb:
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was loaded",)
+
+
+def forge(folder, **fields):
+    """Write a manifest that fits the files, as an attacker can, with some fields changed."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8")) | fields
+    manifest["files"] = {
+        path.name: {"size": path.stat().st_size, "sha256": embeddings.file_sha256(path)}
+        for path in folder.iterdir()
+        if path.name != "manifest.json"
+    }
+    manifest["sha256"] = embeddings._manifest_sha256(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def test_a_forged_manifest_brings_no_pickle_and_no_other_file_to_scann(saved):
+    pickled = saved / "scann_docids.pkl"
+    pickled.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(ValueError, match="unknown file, 'scann_docids.pkl'"):
+        load_index(saved)
+    forge(saved)
+    with pytest.raises(ValueError, match="'scann_docids.pkl', which no index has"):
+        load_index(saved)
+    pickled.unlink()
+
+    assets = saved / "scann_assets.pbtxt"
+    text = assets.read_text()
+    for path in ("/etc/passwd", "../dataset.npy", "\\057etc.npy"):
+        assets.write_text(text.replace('"dataset.npy"', f'"{path}"'))
+        forge(saved)
+        with pytest.raises(ValueError, match="names other files"):
+            load_index(saved)
+    assets.write_text(text)
+
+    dataset = (saved / "dataset.npy").read_bytes()
+    np.save(saved / "dataset.npy", np.array([Bomb()] * 500), allow_pickle=True)
+    forge(saved)
+    with pytest.raises(ValueError, match="no NumPy array"):
+        load_index(saved)
+    (saved / "dataset.npy").write_bytes(dataset)
+    forge(saved)
+    load_index(saved)
+
+
+def test_a_manifest_of_the_future_or_with_nonsense_is_refused(saved):
+    good = json.loads((saved / "manifest.json").read_text(encoding="utf-8"))
+    for fields, reason in (
+        ({"version": 2}, "version 2 .* reads version 1: update mmret_tf"),
+        ({"format": "mmret_tf embeddings"}, "it is of format"),
+        ({"class": "OsSystem"}, "class 'OsSystem'"),
+        ({"metric": "manhattan"}, "metric 'manhattan'"),
+        ({"n": 501}, r"must hold float32 \[501, 32\]"),
+        ({"stats": []}, "stats are"),
+        ({"stats": {**good["stats"], "mode": "fast"}}, "stats are"),
+        ({"stats": {**good["stats"], "reorder": "many"}}, "stats are"),
+        ({"stats": {**good["stats"], "leaves_to_search": -1}}, "stats are"),
+    ):
+        forge(saved, **{**good, **fields})
+        with pytest.raises(ValueError, match=reason):
+            load_index(saved)
+    for ids in ('["a"]', '{"a": 1}', '["\\u0000"]', json.dumps(["a"] * 500), "[" * 9999):
+        (saved / "ids.json").write_text(ids)
+        forge(saved, **good)
+        with pytest.raises(ValueError, match="damaged: ids.json"):
+            load_index(saved)
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason"),
+    [
+        (["a", "b"], "there are 3 rows and 2 ids"),
+        ("abc", "must be a list of 3 strings or integers"),
+        (None, "must be a list of 3 strings or integers"),
+        (["a", "b", "a"], "1 come more than once: 'a'"),
+        ([1, 1, 1], "1 come more than once: 1"),
+        (["a", 1, 2], "all strings or all integers; got int, str"),
+        ([0.0, 1.0, 2.0], "got float"),
+        ([True, False, 2], "got bool, int"),
+        ([0, 1, 2**63], "must fit"),
+        (["a", "b", "c\0"], "without NUL"),
+    ],
+)
+@BOTH
+def test_ids_that_cannot_be_given_back_are_refused(kind, ids, reason):
+    with pytest.raises(ValueError, match=reason):
+        kind.build(np.eye(3), ids)
+
+
+@BOTH
+def test_ids_keep_their_kind(kind):
+    for ids, expected in (
+        (np.array(["01", "1"]), [["1", "01"]]),
+        ([np.str_("01"), "1"], [["1", "01"]]),
+        (np.array([7, -8], np.int32), [[-8, 7]]),
+        (range(2), [[1, 0]]),
+    ):
+        built = kind.build(np.eye(2), ids)
+        found = built.search([0, 1])[0]
+        assert found.tolist() == expected and found.dtype.kind in "Ui"
+        assert built.ids == np.asarray(ids).tolist()
+
+
+@BOTH
+@METRICS
+def test_bad_arguments_are_refused(kind, metric):
+    for rows in (
+        [],
+        [[]],
+        [1.0, 2.0],
+        np.zeros((0, 2)),
+        np.zeros((2, 1, 2)),
+        [["a", "b"]],
+        [[1], []],
+    ):
+        with pytest.raises(ValueError, match="embeddings must be"):
+            kind.build(rows, ["a"], metric=metric)
+    for bad in (np.nan, np.inf, 1e39):
+        with pytest.raises(ValueError, match="embeddings holds .* in 1 rows, the first is row 1"):
+            kind.build([[1, 2], [bad, 0]], ["a", "b"], metric=metric)
+    with pytest.raises(ValueError, match='metric must be "cosine" or "euclidean"; got'):
+        kind.build(np.eye(2), ["a", "b"], metric="l1")
+    built = kind.build(np.eye(2), ["a", "b"], metric=metric)
+    for queries, reason in (
+        (np.ones((1, 3)), "queries must have width 2; got 3"),
+        ([1.0], "queries must have width 2; got 1"),
+        ([], "non-empty"),
+        (np.ones((0, 2)), "non-empty"),
+        ([[0, np.nan]], "queries holds NaN"),
+        ("red", "must be an array of numbers"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            built.search(queries)
+    for k in (0, -1, 1.5, True, None):
+        with pytest.raises(ValueError, match="k must be an integer of at least 1; got"):
+            built.search([1, 0], k=k)
+
+
+@pytest.mark.parametrize("target", [0, 1.01, -1, float("nan")])
+def test_a_recall_target_is_a_share(target):
+    with pytest.raises(ValueError, match="recall_target"):
+        ScannIndex.build(np.eye(2), ["a", "b"], recall_target=target)
+
+
+@BOTH
+def test_an_index_keeps_a_copy(kind):
+    points = np.eye(2, dtype=np.float32)
+    built = kind.build(points, ["a", "b"], metric="euclidean")
+    points[:] = 9
+    assert built.search([0, 1])[1].tolist() == [[0, -2]]
