@@ -203,7 +203,11 @@ def build_run_index(run: Path, recall_target: float = 0.95) -> None:
 def show_metrics(metrics: dict) -> None:
     """Print recall in both directions; by language, where both occur."""
     table = Table(
-        f"{metrics['images']} images, {metrics['captions']} captions", "R@1", "R@5", "R@10", "median"
+        f"{metrics['images']} images, {metrics['captions']} captions",
+        "R@1",
+        "R@5",
+        "R@10",
+        "median",
     )
     parts = {"": metrics} | {
         f", {name}": metrics[name] for name in ("english", "chinese") if name in metrics

@@ -34,7 +34,13 @@ def run_demo(run: str | os.PathLike, epochs: int, seed: int) -> dict:
     started = time.monotonic()
     run = Path(run)
     config = TrainConfig(
-        data="scenes", weights="none", image_size=64, epochs=epochs, batch_size=32, seed=seed
+        data="scenes",
+        weights="none",
+        image_size=48,
+        epochs=epochs,
+        batch_size=32,
+        dropout=0.0,
+        seed=seed,
     )
     training = train(config, run)
 

@@ -118,6 +118,8 @@ def build_model(config: TrainConfig, captions: Sequence[str], steps: int) -> Dua
         keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay),
         loss=ContrastiveCosine(),
     )
+    # Made inside the first step, the optimizer's variables would have that step traced twice.
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
@@ -152,16 +154,19 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
     callbacks = [keep, keras.callbacks.TerminateOnNaN()]
     if development is not None:
         callbacks.insert(0, RetrievalMetrics(development, features_of(development)))
+    dataset = train_pairs.as_dataset(
+        model,
+        config.batch_size,
+        training=True,
+        seed=config.seed,
+        features=features_of(train_pairs),
+    )
     fit_started = time.monotonic()
     try:
+        # Repeated, one iterator serves all epochs: to make one takes a second or two.
         model.fit(
-            train_pairs.as_dataset(
-                model,
-                config.batch_size,
-                training=True,
-                seed=config.seed,
-                features=features_of(train_pairs),
-            ),
+            dataset.repeat(),
+            steps_per_epoch=len(dataset),
             epochs=config.epochs,
             callbacks=callbacks,
         )
@@ -209,10 +214,11 @@ class _Backbone:
     def __init__(self, tower: ImageTower):
         self.tower = tower
         self.weights = tower.backbone.weights
+        self.image_size = tower.image_size
 
     def encode_images(self, images: Sequence[ImageSource]) -> np.ndarray:
         with ThreadPoolExecutor() as pool:
-            loaded = pool.map(lambda image: load_image(image, self.tower.image_size), images)
+            loaded = pool.map(lambda image: load_image(image, self.image_size), images)
             return self.tower.features_on_batch(np.stack(list(loaded)))
 
 

@@ -146,9 +146,13 @@ def test_a_killed_export_goes_on_where_it_stopped(folder, tmp_path):
 def test_a_killed_export_of_another_model_or_other_ids_begins_anew(folder, weight, pairs):
     with pytest.raises(KeyboardInterrupt):
         EmbeddingStore.export(FakeModel(fails_at=7), make_pairs(), folder)
-    model = FakeModel(weight)
-    store = EmbeddingStore.export(model, pairs, folder)
-    assert model.encoded == list(range(N))
+    model = FakeModel(weight, fails_at=9)
+    with pytest.raises(KeyboardInterrupt):
+        EmbeddingStore.export(model, pairs, folder)
+    assert model.encoded == list(range(9))
+    # Chunks of no use are gone: three are left.
+    assert len(list(folder.with_name("embeddings.partial").iterdir())) == 3
+    store = EmbeddingStore.export(FakeModel(weight), pairs, folder)
     np.testing.assert_array_equal(store.embeddings, EXPECTED * [weight, 1])
     assert store.ids == pairs.ids
 
