@@ -13,6 +13,7 @@ from mmret_tf.index import build_index
 from mmret_tf.searcher import Searcher, draw_gallery
 from mmret_tf.training import TrainConfig, evaluate, train, write_json
 
+TRAIN_SCENES = 2000
 TEST_SCENES = 500
 
 
@@ -35,6 +36,7 @@ def run_demo(run: str | os.PathLike, epochs: int, seed: int) -> dict:
     run = Path(run)
     config = TrainConfig(
         data="scenes",
+        scenes=TRAIN_SCENES,
         weights="none",
         image_size=48,
         epochs=epochs,

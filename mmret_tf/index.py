@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmret_tf.embeddings import open_array, read_manifest, replace_folder
+from mmret_tf.folders import open_array, read_manifest, replace_folder
 
 FORMAT = "mmret_tf index"
 VERSION = 1

@@ -43,7 +43,7 @@ def _balanced_mean(values, same):
 
 @keras.saving.register_keras_serializable("mmret_tf")
 class CosineSimilarityLoss(keras.losses.Loss):
-    """The document's cosine-similarity loss (余弦相似度损失) with the negatives it needs. Section 5.
+    """The document's cosine-similarity loss (余弦相似度损失) and the negatives it needs. Section 5.
 
     A matching pair costs `1 - cos`, any other `max(0, cos - margin)`.
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import os
 import re
-import unicodedata
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
+
+from mmret_tf.normalization import nfkc
 
 # A picture of more pixels than this is refused before it is decoded (8192 x 8192: 192 MiB).
 MAX_PIXELS = 2**26
@@ -298,63 +299,6 @@ def _read_webp_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return height % 2**14, width % 2**14  # the upper two bits are a display scale
 
 
-@functools.cache
-def _compatibility_table() -> tuple[np.ndarray, np.ndarray]:
-    """Code points that NFKC changes on their own, sorted, and what each becomes (UTF-8)."""
-    changed = [
-        (code, unicodedata.normalize("NFKC", chr(code)))
-        for code in range(0x80, 0x30000)
-        if not 0xD800 <= code < 0xE000 and not unicodedata.is_normalized("NFKC", chr(code))
-    ]
-    return np.array([code for code, _ in changed], np.int32), np.array([new for _, new in changed])
-
-
-@functools.cache
-def _composition_table() -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of letter and accent, as `letter * 2**21 + accent`, sorted, and the one that they
-    make. The Korean alphabet, which composes by arithmetic, is not in it."""
-    pairs = {}
-    for code in range(0xC0, 0x30000):
-        parts = unicodedata.decomposition(chr(code)).split()
-        is_pair = len(parts) == 2 and not parts[0].startswith("<")
-        if is_pair and unicodedata.is_normalized("NFC", chr(code)):
-            pairs[(int(parts[0], 16) << 21) + int(parts[1], 16)] = code
-    keys = np.array(sorted(pairs), np.int64)
-    return keys, np.array([pairs[key] for key in keys], np.int32)
-
-
-def _look_up(keys: np.ndarray, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Where each value stands in the sorted keys, and whether it is there at all."""
-    row = tf.minimum(tf.searchsorted(keys, values), len(keys) - 1)
-    return row, tf.gather(keys, row) == values
-
-
-def _nfkc(text: tf.Tensor) -> tf.Tensor:
-    """Unicode normal form KC of strings `[n]`: full-width ＲＥＤ becomes RED, ﬁ becomes fi, e and a
-    separate accent become é. TensorFlow has no op for it, so characters are looked up in tables
-    made from Python's own `unicodedata`."""
-    keys, replacements = _compatibility_table()
-    codes = tf.strings.unicode_decode(text, "UTF-8")
-    characters = tf.strings.unicode_split(text, "UTF-8", errors="replace")
-    row, found = _look_up(keys, codes.flat_values)
-    flat = tf.where(found, tf.gather(replacements, row), characters.flat_values)
-    text = tf.strings.reduce_join(characters.with_flat_values(flat), axis=-1)
-
-    keys, composed = _composition_table()
-    for _ in range(3):  # a Greek letter may carry three accents
-        codes = tf.strings.unicode_decode(text, "UTF-8")
-        follower = tf.concat([codes[:, 1:], tf.zeros_like(codes[:, :1])], axis=1).flat_values
-        letter = tf.cast(codes.flat_values, tf.int64)
-        row, found = _look_up(keys, letter * 2**21 + tf.cast(follower, tf.int64))
-        flat = tf.where(found, tf.gather(composed, row), codes.flat_values)
-        swallowed = tf.concat([[False], found[:-1]], axis=0)[: tf.size(found)]
-        codes = tf.ragged.boolean_mask(
-            codes.with_flat_values(flat), codes.with_flat_values(~swallowed)
-        )
-        text = tf.strings.unicode_encode(codes, "UTF-8")
-    return text
-
-
 @keras.saving.register_keras_serializable("mmret_tf")
 def standardize_text(text: tf.Tensor) -> tf.Tensor:
     """Bring captions of any script to words parted by single spaces. Section 3.1(1).
@@ -372,7 +316,7 @@ def standardize_text(text: tf.Tensor) -> tf.Tensor:
     红 色 的 圆
     """
     text = tf.convert_to_tensor(text, tf.string)
-    flat = _nfkc(tf.reshape(text, [-1]))
+    flat = nfkc(tf.reshape(text, [-1]))
     flat = tf.strings.lower(flat, encoding="utf-8")
     flat = tf.strings.regex_replace(flat, r"['’`]", "")
     flat = tf.strings.regex_replace(flat, r"[\pP\pS\pZ\pC]", " ")

@@ -139,7 +139,9 @@ class Searcher:
         ids, scores = self.index.search(query / max(np.linalg.norm(query), 1e-6), k=k)
         return SearchResults(
             SearchResult(rank, key, score, self.items[key])
-            for rank, (key, score) in enumerate(zip(ids[0].tolist(), scores[0].tolist()), 1)
+            for rank, (key, score) in enumerate(
+                zip(ids[0].tolist(), scores[0].tolist(), strict=True), 1
+            )
         )
 
 

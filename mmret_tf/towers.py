@@ -36,7 +36,7 @@ class UnitLength(layers.Layer):
 
 @keras.saving.register_keras_serializable("mmret_tf")
 class ImageTower(keras.Model):
-    """A backbone, a projection, and unit length. Made by `image_tower`.
+    """A backbone, batch normalization, a projection, and unit length. Made by `image_tower`.
 
     Call: images `[batch, height, width, 3]` with levels 0 to 255, or features of the backbone
     `[batch, features]`, computed before by `features` -> float32 `[batch, embedding_dim]`.
@@ -64,6 +64,10 @@ class ImageTower(keras.Model):
         self.image_size = image_size
         self.embedding_dim = embedding_dim
         self.scaling = scaling
+        # Features after a ReLU share a large mean, which would make all embeddings look alike at
+        # the start; without it, training begins to learn at once.
+        self.normalization = layers.BatchNormalization(momentum=0.9, name="normalization")
+        self.normalization.build((None, backbone.output_shape[-1]))
         self.dropout = layers.Dropout(dropout)
         self.projection = layers.Dense(embedding_dim, name="projection")
         self.projection.build((None, backbone.output_shape[-1]))
@@ -93,6 +97,7 @@ class ImageTower(keras.Model):
                 f"[batch, {self.backbone.output_shape[-1]}]; got shape {tuple(inputs.shape)}"
             )
         features = inputs if len(inputs.shape) == 2 else self.features(inputs, training)
+        features = self.normalization(features, training=training)
         return unit_length(self.projection(self.dropout(features, training=training)))
 
     def get_config(self) -> dict:

@@ -1,4 +1,4 @@
-"""The recipe: from a collection and a TrainConfig to a trained model and a report in a run's folder.
+"""The recipe: from a collection and a TrainConfig to a trained model and a report in a folder.
 
 Sections 3.1(4) and 5 of the document. A frozen backbone gives the same features in every epoch, so
 they are computed once and kept on disk; an epoch after that takes seconds.
@@ -169,6 +169,7 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
             steps_per_epoch=len(dataset),
             epochs=config.epochs,
             callbacks=callbacks,
+            shuffle=False,  # the dataset does it
         )
     except KeyboardInterrupt:
         if not keep.epochs:

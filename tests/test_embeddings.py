@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-from mmret_tf import embeddings
-from mmret_tf.embeddings import EmbeddingStore, file_sha256, model_fingerprint
+from mmret_tf import embeddings, folders
+from mmret_tf.embeddings import EmbeddingStore, model_fingerprint
+from mmret_tf.folders import file_sha256
 
 N = 10
 
@@ -200,7 +201,7 @@ def test_a_kill_during_the_replacement_leaves_the_old_store_the_new_one_or_none(
             raise KillError
 
         patch.setattr(Path, "rename", move_or_die)
-        patch.setattr(embeddings.shutil, "rmtree", die)  # a dead process cleans nothing
+        patch.setattr(folders.shutil, "rmtree", die)  # a dead process cleans nothing
         with pytest.raises(KillError):
             EmbeddingStore.export(FakeModel(2.0), make_pairs(), folder)
     if dies_at == 1:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmret_tf import embeddings, index
+from mmret_tf import folders, index
 from mmret_tf.index import BruteForceIndex, ScannIndex, build_index, load_index
 
 BOTH = pytest.mark.parametrize("kind", [BruteForceIndex, ScannIndex])
@@ -328,7 +328,7 @@ def forge(folder, **fields):
     """Write a manifest that fits the files, as an attacker can, with some fields changed."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8")) | fields
     manifest["files"] = {
-        path.name: {"size": path.stat().st_size, "sha256": embeddings.file_sha256(path)}
+        path.name: {"size": path.stat().st_size, "sha256": folders.file_sha256(path)}
         for path in folder.iterdir()
         if path.name != "manifest.json"
     }

@@ -1,0 +1,54 @@
+"""What all tests share: a small backbone, a small model, and a Keras home of their own."""
+
+import keras
+import numpy as np
+import pytest
+
+from mmret_tf.dual_encoder import DualEncoder
+from mmret_tf.losses import ContrastiveCosine
+from mmret_tf.preprocessing import TextPreprocessor
+from mmret_tf.towers import image_tower, text_tower
+
+CAPTIONS = ["a red circle", "a blue square", "红色的圆", "蓝色的方块"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def keras_home(tmp_path_factory):
+    """Drawn scenes are cached under KERAS_HOME: not in that of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras_home")))
+        yield
+
+
+def make_backbone(width=8):
+    """Images of any size -> features `[batch, width]`, in four layers."""
+    images = keras.Input((None, None, 3))
+    hidden = keras.layers.Rescaling(1 / 255)(images)
+    hidden = keras.layers.Conv2D(width, 3, strides=2, activation="relu")(hidden)
+    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(hidden))
+
+
+@pytest.fixture
+def text_preprocessor():
+    text = TextPreprocessor(max_tokens=50, sequence_length=6)
+    text.adapt(CAPTIONS)
+    return text
+
+
+@pytest.fixture
+def model(text_preprocessor):
+    """A dual encoder of a few hundred weights for pictures of 16 pixels, compiled."""
+    keras.utils.set_random_seed(0)
+    images = image_tower(make_backbone(), image_size=16, embedding_dim=4, trainable=True)
+    texts = text_tower(50, word_dim=8, units=8, embedding_dim=4)
+    built = DualEncoder(images, texts, text_preprocessor)
+    built.compile(keras.optimizers.Adam(0.01), loss=ContrastiveCosine())
+    return built
+
+
+@pytest.fixture
+def batch(text_preprocessor):
+    """Four pictures of one colour each, and their captions as token ids."""
+    colours = np.array([[255, 0, 0], [0, 0, 255], [250, 9, 9], [9, 9, 250]], np.uint8)
+    images = np.broadcast_to(colours[:, None, None], (4, 16, 16, 3)).copy()
+    return {"image": images, "text": text_preprocessor(CAPTIONS).numpy()}

@@ -1,0 +1,164 @@
+"""The command line: each command in turn on one small run, and mistakes told in one line."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import make_backbone
+from PIL import Image
+
+from mmret_tf import cli
+from mmret_tf.doctor import examine, installed_version, keras_problem
+
+COLOURS = ("red", "blue", "green", "black", "white")
+COMMANDS = ("demo", "train", "evaluate", "embed", "index", "search", "doctor")
+
+
+def mmret(capsys, *arguments):
+    """Run the command in this process: exit code, stdout, stderr."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return caught.value.code or 0, out, err
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rows = ["image,caption,split"]
+    for number in range(10):
+        Image.new("RGB", (20, 20), COLOURS[number % 5]).save(folder / f"{number}.png")
+        split = "train" if number < 6 else "dev"
+        rows.append(f"{number}.png,a picture of {COLOURS[number % 5]},{split}")
+    (folder / "captions.csv").write_text("\n".join(rows), encoding="utf-8")
+    make_backbone().save(tmp_path / "backbone.keras")
+    return folder
+
+
+def test_from_pictures_to_ranked_results(photos, tmp_path, capsys):
+    run = tmp_path / "run"
+    options = ["--data", photos, "--backbone", tmp_path / "backbone.keras", "--run", run]
+    code, out, err = mmret(
+        capsys, "train", *options, "--image-size", 32, "--epochs", 2, "--batch-size", 3
+    )
+    assert code == 0, err
+    assert "text to image" in out and "mmret search --run" in out
+
+    code, out, err = mmret(capsys, "evaluate", "--run", run, "--data", photos, "--split", "dev")
+    assert code == 0 and "4 images, 4 captions" in out
+    assert json.loads((run / "evaluation.json").read_text())["t2i_R@10"] == 1
+
+    assert mmret(capsys, "embed", "--run", run, "--data", photos, "--split", "dev")[0] == 0
+    code, out, err = mmret(capsys, "index", "--run", run)
+    assert code == 0 and "of 4 embeddings" in out
+
+    picture = tmp_path / "gallery.png"
+    code, out, err = mmret(
+        capsys, "search", "--run", run, "a picture of red", "--top", 3, "--gallery", picture
+    )
+    assert code == 0 and len(re.findall("a picture of", out)) >= 3
+    assert Image.open(picture).size[0] > 3 * 160
+    code, out, err = mmret(capsys, "search", "--run", run, "--image", photos / "7.png", "--top", 1)
+    assert code == 0 and "1.000" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "--run", "gone", "a dog"], "no run at gone"),
+        (["evaluate", "--run", "gone", "--data", "scenes"], "no model at gone"),
+        (["index", "--run", "gone"], "gone"),
+        (["train", "--data", "gone", "--run", "r"], "gone"),
+        (["train", "--data", "scenes", "--run", "r", "--rnn", "x", "--scenes", 5], "rnn must be"),
+        (["train", "--data", "scenes", "--run", "r", "--backbone", "X", "--scenes", 5], "no backb"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = mmret(capsys, *arguments)
+    lines = [line for line in err.splitlines() if line.startswith("mmret: ")]
+    assert code == 2 and len(lines) == 1 and message in lines[0]
+    assert "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(ValueError, match="no run at"):
+        cli.main(["--debug", "search", "--run", str(tmp_path / "gone"), "a dog"])
+
+
+@pytest.mark.parametrize("arguments", [["search", "--top", "0"], ["fly"], ["train"]])
+def test_usage_errors_exit_with_2(arguments, capsys):
+    assert mmret(capsys, *arguments)[0] == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command, capsys):
+    code, out, _ = mmret(capsys, command, "--help")
+    assert code == 0 and f"Example: mmret {command}" in re.sub(r"\s+", " ", out)
+
+
+def test_ctrl_c_exits_with_130(monkeypatch, capsys):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupt)
+    code, _, err = mmret(capsys, "demo")
+    assert code == 130 and err == "mmret: interrupted\n"
+
+
+def test_doctor_finds_this_environment_healthy(capsys):
+    code, out, _ = mmret(capsys, "doctor")
+    assert code == 0, out
+    for name in ("Python", "tensorflow", "keras", "scann", "CPU features"):
+        assert name in out
+    assert installed_version("keras") in out
+
+
+def test_doctor_says_what_does_not_fit(monkeypatch, capsys):
+    versions = {"tensorflow": "2.21.0", "keras": "2.15.0", "scann": None}
+    real = installed_version
+    monkeypatch.setattr(
+        "mmret_tf.doctor.installed_version", lambda name: versions.get(name, real(name))
+    )
+    code, out, _ = mmret(capsys, "doctor")
+    words = re.sub(r"\s+", " ", out)
+    assert code == 1
+    assert "needs Keras 3, found 2.15.0" in words
+    assert "TensorFlow 2.20 is needed, found 2.21.0" in words
+    assert sys.platform != "linux" or "ScaNN 1.4.2 is the one built for TensorFlow 2.20" in words
+
+
+def test_doctor_reports_a_package_that_does_not_load(monkeypatch):
+    def broken(module):
+        raise OSError("undefined symbol: _ZN10tensorflow")
+
+    monkeypatch.setattr("importlib.import_module", broken)
+    _, problems = examine()
+    assert any("cannot be loaded: undefined symbol" in problem for problem in problems)
+
+
+def test_another_keras_backend_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert "KERAS_BACKEND says 'jax'" in keras_problem()
+    monkeypatch.delenv("KERAS_BACKEND")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    (tmp_path / "keras.json").write_text('{"backend": "torch"}')
+    assert "says 'torch'" in keras_problem()
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    assert keras_problem() is None
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
+    assert "asks for Keras 2" in keras_problem()
+
+
+def test_importing_beside_another_backend_is_a_clear_error():
+    done = subprocess.run(
+        [sys.executable, "-c", "import mmret_tf"],
+        env={"KERAS_BACKEND": "jax", "PATH": "", "HOME": "/nonexistent"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "ImportError: mmret_tf needs the TensorFlow backend" in done.stderr.splitlines()[-1]

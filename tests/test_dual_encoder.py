@@ -1,0 +1,211 @@
+"""The dual encoder as a Keras model: fit, predict, encode, save, and its alarm."""
+
+import subprocess
+import sys
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from conftest import CAPTIONS, make_backbone
+from PIL import Image
+
+from mmret_tf import losses
+from mmret_tf.dual_encoder import COLLAPSED, DualEncoder, load_model
+from mmret_tf.evaluation import evaluate_retrieval
+from mmret_tf.towers import image_tower, text_tower
+
+GROUPS = np.array([0, 1, 2, 3])
+
+
+def test_either_modality_may_be_absent(model, batch):
+    both = model(batch)
+    assert set(both) == {"image", "text"}
+    for name in both:
+        alone = model({name: batch[name]})
+        assert set(alone) == {name}
+        assert np.allclose(alone[name], both[name], atol=1e-6)
+    with pytest.raises(ValueError, match='a dict of "image" and "text"'):
+        model({"picture": batch["image"]})
+
+
+def test_predict_gives_unit_rows(model, batch):
+    out = model.predict(batch, verbose=0)
+    for rows in out.values():
+        assert rows.shape == (4, 4) and rows.dtype == np.float32
+        assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
+def test_fit_brings_images_to_their_captions(model, batch):
+    # Two pictures of each colour, with the English and the Chinese caption of it.
+    pairs = {"image": batch["image"][[0, 1]], "text": batch["text"][[0, 1]]}
+    history = model.fit(
+        pairs, np.arange(2), epochs=60, verbose=0, validation_data=(pairs, np.arange(2))
+    ).history
+    assert history["loss"][-1] < 0.1 < history["loss"][0]
+    assert history["val_loss"][-1] < 0.1
+    metrics = evaluate_retrieval(*model.predict(pairs, verbose=0).values(), [0, 1])
+    assert metrics["t2i_R@1"] == metrics["i2t_R@1"] == 1
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.CosineSimilarityLoss(),
+        losses.ContrastiveCosine(),
+        losses.TripletCosine(),
+        losses.EuclideanContrastive(),
+    ],
+    ids=lambda loss: loss.name,
+)
+def test_the_loss_of_a_step_is_the_loss_of_its_embeddings(model, batch, loss):
+    model.compile("sgd", loss=loss)
+    embeddings = model.predict(batch, verbose=0)
+    embeddings["temperature"] = np.exp(model.log_temperature.numpy())
+    expected = float(loss(GROUPS, embeddings))
+    got = model.evaluate(batch, GROUPS, verbose=0, return_dict=True)
+    assert got["loss"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_without_targets_every_row_is_its_own_group(model, batch):
+    with_groups = model.evaluate(batch, GROUPS, verbose=0, return_dict=True)
+    without = model.evaluate(batch, verbose=0, return_dict=True)
+    assert without["loss"] == pytest.approx(with_groups["loss"], abs=1e-6)
+
+
+def test_the_temperature_is_learned_and_bounded(model, batch):
+    before = float(model.log_temperature)
+    model.fit(batch, GROUPS, epochs=3, verbose=0)
+    assert float(model.log_temperature) != before
+    model.log_temperature.assign(-50.0)  # 1e-22, clipped to 0.01
+    assert np.isfinite(model.evaluate(batch, GROUPS, verbose=0, return_dict=True)["loss"])
+
+
+def test_callbacks_and_mixed_precision(text_preprocessor, batch):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        images = image_tower(make_backbone(), image_size=16, embedding_dim=4, trainable=True)
+        model = DualEncoder(images, text_tower(50, units=8, embedding_dim=4), text_preprocessor)
+        model.compile("adam", loss=losses.ContrastiveCosine())
+        stop = keras.callbacks.EarlyStopping("loss", min_delta=100, patience=1)
+        history = model.fit(batch, GROUPS, epochs=5, verbose=0, callbacks=[stop]).history
+        assert len(history["loss"]) == 2 and np.isfinite(history["loss"]).all()
+        assert model.predict(batch, verbose=0)["image"].dtype == np.float32
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_jit_compile_gives_the_same_loss(model, batch):
+    plain = model.evaluate(batch, GROUPS, verbose=0, return_dict=True)["loss"]
+    model.compile("adam", loss=losses.ContrastiveCosine(), jit_compile=True)
+    model.fit(batch, GROUPS, epochs=1, verbose=0, shuffle=False)
+    assert np.isfinite(plain)
+
+
+def test_encode_takes_any_kind_of_picture(model, tmp_path):
+    picture = Image.fromarray(np.full((16, 16, 3), 90, np.uint8))
+    picture.save(tmp_path / "a.png")
+    path = tmp_path / "a.png"
+    sources = [path, str(path), path.read_bytes(), picture, np.asarray(picture)]
+    rows = model.encode_images(sources, batch_size=2)
+    assert rows.shape == (5, 4) and np.allclose(rows, rows[0], atol=1e-5)
+    stacked = model.encode_images(np.stack([np.asarray(picture)] * 2))
+    assert np.allclose(stacked, rows[:2], atol=1e-5)
+    features = np.asarray(model.image_tower.features(np.asarray(picture)[None]))
+    assert np.allclose(model.encode_images(features), rows[:1], atol=1e-5)
+
+
+def test_encode_texts_agrees_with_predict_at_any_batch_size(model, batch):
+    expected = model.predict(batch, verbose=0)["text"]
+    for batch_size in (1, 3, 64):
+        assert np.allclose(model.encode_texts(CAPTIONS, batch_size), expected, atol=1e-6)
+    assert np.isfinite(model.encode_texts(["", "unknown words", "圆"])).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.encode_texts("a red circle"), r"give \[text\]"),
+        (lambda m: m.encode_texts([1]), "list of strings"),
+        (lambda m: m.encode_texts([]), "nothing to encode"),
+        (lambda m: m.encode_images("a.png"), r"give \[picture\]"),
+        (lambda m: m.encode_images([]), "nothing to encode"),
+        (lambda m: m.encode_images(["gone.png"]), "gone.png: No such file"),
+        (lambda m: m.encode_images([b"rubbish"]), "the image: not an image"),
+        (lambda m: m.evaluate({"text": np.zeros((2, 3), int)}, verbose=0), r"needs both"),
+    ],
+)
+def test_mistakes_are_explained(model, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(model)
+
+
+def test_towers_must_fit_together(text_preprocessor):
+    images = image_tower(make_backbone(), embedding_dim=4)
+    with pytest.raises(ValueError, match="got 4 for images and 8 for text"):
+        DualEncoder(images, text_tower(50, units=8, embedding_dim=8))
+
+
+def test_save_and_load_in_a_fresh_process(model, batch, tmp_path):
+    model.fit(batch, GROUPS, epochs=2, verbose=0)
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "images.npy", batch["image"])
+    script = (
+        "import sys, numpy as np, mmret_tf as mm\n"
+        "model = mm.load_model(sys.argv[1] + '/model.keras')\n"
+        "images = np.load(sys.argv[1] + '/images.npy')\n"
+        f"rows = [model.encode_images(images), model.encode_texts({CAPTIONS!r})]\n"
+        "np.save(sys.argv[1] + '/rows.npy', rows)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    images, texts = np.load(tmp_path / "rows.npy")
+    assert np.allclose(images, model.encode_images(batch["image"]), atol=1e-6)
+    assert np.allclose(texts, model.encode_texts(CAPTIONS), atol=1e-6)
+
+
+def test_training_goes_on_after_loading(model, batch, tmp_path):
+    model.fit(batch, GROUPS, epochs=2, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras")
+    assert int(loaded.optimizer.iterations) == 2
+    first = model.fit(batch, GROUPS, epochs=2, verbose=0, shuffle=False).history["loss"]
+    again = loaded.fit(batch, GROUPS, epochs=2, verbose=0, shuffle=False).history["loss"]
+    assert first == pytest.approx(again, abs=1e-5)
+
+
+def test_load_model_refuses_other_files(tmp_path):
+    with pytest.raises(ValueError, match="no model at .*gone.keras"):
+        load_model(tmp_path / "gone.keras")
+    make_backbone().save(tmp_path / "other.keras")
+    with pytest.raises(ValueError, match="holds a Functional, not a DualEncoder"):
+        load_model(tmp_path / "other.keras")
+    (tmp_path / "rubbish.keras").write_bytes(b"rubbish")
+    with pytest.raises(ValueError):
+        load_model(tmp_path / "rubbish.keras")
+
+
+def test_collapse_raises_one_alarm_and_scores_no_better_than_chance(model, batch):
+    # Zero kernels leave the biases alone: every input gets one and the same embedding.
+    for tower in (model.image_tower.projection, model.text_tower.get_layer("projection")):
+        tower.kernel.assign(np.zeros(tower.kernel.shape))
+        tower.bias.assign(np.ones(4))
+    model.optimizer.learning_rate = 0.0
+    with pytest.warns(UserWarning, match="embeddings have collapsed") as caught:
+        history = model.fit(batch, GROUPS, epochs=3, verbose=0).history
+    assert len([w for w in caught if "collapsed" in str(w.message)]) == 1
+    assert max(history["spread"]) < COLLAPSED
+    metrics = evaluate_retrieval(*model.predict(batch, verbose=0).values(), GROUPS)
+    assert metrics["t2i_R@1"] == 0 and metrics["t2i_meanr"] == 4  # the last of four, by ties
+
+
+def test_cosine_on_matching_pairs_alone_collapses(text_preprocessor, batch):
+    """Why every loss has negatives: section 5 as printed is best served by constants."""
+    constant = np.tile([[1.0, 0]], (4, 1))
+    assert float(keras.losses.CosineSimilarity()(constant, constant)) == pytest.approx(-1)
+    assert evaluate_retrieval(constant, constant, GROUPS)["t2i_R@1"] == 0
+
+
+def test_healthy_training_warns_of_nothing(model, batch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.fit(batch, GROUPS, epochs=2, verbose=0)

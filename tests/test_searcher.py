@@ -1,0 +1,128 @@
+"""From a query to ranked items: against sorting by hand, in Jupyter, as a picture, and from disk."""
+
+import numpy as np
+import pytest
+from conftest import CAPTIONS
+from PIL import Image
+
+from mmret_tf.datasets import PairDataset
+from mmret_tf.embeddings import EmbeddingStore
+from mmret_tf.index import BruteForceIndex, build_index
+from mmret_tf.searcher import THUMBNAIL, Searcher, draw_gallery
+
+
+@pytest.fixture
+def pairs(tmp_path, batch):
+    paths = []
+    for number, pixels in enumerate(batch["image"]):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    ids = [f"00{number}" for number in range(4)]
+    return PairDataset(ids, paths, [[caption] for caption in CAPTIONS], [{}] * 4, [""] * 4)
+
+
+@pytest.fixture
+def run(tmp_path, model, pairs):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    model.save(folder / "model.keras")
+    store = EmbeddingStore.export(model, pairs, folder / "embeddings")
+    build_index(store.embeddings, store.ids).save(folder / "index")
+    return folder
+
+
+def expected_order(model, pairs, query):
+    scores = model.encode_images(pairs.image_paths) @ query
+    order = np.argsort(-scores, kind="stable")
+    return [pairs.ids[row] for row in order], scores[order]
+
+
+def test_text_image_and_both_rank_by_cosine(run, model, pairs):
+    searcher = Searcher.open(run)
+    text = model.encode_texts(["红色的圆"])[0]
+    image = model.encode_images([pairs.image_paths[1]])[0]
+    both = 0.25 * text + 0.75 * image
+    for arguments, query in [
+        ({"text": "红色的圆"}, text),
+        ({"image": pairs.image_paths[1]}, image),
+        (
+            {"text": "红色的圆", "image": pairs.image_paths[1], "text_weight": 0.25},
+            both / np.linalg.norm(both),
+        ),
+    ]:
+        results = searcher.search(**arguments)
+        ids, scores = expected_order(model, pairs, query)
+        assert [result.id for result in results] == ids
+        assert [result.rank for result in results] == [1, 2, 3, 4]
+        assert np.allclose([result.score for result in results], scores, atol=1e-5)
+        assert [result.item["id"] for result in results] == ids
+
+
+def test_a_picture_in_the_gallery_finds_itself_however_it_is_given(run, pairs):
+    searcher = Searcher.open(run)
+    path = pairs.image_paths[2]
+    for image in (path, str(path), path.read_bytes(), Image.open(path), np.array(Image.open(path))):
+        assert searcher.search(image=image, k=1)[0].score == pytest.approx(1, abs=1e-5)
+
+
+def test_k(run):
+    searcher = Searcher.open(run)
+    assert len(searcher.search("a red circle", k=2)) == 2
+    assert len(searcher.search("a red circle", k=100)) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "needs text, an image, or both; got neither"),
+        ({"text": "a", "k": 0}, "k must be"),
+        ({"text": "a", "text_weight": 2}, "text_weight must be from 0 to 1; got 2"),
+        ({"image": "gone.png"}, "gone.png"),
+        ({"image": b"rubbish"}, "not an image"),
+        ({"text": 5}, "list of strings"),
+    ],
+)
+def test_bad_queries_are_explained(run, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Searcher.open(run).search(**arguments)
+
+
+def test_html_shows_pictures_and_escapes_captions(model, pairs):
+    pairs.captions[0] = ["<script>alert('红')</script>"]
+    items = [
+        {"id": key, "image": str(path), "captions": captions}
+        for key, path, captions in zip(pairs.ids, pairs.image_paths, pairs.captions, strict=True)
+    ]
+    index = BruteForceIndex.build(model.encode_images(pairs.image_paths), pairs.ids)
+    pairs.image_paths[1].unlink()  # a picture that is gone leaves a grey card
+    page = Searcher(model, index, items).search("a red circle")._repr_html_()
+    assert page.count("data:image/jpeg;base64,") == 4
+    assert "<script>" not in page and "&lt;script&gt;" in page and "红" in page
+
+
+def test_gallery_picture(run, pairs, tmp_path):
+    searcher = Searcher.open(run)
+    path = pairs.image_paths[0]
+    rows = [("a red circle", searcher.search("a red circle", k=3)), ("图", searcher.search("图"))]
+    right = searcher.search("a red circle", k=1)[0].id
+    draw_gallery(rows, tmp_path / "gallery.png", [right, None])
+    sheet = np.asarray(Image.open(tmp_path / "gallery.png"))
+    assert sheet.shape[1] > 4 * THUMBNAIL and sheet.shape[0] > 2 * THUMBNAIL
+    assert (sheet == [0, 128, 0]).all(axis=-1).any()  # the green frame
+    assert path.exists() and not (tmp_path / "gallery.png.partial").exists()
+
+
+def test_a_run_whose_model_changed_is_refused(run, model):
+    model.text_tower.get_layer("projection").bias.assign(np.ones(4))
+    model.save(run / "model.keras")
+    with pytest.raises(ValueError, match="made by another model .* `mmret embed`"):
+        Searcher.open(run)
+
+
+def test_parts_that_do_not_fit_are_refused(model, tmp_path):
+    with pytest.raises(ValueError, match="width 3, and the model makes width 4"):
+        Searcher(model, BruteForceIndex.build(np.eye(3), ["a", "b", "c"]), [])
+    with pytest.raises(ValueError, match="4 ids of the index have no item, first 'a'"):
+        Searcher(model, BruteForceIndex.build(np.eye(4), list("abcd")), [])
+    with pytest.raises(ValueError, match="no run at"):
+        Searcher.open(tmp_path / "gone")

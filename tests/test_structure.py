@@ -1,0 +1,66 @@
+"""The package is flat, and data flows one way: a module imports only those above it."""
+
+import ast
+from pathlib import Path
+
+import mmret_tf
+
+ORDER = [
+    "normalization",
+    "preprocessing",
+    "scenes",
+    "layouts",
+    "datasets",
+    "towers",
+    "losses",
+    "dual_encoder",
+    "evaluation",
+    "folders",
+    "embeddings",
+    "training",
+    "index",
+    "searcher",
+    "demo",
+    "doctor",
+    "cli",
+]
+FOLDER = Path(mmret_tf.__file__).parent
+
+
+def imported_modules(path):
+    """Names of the package's own modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "mmret_tf":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mmret_tf."):
+            yield node.module.split(".")[1]
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+            yield from (name[1] for name in names if name[0] == "mmret_tf" and len(name) > 1)
+
+
+def test_every_module_has_its_place():
+    assert sorted(path.stem for path in FOLDER.glob("*.py")) == sorted([*ORDER, "__init__"])
+    assert not [path for path in FOLDER.iterdir() if path.is_dir() and path.name[0] not in "._"]
+
+
+def test_modules_import_only_those_above_them():
+    for name in ORDER:
+        above = set(ORDER[: ORDER.index(name)])
+        assert set(imported_modules(FOLDER / f"{name}.py")) <= above, name
+
+
+def test_the_import_checker_sees_imports(tmp_path):
+    (tmp_path / "a.py").write_text(
+        "from mmret_tf import index\nimport mmret_tf.cli\ndef f():\n    from mmret_tf.demo import x\n"
+    )
+    assert set(imported_modules(tmp_path / "a.py")) == {"index", "cli", "demo"}
+
+
+def test_every_file_says_what_it_is_for():
+    for path in [*FOLDER.glob("*.py"), *Path(__file__).parent.glob("*.py")]:
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path.name
+
+
+def test_every_public_name_exists():
+    assert all(hasattr(mmret_tf, name) for name in mmret_tf.__all__)

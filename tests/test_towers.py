@@ -1,0 +1,145 @@
+"""Both towers: unit length, frozen or not, cached features, padding, and errors that help."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import make_backbone
+
+from mmret_tf.towers import RNNS, image_tower, text_tower, unit_length
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+
+
+def test_unit_length_is_safe_at_zero():
+    rows = unit_length(np.array([[3.0, 4.0], [0.0, 0.0], [1e-3, 0.0]]))
+    assert np.allclose(rows, [[0.6, 0.8], [0, 0], [1, 0]], atol=1e-6)
+
+
+def test_resnet50_from_scratch():
+    tower = image_tower("ResNet50", weights=None, image_size=32, embedding_dim=4)
+    assert tower.backbone.trainable and tower.features(PICTURES).shape == (3, 2048)
+    embeddings = tower.predict(PICTURES, verbose=0)
+    assert np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+    momenta = {
+        layer.momentum
+        for layer in tower.backbone.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    }
+    assert momenta == {0.9}
+
+
+@pytest.mark.parametrize(
+    ("name", "scaled"),
+    [
+        ("ResNet50", lambda x: x[..., ::-1] - np.array([103.939, 116.779, 123.68])),
+        ("VGG16", lambda x: x[..., ::-1] - np.array([103.939, 116.779, 123.68])),
+        ("MobileNetV2", lambda x: x / 127.5 - 1),
+        ("MobileNetV3Small", lambda x: x),
+        ("EfficientNetV2B0", lambda x: x),
+    ],
+)
+def test_each_backbone_gets_its_own_input_scaling(name, scaled):
+    tower = image_tower(name, weights=None, image_size=32, embedding_dim=4)
+    expected = tower.backbone(scaled(PICTURES.astype(np.float32)))
+    assert np.allclose(tower.features(PICTURES), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["VGG19", "MobileNetV3Large", "EfficientNetV2B0", "ConvNeXtTiny"])
+def test_other_backbones_build(name):
+    tower = image_tower(name, weights=None, image_size=32, embedding_dim=4)
+    assert tower(PICTURES[:1]).shape == (1, 4)
+
+
+def test_a_model_or_a_keras_file_is_a_backbone_and_is_frozen(tmp_path):
+    backbone = make_backbone()
+    backbone.save(tmp_path / "backbone.keras")
+    for source in (backbone, tmp_path / "backbone.keras", str(tmp_path / "backbone.keras")):
+        tower = image_tower(source, image_size=32, embedding_dim=4)
+        assert np.allclose(tower.features(PICTURES), backbone(PICTURES), atol=1e-6)
+        assert [weight.shape for weight in tower.trainable_weights] == [(8, 4), (4,)]
+    assert image_tower(backbone, embedding_dim=4, trainable=True).backbone.trainable
+
+
+def test_cached_features_stand_for_images():
+    tower = image_tower(make_backbone(), image_size=32, embedding_dim=4)
+    from_images = tower.predict(PICTURES, verbose=0)
+    from_features = tower.predict(tower.features_on_batch(PICTURES), verbose=0)
+    assert np.allclose(from_images, from_features, atol=1e-6)
+    with pytest.raises(ValueError, match=r"or features \[batch, 8\]; got shape \(3, 32, 32\)"):
+        tower(PICTURES[..., 0])
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_image_tower_round_trips(tmp_path, trainable):
+    tower = image_tower(make_backbone(), image_size=32, embedding_dim=4, trainable=trainable)
+    tower.save(tmp_path / "tower.keras")
+    loaded = keras.saving.load_model(tmp_path / "tower.keras")
+    assert np.array_equal(loaded(PICTURES), tower(PICTURES))
+    assert len(loaded.trainable_weights) == len(tower.trainable_weights)
+    assert loaded.image_size == 32
+
+
+def test_imagenet_weights_that_cannot_be_fetched(monkeypatch):
+    def no_network(*args, **kwargs):
+        raise Exception("URL fetch failure on https://example.com: None -- unreachable")
+
+    monkeypatch.setattr("keras.src.applications.resnet.file_utils.get_file", no_network)
+    with pytest.raises(ConnectionError) as caught:
+        image_tower("ResNet50", image_size=32)
+    for way_on in ("--weights none", "a file", "KERAS_HOME"):
+        assert way_on in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backbone": "ResNet5"}, "no backbone 'ResNet5': expected a name in keras.applications"),
+        ({"backbone": "resnet"}, "no backbone 'resnet'"),
+        ({"backbone": "gone.keras"}, "no backbone at gone.keras: expected a .keras file"),
+        ({"weights": "gone.h5"}, "no weights at gone.h5"),
+        (
+            {"backbone": keras.Sequential([keras.Input((8, 8, 3))])},
+            r"gives shape \(None, 8, 8, 3\)",
+        ),
+    ],
+)
+def test_backbones_that_do_not_exist_or_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        image_tower(**arguments)
+
+
+@pytest.mark.parametrize("rnn", RNNS)
+def test_padding_never_changes_a_result(rnn):
+    tower = text_tower(20, rnn=rnn, word_dim=8, units=8, embedding_dim=4)
+    short = tower(np.array([[5, 6, 7]]))
+    assert np.allclose(short, tower(np.array([[5, 6, 7, 0, 0, 0, 0]])), atol=1e-6)
+    assert not np.allclose(short, tower(np.array([[7, 6, 5]])), atol=1e-3)  # order matters
+    assert np.allclose(np.linalg.norm(short, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("rnn", RNNS)
+def test_an_empty_caption_has_a_finite_embedding(rnn):
+    tower = text_tower(20, rnn=rnn, word_dim=8, units=8, embedding_dim=4)
+    assert np.isfinite(tower(np.zeros((1, 5), int))).all()
+
+
+@pytest.mark.parametrize("rnn", RNNS)
+def test_text_tower_round_trips(rnn, tmp_path):
+    tower = text_tower(20, rnn=rnn, word_dim=8, units=8, embedding_dim=4)
+    tower.save(tmp_path / "tower.keras")
+    loaded = keras.saving.load_model(tmp_path / "tower.keras")
+    tokens = np.array([[5, 6, 0], [7, 0, 0]])
+    assert np.array_equal(loaded(tokens), tower(tokens))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rnn": "rnn"}, "rnn must be one of lstm, gru, bilstm, transformer; got 'rnn'"),
+        ({"units": 0}, "units must be at least 1; got 0"),
+        ({"rnn": "transformer", "units": 6}, "units must be a multiple of 4; got 6"),
+    ],
+)
+def test_bad_text_towers(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        text_tower(20, **arguments)

@@ -1,0 +1,192 @@
+"""The recipe on small data: what a run leaves, what it caches, and what interrupts it."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+from conftest import make_backbone
+from PIL import Image
+
+from mmret_tf import training
+from mmret_tf.datasets import load_pairs
+from mmret_tf.dual_encoder import load_model
+from mmret_tf.embeddings import EmbeddingStore
+from mmret_tf.evaluation import evaluate_retrieval
+from mmret_tf.training import KeepModel, RetrievalMetrics, TrainConfig, evaluate, train
+
+COLOURS = {"red": "红色", "blue": "蓝色", "green": "绿色", "black": "黑色", "white": "白色"}
+
+
+@pytest.fixture
+def collection(tmp_path):
+    """Twenty pictures of plain colours, half of them with an English and a Chinese caption."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    with open(folder / "captions.jsonl", "w", encoding="utf-8") as file:
+        for number in range(20):
+            name, chinese = list(COLOURS.items())[number % 5]
+            Image.new("RGB", (40, 30), name).save(folder / f"{number}.png")
+            record = {
+                "image": f"{number}.png",
+                "captions": [f"picture {number} is {name}", f"{chinese}的图{number}"],
+                "split": "train" if number < 14 else "dev",
+            }
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return folder
+
+
+@pytest.fixture
+def config(collection, tmp_path):
+    make_backbone().save(tmp_path / "backbone.keras")
+    return TrainConfig(
+        data=str(collection),
+        backbone=str(tmp_path / "backbone.keras"),
+        image_size=16,
+        embedding_dim=8,
+        word_dim=8,
+        units=8,
+        epochs=2,
+        batch_size=7,
+    )
+
+
+def test_a_run_is_complete(config, tmp_path):
+    run = tmp_path / "run"
+    report = train(config, run)
+    assert json.loads((run / "report.json").read_text(encoding="utf-8")) == report
+    assert json.loads((run / "config.json").read_text())["batch_size"] == 7
+    assert report["train_images"] == 14 and report["development_images"] == 6
+    assert report["epochs_completed"] == 2 and not report["is_interrupted"]
+    assert 0 <= report["history"][1]["val_t2i_R@10"] <= 1
+
+    model = load_model(run / "model.keras")
+    store = EmbeddingStore.open(run / "embeddings")
+    assert store.ids == [f"{number}.png" for number in range(20)]
+    expected = model.encode_images([item["image"] for item in store.items])
+    assert np.allclose(store.embeddings, expected, atol=1e-5)
+    assert sorted(path.name for path in run.iterdir()) == [
+        "config.json",
+        "embeddings",
+        "features",
+        "model.keras",
+        "report.json",
+    ]
+    development = load_pairs(config.data, "dev")
+    again = evaluate(model, development)
+    for name in ("t2i_R@1", "i2t_R@1", "t2i_meanr", "i2t_meanr"):
+        assert again[name] == pytest.approx(report["development"][name])
+
+
+def test_the_vocabulary_is_that_of_the_training_split(config, tmp_path):
+    train(config, tmp_path / "run")
+    vocabulary = load_model(tmp_path / "run" / "model.keras").text_preprocessor.get_vocabulary()
+    assert "13" in vocabulary and "14" not in vocabulary
+
+
+def test_features_of_a_frozen_backbone_are_computed_once(config, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    train(config, run)
+
+    def fail(self, images):
+        raise AssertionError("the backbone was asked again")
+
+    monkeypatch.setattr("mmret_tf.towers.ImageTower.features_on_batch", fail)
+    train(config, run)
+    make_backbone(width=4).save(config.backbone)
+    with pytest.raises(AssertionError, match="asked again"):  # another backbone, other features
+        train(config, run)
+
+
+def test_a_repeated_run_gives_the_same_model(config, tmp_path):
+    reports = [train(config, tmp_path / name) for name in ("first", "second")]
+    losses = [[epoch["loss"] for epoch in report["history"]] for report in reports]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_ctrl_c_keeps_the_last_epoch(config, tmp_path, monkeypatch):
+    class CtrlC(KeepModel):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "KeepModel", CtrlC)
+    report = train(config, tmp_path / "run")
+    assert report["is_interrupted"] and report["epochs_completed"] == 1
+    assert int(load_model(tmp_path / "run" / "model.keras").optimizer.iterations) == 2
+
+
+def test_ctrl_c_before_the_first_epoch_ends_leaves_no_model(config, tmp_path, monkeypatch):
+    class CtrlC(KeepModel):
+        def on_epoch_begin(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "KeepModel", CtrlC)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "model.keras").exists()
+
+
+def test_bad_files_are_named_in_the_report_and_training_goes_on(config, collection, tmp_path):
+    Image.new("RGB", (40, 30), "red").save(collection / "whole.jpg")
+    cut = (collection / "whole.jpg").read_bytes()[:-200]
+    (collection / "whole.jpg").unlink()
+    (collection / "truncated.jpg").write_bytes(cut)
+    (collection / "empty.png").write_bytes(b"")
+    (collection / "text.jpg").write_text("hello")
+    Image.new("RGB", (4, 4)).save(collection / "alone.png")
+    with open(collection / "captions.jsonl", "a", encoding="utf-8") as file:
+        for name in ("truncated.jpg", "empty.png", "text.jpg", "gone.jpg"):
+            file.write(json.dumps({"image": name, "caption": "bad", "split": "train"}) + "\n")
+    with pytest.warns(UserWarning, match="5 of 25 entries were put aside"):
+        report = train(config, tmp_path / "run")
+    reasons = {place: reason for place, reason in report["quarantined"]}
+    assert "truncated" in reasons["truncated.jpg"]
+    assert reasons["empty.png"] == "empty file"
+    assert "not an image" in reasons["text.jpg"]
+    assert "does not exist" in reasons["gone.jpg"]
+    assert reasons["alone.png"] == "image without a caption"
+    assert report["epochs_completed"] == 2
+
+
+def test_evaluate_reports_both_languages_apart(model, collection):
+    pairs = load_pairs(collection, "dev")
+    metrics = evaluate(model, pairs)
+    images, texts = model.encode_images(pairs.image_paths), model.encode_texts(pairs.all_captions())
+    rows = np.arange(6)
+    assert metrics["english"] == evaluate_retrieval(images, texts[0::2], rows)
+    assert metrics["chinese"] == evaluate_retrieval(images, texts[1::2], rows)
+    assert (metrics["images"], metrics["captions"]) == (6, 12)
+
+
+def test_retrieval_metrics_stand_in_the_history(model, batch, collection):
+    callback = RetrievalMetrics(load_pairs(collection, "dev"))
+    history = model.fit(batch, epochs=2, verbose=0, callbacks=[callback]).history
+    assert history["val_i2t_R@10"] == [1.0, 1.0]  # there are but six images and twelve captions
+    assert len(history["val_t2i_R@1"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be above 0; got 0"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"dropout": 1.0}, "dropout must be from 0 to below 1; got 1.0"),
+        ({"learning_rate": -1.0}, "learning_rate must be above 0; got -1.0"),
+    ],
+)
+def test_settings_that_cannot_work(change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TrainConfig(**change)
+
+
+def test_the_learning_rate_falls_along_a_cosine():
+    schedule = training.build_model(
+        TrainConfig(weights="none", backbone="MobileNetV3Small", image_size=32, learning_rate=0.5),
+        ["a red circle"],
+        steps=10,
+    ).optimizer.get_config()["learning_rate"]
+    schedule = keras.saving.deserialize_keras_object(schedule)
+    # 0.5 (1 + cos(pi t / T)) / 2 at the start, in the middle and at the end.
+    assert [float(schedule(step)) for step in (0, 5, 10)] == pytest.approx([0.5, 0.25, 0], abs=1e-6)
