@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 
 import keras
 import numpy as np
@@ -159,7 +160,7 @@ def image_tower(
         network, scaling = _application(backbone, weights, image_size)
         trainable = weights is None if trainable is None else trainable
         if weights is None:
-            _quicken_batch_normalization(network)
+            _prepare_for_short_runs(network)
     elif isinstance(backbone, keras.Model):
         network = backbone
     else:
@@ -207,15 +208,19 @@ def _application(
     return network, build.__module__.rsplit(".", 1)[-1]
 
 
-def _quicken_batch_normalization(network: keras.Model) -> None:
-    """Let the moving statistics follow within a short run.
+def _prepare_for_short_runs(network: keras.Model) -> None:
+    """Let a network that starts from scratch learn within a few hundred steps.
 
-    At Keras' momentum of 0.99 they lag hundreds of steps behind, and a network that learned well
-    reads as chance in evaluation.
+    At Keras' momentum of 0.99 the moving statistics of batch normalization lag hundreds of steps
+    behind, and a network that learned well reads as chance in evaluation. And the last scale of
+    each residual branch starts at zero, so that every block of a ResNet begins as the identity and
+    gradients reach its first layers (arXiv 1706.02677, section 5.1).
     """
     for layer in network.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = 0.9
+            if re.fullmatch(r"conv\d_block\d+_3_bn", layer.name):  # as Keras names them
+                layer.gamma.assign(ops.zeros_like(layer.gamma))
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
@@ -342,7 +347,15 @@ def text_tower(
         "transformer": lambda: TransformerEncoder(units),
     }[rnn]()
     tokens = keras.Input((None,), dtype="int32", name="tokens")
-    words = layers.Embedding(vocabulary_size, word_dim, mask_zero=True, name="words")(tokens)
+    # Keras starts word vectors within 0.05 of zero, where all sentences look alike to the network
+    # for an epoch or two; of unit variance, they differ from the first step.
+    words = layers.Embedding(
+        vocabulary_size,
+        word_dim,
+        embeddings_initializer=keras.initializers.RandomNormal(stddev=1.0),
+        mask_zero=True,
+        name="words",
+    )(tokens)
     state = encoder(layers.Dropout(dropout)(words))
     state = layers.Dropout(dropout)(state)
     embedding = UnitLength(dtype="float32")(layers.Dense(embedding_dim, name="projection")(state))

@@ -332,7 +332,7 @@ def forge(folder, **fields):
         for path in folder.iterdir()
         if path.name != "manifest.json"
     }
-    manifest["sha256"] = embeddings._manifest_sha256(manifest)
+    manifest["sha256"] = folders._manifest_sha256(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 

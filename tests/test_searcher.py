@@ -1,4 +1,4 @@
-"""From a query to ranked items: against sorting by hand, in Jupyter, as a picture, and from disk."""
+"""From a query to ranked items: against sorting by hand, in Jupyter, as a picture, from disk."""
 
 import numpy as np
 import pytest

@@ -52,7 +52,7 @@ def test_modules_import_only_those_above_them():
 
 def test_the_import_checker_sees_imports(tmp_path):
     (tmp_path / "a.py").write_text(
-        "from mmret_tf import index\nimport mmret_tf.cli\ndef f():\n    from mmret_tf.demo import x\n"
+        "from mmret_tf import index\nimport mmret_tf.cli\nif 1:\n    from mmret_tf.demo import x\n"
     )
     assert set(imported_modules(tmp_path / "a.py")) == {"index", "cli", "demo"}
 
