@@ -208,11 +208,11 @@ def _rgb_array(pixels: np.ndarray) -> tf.Tensor:
             "an image array must have shape [height, width], [height, width, 1], [..., 3] or "
             f"[..., 4]; got {pixels.shape}"
         )
-    if pixels.dtype.kind not in "uif" or not (np.min(pixels) >= 0 and np.max(pixels) <= 255):
-        raise ValueError(
-            "an image array must hold levels from 0 to 255; "
-            f"got {pixels.dtype} from {np.min(pixels)} to {np.max(pixels)}"
-        )
+    if pixels.dtype.kind not in "uif":
+        raise ValueError(f"an image array must hold levels from 0 to 255; got {pixels.dtype}")
+    low, high = np.min(pixels), np.max(pixels)
+    if not (low >= 0 and high <= 255):  # NaN is neither
+        raise ValueError(f"an image array must hold levels from 0 to 255; got {low} to {high}")
     pixels = np.rint(pixels).astype(np.uint8)
     if pixels.shape[2] == 4:
         return _over_white(tf.constant(pixels))

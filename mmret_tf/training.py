@@ -44,7 +44,8 @@ class TrainConfig:
         max_tokens, sequence_length: see `TextPreprocessor`.
         epochs: each shows every training image once, with one of its captions.
         batch_size: pairs a step; every other pair of the batch is a negative.
-        learning_rate: the highest; it falls to 0 along a cosine.
+        learning_rate: the highest; it rises to that for a tenth of the steps, then falls to 0 along
+            a cosine.
         weight_decay: of AdamW.
         seed: of the weights, the order, the captions, the crops and the scenes.
 
@@ -113,7 +114,13 @@ def build_model(config: TrainConfig, captions: Sequence[str], steps: int) -> Dua
         dropout=config.dropout,
     )
     model = DualEncoder(images, texts, text)
-    schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, max(1, steps))
+    warmup_steps = max(1, steps // 10)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0,
+        warmup_target=config.learning_rate,
+        warmup_steps=warmup_steps,
+        decay_steps=max(1, steps - warmup_steps),
+    )
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay),
         loss=ContrastiveCosine(),

@@ -95,11 +95,12 @@ def test_callbacks_and_mixed_precision(text_preprocessor, batch):
         keras.config.set_dtype_policy("float32")
 
 
-def test_jit_compile_gives_the_same_loss(model, batch):
-    plain = model.evaluate(batch, GROUPS, verbose=0, return_dict=True)["loss"]
-    model.compile("adam", loss=losses.ContrastiveCosine(), jit_compile=True)
-    model.fit(batch, GROUPS, epochs=1, verbose=0, shuffle=False)
-    assert np.isfinite(plain)
+def test_jit_compile_trains_alike_or_says_why_not(model, batch):
+    """The vocabulary is a look-up table, which XLA cannot compile: Keras says so and goes on."""
+    expected = model.evaluate(batch, GROUPS, verbose=0, return_dict=True)["loss"]
+    with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
+        model.compile("adam", loss=losses.ContrastiveCosine(), jit_compile=True)
+    assert model.fit(batch, GROUPS, verbose=0).history["loss"] == pytest.approx([expected], 1e-4)
 
 
 def test_encode_takes_any_kind_of_picture(model, tmp_path):

@@ -178,7 +178,7 @@ def test_one_definition_serves_every_path(kind, tmp_path):
     [
         (np.zeros((4, 4, 2)), r"got \(4, 4, 2\)"),
         (np.zeros((0, 4, 3)), r"got \(0, 4, 3\)"),
-        (np.full((4, 4), 256.0), "levels from 0 to 255; got float64 from 256.0 to 256.0"),
+        (np.full((4, 4), 256.0), "levels from 0 to 255; got 256.0 to 256.0"),
         (np.full((4, 4), np.nan), "levels from 0 to 255"),
         (np.full((4, 4), "a"), "levels from 0 to 255"),
     ],

@@ -181,12 +181,13 @@ def test_settings_that_cannot_work(change, message):
         TrainConfig(**change)
 
 
-def test_the_learning_rate_falls_along_a_cosine():
+def test_the_learning_rate_rises_and_then_falls_along_a_cosine():
     schedule = training.build_model(
         TrainConfig(weights="none", backbone="MobileNetV3Small", image_size=32, learning_rate=0.5),
         ["a red circle"],
-        steps=10,
+        steps=20,
     ).optimizer.get_config()["learning_rate"]
     schedule = keras.saving.deserialize_keras_object(schedule)
-    # 0.5 (1 + cos(pi t / T)) / 2 at the start, in the middle and at the end.
-    assert [float(schedule(step)) for step in (0, 5, 10)] == pytest.approx([0.5, 0.25, 0], abs=1e-6)
+    # Up in 2 steps, then 0.5 (1 + cos(pi t / 18)) / 2: its top, its middle and its end.
+    rates = [float(schedule(step)) for step in (0, 1, 2, 11, 20)]
+    assert rates == pytest.approx([0, 0.25, 0.5, 0.25, 0], abs=1e-6)
