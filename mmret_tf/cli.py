@@ -5,6 +5,7 @@ Each command imports what it needs when it runs, so that `--help` does not wait 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -226,6 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("tensorflow").setLevel("ERROR")
     warnings.showwarning = _one_line_warning
     try:
         if "doctor" not in arguments and (problem := keras_problem()):

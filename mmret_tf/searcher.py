@@ -41,6 +41,13 @@ class SearchResult:
 class SearchResults(list):
     """A list of `SearchResult`, best first, that Jupyter shows as a row of pictures."""
 
+    def __repr__(self) -> str:
+        lines = [
+            f"{result.rank:>4}  {result.score:.3f}  {result.id}  {result.item['captions'][0]}"
+            for result in self
+        ]
+        return "\n".join(lines) or "no results"
+
     def _repr_html_(self) -> str:
         cards = []
         for result in self:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 
 import keras
 import numpy as np
@@ -37,7 +36,7 @@ class UnitLength(layers.Layer):
 
 @keras.saving.register_keras_serializable("mmret_tf")
 class ImageTower(keras.Model):
-    """A backbone, batch normalization, a projection, and unit length. Made by `image_tower`.
+    """A backbone, a projection, and unit length. Made by `image_tower`.
 
     Call: images `[batch, height, width, 3]` with levels 0 to 255, or features of the backbone
     `[batch, features]`, computed before by `features` -> float32 `[batch, embedding_dim]`.
@@ -65,10 +64,6 @@ class ImageTower(keras.Model):
         self.image_size = image_size
         self.embedding_dim = embedding_dim
         self.scaling = scaling
-        # Features after a ReLU share a large mean, which would make all embeddings look alike at
-        # the start; without it, training begins to learn at once.
-        self.normalization = layers.BatchNormalization(momentum=0.9, name="normalization")
-        self.normalization.build((None, backbone.output_shape[-1]))
         self.dropout = layers.Dropout(dropout)
         self.projection = layers.Dense(embedding_dim, name="projection")
         self.projection.build((None, backbone.output_shape[-1]))
@@ -98,7 +93,6 @@ class ImageTower(keras.Model):
                 f"[batch, {self.backbone.output_shape[-1]}]; got shape {tuple(inputs.shape)}"
             )
         features = inputs if len(inputs.shape) == 2 else self.features(inputs, training)
-        features = self.normalization(features, training=training)
         return unit_length(self.projection(self.dropout(features, training=training)))
 
     def get_config(self) -> dict:
@@ -160,7 +154,7 @@ def image_tower(
         network, scaling = _application(backbone, weights, image_size)
         trainable = weights is None if trainable is None else trainable
         if weights is None:
-            _prepare_for_short_runs(network)
+            _quicken_batch_normalization(network)
     elif isinstance(backbone, keras.Model):
         network = backbone
     else:
@@ -208,19 +202,15 @@ def _application(
     return network, build.__module__.rsplit(".", 1)[-1]
 
 
-def _prepare_for_short_runs(network: keras.Model) -> None:
-    """Let a network that starts from scratch learn within a few hundred steps.
+def _quicken_batch_normalization(network: keras.Model) -> None:
+    """Let the moving statistics follow within a short run.
 
-    At Keras' momentum of 0.99 the moving statistics of batch normalization lag hundreds of steps
-    behind, and a network that learned well reads as chance in evaluation. And the last scale of
-    each residual branch starts at zero, so that every block of a ResNet begins as the identity and
-    gradients reach its first layers (arXiv 1706.02677, section 5.1).
+    At Keras' momentum of 0.99 they lag hundreds of steps behind, and a network that learned well
+    reads as chance in evaluation.
     """
     for layer in network.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = 0.9
-            if re.fullmatch(r"conv\d_block\d+_3_bn", layer.name):  # as Keras names them
-                layer.gamma.assign(ops.zeros_like(layer.gamma))
 
 
 @keras.saving.register_keras_serializable("mmret_tf")

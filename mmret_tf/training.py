@@ -63,8 +63,8 @@ class TrainConfig:
     image_size: int = 224
     embedding_dim: int = 256
     rnn: str = "lstm"
-    word_dim: int = 256
-    units: int = 512
+    word_dim: int = 128
+    units: int = 256
     dropout: float = 0.3
     max_tokens: int = 8000
     sequence_length: int = 32
