@@ -48,6 +48,8 @@ class ImageTower(keras.Model):
         scaling: name of the `keras.applications` module whose `preprocess_input` belongs to the
             backbone; `None` where the backbone takes levels 0 to 255 itself.
         dropout: fraction of the features that is dropped in training.
+        normalize_features: whether batch normalization comes before the projection: it brings the
+            features of a frozen backbone, which cannot adapt, to one scale.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class ImageTower(keras.Model):
         embedding_dim: int = 256,
         scaling: str | None = None,
         dropout: float = 0.0,
+        normalize_features: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -64,6 +67,10 @@ class ImageTower(keras.Model):
         self.image_size = image_size
         self.embedding_dim = embedding_dim
         self.scaling = scaling
+        self.normalize_features = normalize_features
+        if normalize_features:
+            self.normalization = layers.BatchNormalization(momentum=0.9, name="normalization")
+            self.normalization.build((None, backbone.output_shape[-1]))
         self.dropout = layers.Dropout(dropout)
         self.projection = layers.Dense(embedding_dim, name="projection")
         self.projection.build((None, backbone.output_shape[-1]))
@@ -93,6 +100,8 @@ class ImageTower(keras.Model):
                 f"[batch, {self.backbone.output_shape[-1]}]; got shape {tuple(inputs.shape)}"
             )
         features = inputs if len(inputs.shape) == 2 else self.features(inputs, training)
+        if self.normalize_features:
+            features = self.normalization(features, training=training)
         return unit_length(self.projection(self.dropout(features, training=training)))
 
     def get_config(self) -> dict:
@@ -104,6 +113,7 @@ class ImageTower(keras.Model):
             "embedding_dim": self.embedding_dim,
             "scaling": self.scaling,
             "dropout": self.dropout.rate,
+            "normalize_features": self.normalize_features,
         }
 
     @classmethod
@@ -167,7 +177,15 @@ def image_tower(
             f"this one gives shape {network.output_shape}"
         )
     network.trainable = bool(trainable)
-    return ImageTower(network, image_size, embedding_dim, scaling, dropout, name="image_tower")
+    return ImageTower(
+        network,
+        image_size,
+        embedding_dim,
+        scaling,
+        dropout,
+        normalize_features=not network.trainable,
+        name="image_tower",
+    )
 
 
 def _application(

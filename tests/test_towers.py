@@ -56,7 +56,8 @@ def test_a_model_or_a_keras_file_is_a_backbone_and_is_frozen(tmp_path):
     for source in (backbone, tmp_path / "backbone.keras", str(tmp_path / "backbone.keras")):
         tower = image_tower(source, image_size=32, embedding_dim=4)
         assert np.allclose(tower.features(PICTURES), backbone(PICTURES), atol=1e-6)
-        assert [weight.shape for weight in tower.trainable_weights] == [(8, 4), (4,)]
+        # Scale and shift of the normalization, kernel and bias of the projection.
+        assert [weight.shape for weight in tower.trainable_weights] == [(8,), (8,), (8, 4), (4,)]
     assert image_tower(backbone, embedding_dim=4, trainable=True).backbone.trainable
 
 
