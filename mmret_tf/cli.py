@@ -54,7 +54,7 @@ def common(
 @app.command(epilog="Example: mmret demo --run runs/demo")
 def demo(
     run: Run = Path("runs/demo"),
-    epochs: Epochs = 6,
+    epochs: Epochs = 7,
     seed: Seed = 0,
 ) -> None:
     """Train ResNet50 + LSTM on drawn scenes, test on unseen ones, index, and query."""
@@ -79,7 +79,7 @@ def train(
     image_size: Annotated[int, typer.Option(min=32, help="Side of the pictures, pixels.")] = 224,
     rnn: Annotated[str, typer.Option(help="lstm, gru, bilstm or transformer.")] = "lstm",
     embedding_dim: Annotated[int, typer.Option(min=1, help="Width of the embedding.")] = 256,
-    epochs: Epochs = 20,
+    epochs: Epochs = 30,
     batch_size: Annotated[int, typer.Option(min=2, help="Pairs a step.")] = 128,
     learning_rate: Annotated[float, typer.Option(help="The highest, of AdamW.")] = 1e-3,
     scenes: Annotated[int, typer.Option(min=1, help='Training scenes, for "scenes".')] = 2000,

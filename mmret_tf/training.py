@@ -68,7 +68,7 @@ class TrainConfig:
     dropout: float = 0.3
     max_tokens: int = 8000
     sequence_length: int = 32
-    epochs: int = 20
+    epochs: int = 30
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
