@@ -24,7 +24,7 @@ from mmret_tf.embeddings import EmbeddingStore, model_fingerprint
 from mmret_tf.evaluation import evaluate_retrieval
 from mmret_tf.losses import ContrastiveCosine
 from mmret_tf.preprocessing import ImageSource, TextPreprocessor, load_image
-from mmret_tf.towers import ImageTower, image_tower, text_tower
+from mmret_tf.towers import RNNS, ImageTower, image_tower, text_tower
 
 HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
@@ -50,7 +50,7 @@ class TrainConfig:
         seed: of the weights, the order, the captions, the crops and the scenes.
 
     Raises:
-        ValueError: a number that is not positive.
+        ValueError: a number that is not positive, or an unknown `rnn`.
 
     >>> TrainConfig(epochs=5).batch_size
     64
@@ -80,6 +80,8 @@ class TrainConfig:
                 raise ValueError(f"{name} must be above 0; got {getattr(self, name)}")
         if self.batch_size < 2:
             raise ValueError("batch_size must be at least 2: negatives come from the batch; got 1")
+        if self.rnn not in RNNS:
+            raise ValueError(f"rnn must be one of {', '.join(RNNS)}; got {self.rnn!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be from 0 to below 1; got {self.dropout}")
 

@@ -254,7 +254,7 @@ def test_the_seed_decides_order_and_captions_in_all_epochs(tmp_path):
 
 def test_the_seed_decides_crops_and_flips_however_many_threads_decode(tmp_path):
     pairs = make(tmp_path, [["x", "y"]] * 12)
-    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     for row, path in enumerate(pairs.image_paths):  # red tells the row, the rest crop and flip
         noise[:, :, 0] = 10 * row
         Image.fromarray(noise).save(path)

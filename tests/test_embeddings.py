@@ -299,7 +299,7 @@ def forge(folder, **fields):
     for name in ("embeddings.npy", "items.jsonl"):
         path = folder / name
         manifest["files"][name] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
-    manifest["sha256"] = embeddings._manifest_sha256(manifest)
+    manifest["sha256"] = folders._manifest_sha256(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
