@@ -116,6 +116,9 @@ class DualEncoder(keras.Model):
     def fit(self, *args, callbacks=None, **kwargs) -> keras.callbacks.History:
         """Keras' `fit`, with a warning, once, when the embeddings collapse."""
         callbacks = keras.tree.flatten(callbacks) if callbacks is not None else []
+        if self.optimizer is not None and not self.optimizer.built:
+            # Made inside the first step, its variables would have that step traced twice.
+            self.optimizer.build(self.trainable_variables)
         return super().fit(*args, callbacks=[*callbacks, CollapseAlarm()], **kwargs)
 
     def encode_images(

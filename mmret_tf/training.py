@@ -127,8 +127,6 @@ def build_model(config: TrainConfig, captions: Sequence[str], steps: int) -> Dua
         keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay),
         loss=ContrastiveCosine(),
     )
-    # Made inside the first step, the optimizer's variables would have that step traced twice.
-    model.optimizer.build(model.trainable_variables)
     return model
 
 
