@@ -197,6 +197,9 @@ def test_scann_is_tuned_on_the_queries_that_are_given(force_mode):
     tuned = ScannIndex.build(points, range(3000), queries=far)
     assert (tuned.stats["measured_on"], tuned.stats["n_measured"]) == ("queries", 200)
     assert tuned.stats["leaves_to_search"] >= near.stats["leaves_to_search"]
+    unseen = np.random.default_rng(2).standard_normal((200, 32))
+    right = BruteForceIndex.build(points, range(3000)).search(unseen)[0]
+    assert recall(tuned.search(unseen)[0], right) >= 0.85  # tuned on queries of the same kind
     with pytest.raises(ValueError, match="queries must have width 32; got 31"):
         ScannIndex.build(points, range(3000), queries=far[:, 1:])
 
