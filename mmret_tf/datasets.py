@@ -135,6 +135,7 @@ class PairDataset:
         seed: int = 0,
         deterministic: bool = True,
         features: np.ndarray | None = None,
+        min_crop: float = 0.8,
     ) -> tf.data.Dataset:
         """Batches `({"image": ..., "text": ...}, group_ids)` for `fit` and `predict`.
 
@@ -157,6 +158,8 @@ class PairDataset:
                 keeps every core busy when the sizes of images differ much.
             features: `[n_images, width]`, say a backbone's output or a memory map of it, to stand
                 for the images: nothing is decoded, cropped or mirrored then.
+            min_crop: share of a picture's shorter side that a random crop keeps at least, above 0;
+                1 where captions tell of things at the very edge.
 
         Returns:
             Batches of "image": uint8 `[batch, image_size, image_size, 3]`, or float32
@@ -166,7 +169,7 @@ class PairDataset:
 
         Raises:
             ValueError: the model has no text_preprocessor, there are no images, `batch_size` is
-                below 1, or `features` has another shape.
+                below 1, `features` has another shape, or `min_crop` is 0, below, or above 1.
 
         >>> pairs = load_pairs("scenes", size=100)
         >>> model.fit(pairs.as_dataset(model, batch_size=20, training=True))   # 5 steps an epoch
@@ -180,6 +183,8 @@ class PairDataset:
                 f"features must have shape [{len(self)}, width], a row an image; "
                 f"got {features.shape}"
             )
+        if not 0 < min_crop <= 1:
+            raise ValueError(f"min_crop must be above 0 and at most 1; got {min_crop}")
         image_of = self.caption_to_image()
         starts = tf.constant(np.searchsorted(image_of, np.arange(len(self))))
         counts = tf.constant([len(captions) for captions in self.captions], tf.int64)
@@ -192,7 +197,8 @@ class PairDataset:
         def load(row, caption, crop_seed=None):
             image = decode_image(tf.io.read_file(paths[row]))
             flip = ~tf.strings.regex_full_match(captions[caption], SIDES)
-            return row, caption, crop_and_resize(image, model.image_size, crop_seed, flip)
+            image = crop_and_resize(image, model.image_size, crop_seed, flip, min_crop)
+            return row, caption, image
 
         def look_up(row, caption, *_):
             image = tf.numpy_function(

@@ -42,6 +42,7 @@ def run_demo(run: str | os.PathLike, epochs: int, seed: int) -> dict:
         epochs=epochs,
         batch_size=32,
         dropout=0.0,
+        min_crop=1.0,  # captions name every object, and a crop would cut some off
         seed=seed,
     )
     training = train(config, run)

@@ -22,7 +22,6 @@ from mmret_tf.normalization import nfkc
 MAX_PIXELS = 2**26
 
 # The smallest side of a random training crop, as a fraction of the shorter side of the picture.
-MIN_CROP = 0.8
 
 ImageSource = "str | os.PathLike[str] | bytes | np.ndarray | Image.Image"
 
@@ -111,11 +110,12 @@ def crop_and_resize(
     size: int,
     seed: tf.Tensor | None = None,
     flip: bool | tf.Tensor = True,
+    min_crop: float = 0.8,
 ) -> tf.Tensor:
     """Make a square of one size of any picture, its aspect kept.
 
     Without a seed, the centre square of the shorter side is taken: the picture as it is used in
-    prediction. With a seed, a square of 80 to 100 % of that side is taken from a random place,
+    prediction. With a seed, a square of `min_crop` to 1 of that side is taken from a random place,
     and mirrored half of the time: the training mode.
 
     Args:
@@ -123,6 +123,7 @@ def crop_and_resize(
         size: side of the result, in pixels.
         seed: `[2]` integers that decide the crop and the flip; `None` for the centre crop.
         flip: whether this picture may be mirrored (not if its caption says "left", say).
+        min_crop: above 0 and up to 1, which loses nothing of a square picture.
 
     Returns:
         uint8 `[size, size, 3]`.
@@ -136,7 +137,7 @@ def crop_and_resize(
         top_left = (shape - side) // 2
     else:
         scale, top, left, coin = tf.unstack(tf.random.stateless_uniform([4], seed))
-        scale = MIN_CROP + (1 - MIN_CROP) * scale
+        scale = min_crop + (1 - min_crop) * scale
         side = tf.maximum(1, tf.cast(tf.round(tf.cast(side, tf.float32) * scale), tf.int32))
         room = tf.cast(shape - side + 1, tf.float32)
         top_left = tf.cast(tf.stack([top, left]) * room, tf.int32)

@@ -164,7 +164,7 @@ def image_tower(
         network, scaling = _application(backbone, weights, image_size)
         trainable = weights is None if trainable is None else trainable
         if weights is None:
-            _quicken_batch_normalization(network)
+            _ease_the_start(network)
     elif isinstance(backbone, keras.Model):
         network = backbone
     else:
@@ -220,15 +220,23 @@ def _application(
     return network, build.__module__.rsplit(".", 1)[-1]
 
 
-def _quicken_batch_normalization(network: keras.Model) -> None:
-    """Let the moving statistics follow within a short run.
+def _ease_the_start(network: keras.Model) -> None:
+    """Let a network learn from scratch within a short run.
 
-    At Keras' momentum of 0.99 they lag hundreds of steps behind, and a network that learned well
-    reads as chance in evaluation.
+    At Keras' momentum of 0.99 the moving statistics of batch normalization lag hundreds of steps
+    behind, and a network that learned well reads as chance in evaluation. And a block of ResNet
+    whose shortcut is the identity starts as the identity (its last scale is 0, arXiv 1706.02677,
+    section 5.1): the network starts shallow, and grows as deep as the pictures need.
     """
+    names = {layer.name for layer in network.layers}
     for layer in network.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            layer.momentum = 0.9
+        if not isinstance(layer, layers.BatchNormalization):
+            continue
+        layer.momentum = 0.9
+        # Of the names in a block, "conv2_block1" say, the convolution "0" is in the shortcut.
+        block = layer.name.removesuffix("_3_bn")
+        if f"{block}_add" in names and f"{block}_0_conv" not in names:
+            layer.gamma.assign(ops.zeros_like(layer.gamma))
 
 
 @keras.saving.register_keras_serializable("mmret_tf")

@@ -41,6 +41,7 @@ class TrainConfig:
         image_size: side of the pictures, in pixels.
         embedding_dim, rnn, word_dim, units: see `towers`.
         dropout: in both towers.
+        min_crop: see `PairDataset.as_dataset`.
         max_tokens, sequence_length: see `TextPreprocessor`.
         epochs: each shows every training image once, with one of its captions.
         batch_size: pairs a step; every other pair of the batch is a negative.
@@ -53,7 +54,7 @@ class TrainConfig:
         ValueError: a number that is not positive, or an unknown `rnn`.
 
     >>> TrainConfig(epochs=5).batch_size
-    64
+    128
     """
 
     data: str = "scenes"
@@ -66,6 +67,7 @@ class TrainConfig:
     word_dim: int = 128
     units: int = 256
     dropout: float = 0.3
+    min_crop: float = 0.8
     max_tokens: int = 8000
     sequence_length: int = 32
     epochs: int = 30
@@ -167,6 +169,7 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
         training=True,
         seed=config.seed,
         features=features_of(train_pairs),
+        min_crop=config.min_crop,
     )
     fit_started = time.monotonic()
     try:

@@ -21,12 +21,27 @@ def test_resnet50_from_scratch():
     assert tower.backbone.trainable and tower.features(PICTURES).shape == (3, 2048)
     embeddings = tower.predict(PICTURES, verbose=0)
     assert np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
-    momenta = {
-        layer.momentum
+    normalizations = {
+        layer.name: layer
         for layer in tower.backbone.layers
         if isinstance(layer, keras.layers.BatchNormalization)
     }
-    assert momenta == {0.9}
+    assert {layer.momentum for layer in normalizations.values()} == {0.9}
+    # 3, 4, 6 and 3 blocks; the first of each stage has a convolution in its shortcut.
+    assert {name for name, layer in normalizations.items() if not np.any(layer.gamma)} == {
+        f"conv{stage}_block{block}_3_bn"
+        for stage, blocks in [(2, 3), (3, 4), (4, 6), (5, 3)]
+        for block in range(2, blocks + 1)
+    }
+
+
+def test_only_blocks_with_an_identity_shortcut_start_as_the_identity():
+    tower = image_tower("MobileNet", weights=None, image_size=32, embedding_dim=4)
+    assert all(
+        np.all(layer.gamma == 1)
+        for layer in tower.backbone.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    )
 
 
 @pytest.mark.parametrize(
