@@ -54,7 +54,7 @@ def common(
 @app.command(epilog="Example: mmret demo --run runs/demo")
 def demo(
     run: Run = Path("runs/demo"),
-    epochs: Epochs = 3,
+    epochs: Epochs = 2,
     seed: Seed = 0,
 ) -> None:
     """Train ResNet50 + LSTM on drawn scenes, test on unseen ones, index, and query."""

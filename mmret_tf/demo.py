@@ -13,7 +13,7 @@ from mmret_tf.index import build_index
 from mmret_tf.searcher import Searcher, draw_gallery
 from mmret_tf.training import TrainConfig, evaluate, train, write_json
 
-TRAIN_SCENES = 2000
+TRAIN_SCENES = 2500
 TEST_SCENES = 500
 
 
@@ -25,7 +25,7 @@ def run_demo(run: str | os.PathLike, epochs: int, seed: int) -> dict:
 
     Args:
         run: the folder to write.
-        epochs: passes over 2,000 training scenes.
+        epochs: passes over 2,500 training scenes.
         seed: of weights, order and scenes.
 
     Returns:
@@ -42,6 +42,7 @@ def run_demo(run: str | os.PathLike, epochs: int, seed: int) -> dict:
         epochs=epochs,
         batch_size=32,
         dropout=0.0,
+        weight_decay=0.0,
         min_crop=1.0,  # captions name every object, and a crop would cut some off
         seed=seed,
     )

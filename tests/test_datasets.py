@@ -269,6 +269,7 @@ def test_the_seed_decides_crops_and_flips_however_many_threads_decode(tmp_path):
     assert len({image for *_, image in first + second}) == 24  # a new crop in each epoch
     assert epochs(1) == [first]
     assert sorted(epochs(1, deterministic=False)[0]) == sorted(first)
+    assert epochs(1, min_crop=0.5)[0] != first
 
 
 def test_a_picture_is_mirrored_only_if_its_caption_names_no_side(tmp_path):
@@ -326,6 +327,8 @@ def test_features_stand_for_the_images(training, tmp_path):
     [
         ({"model": types.SimpleNamespace(image_size=8)}, "the model has no text_preprocessor"),
         ({"batch_size": 0}, "no batches of 0 can be made of 2 images"),
+        ({"min_crop": 0.0}, "min_crop must be above 0 and at most 1; got 0.0"),
+        ({"min_crop": 1.5}, "min_crop must be above 0 and at most 1; got 1.5"),
         ({"features": np.zeros((3, 4))}, r"shape \[2, width\], a row an image; got \(3, 4\)"),
         ({"features": np.zeros(2)}, r"got \(2,\)"),
     ],

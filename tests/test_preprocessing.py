@@ -145,6 +145,22 @@ def test_random_crops_follow_the_seed_and_flips_can_be_forbidden():
     assert all(crop[0, 0, 0] < crop[0, -1, 0] for crop in straight)
 
 
+def test_a_crop_keeps_the_share_that_is_asked_for():
+    image = np.asarray(picture(40, 40))
+    whole = crop_and_resize(image, 40)
+    for seed in range(10):
+        assert np.array_equal(
+            crop_and_resize(image, 40, seed=(seed, 0), flip=False, min_crop=1.0), whole
+        )
+    # One level a column, 0 to 39: the last minus the first tells how many were kept.
+    ramp = np.broadcast_to(np.arange(40, dtype=np.uint8)[None, :, None], (40, 40, 3))
+    crops = [
+        crop_and_resize(ramp, 40, seed=(seed, 0), flip=False, min_crop=0.5) for seed in range(40)
+    ]
+    kept = [int(crop[0, -1, 0]) - int(crop[0, 0, 0]) + 1 for crop in crops]
+    assert 20 <= min(kept) < 25 and 35 < max(kept) <= 40
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
 def test_one_definition_serves_every_path(kind, tmp_path):
     """The same picture in tf.data, in Python, and in an exported graph, within one level."""
