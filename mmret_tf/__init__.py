@@ -20,11 +20,12 @@ if _Path(sys.argv[0]).stem != "mmret":
     if _problem := _keras_problem():
         raise ImportError(_problem)
     from mmret_tf import losses
+    from mmret_tf.brute_force import BruteForceIndex
     from mmret_tf.datasets import PairDataset, load_pairs
     from mmret_tf.dual_encoder import DualEncoder, load_model
     from mmret_tf.embeddings import EmbeddingStore
     from mmret_tf.evaluation import evaluate_retrieval
-    from mmret_tf.index import BruteForceIndex, ScannIndex, build_index, load_index
+    from mmret_tf.index import ScannIndex, build_index, load_index
     from mmret_tf.preprocessing import TextPreprocessor, decode_image, load_image
     from mmret_tf.searcher import Searcher, SearchResult, SearchResults
     from mmret_tf.towers import image_tower, text_tower

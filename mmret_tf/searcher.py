@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from mmret_tf.brute_force import BruteForceIndex
 from mmret_tf.dual_encoder import DualEncoder, load_model
 from mmret_tf.embeddings import EmbeddingStore, model_fingerprint
-from mmret_tf.index import BruteForceIndex, ScannIndex, load_index
+from mmret_tf.index import ScannIndex, load_index
 from mmret_tf.preprocessing import ImageSource
 
 THUMBNAIL = 160  # pixels

@@ -5,9 +5,10 @@ import pytest
 from conftest import CAPTIONS
 from PIL import Image
 
+from mmret_tf.brute_force import BruteForceIndex
 from mmret_tf.datasets import PairDataset
 from mmret_tf.embeddings import EmbeddingStore
-from mmret_tf.index import BruteForceIndex, build_index
+from mmret_tf.index import build_index
 from mmret_tf.searcher import THUMBNAIL, Searcher, draw_gallery
 
 

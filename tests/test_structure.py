@@ -18,6 +18,7 @@ ORDER = [
     "folders",
     "embeddings",
     "training",
+    "brute_force",
     "index",
     "searcher",
     "demo",
