@@ -181,13 +181,14 @@ def test_settings_that_cannot_work(change, message):
         TrainConfig(**change)
 
 
-def test_the_learning_rate_rises_and_then_falls_along_a_cosine():
-    schedule = training.build_model(
-        TrainConfig(weights="none", backbone="MobileNetV3Small", image_size=32, learning_rate=0.5),
-        ["a red circle"],
-        steps=20,
-    ).optimizer.get_config()["learning_rate"]
-    schedule = keras.saving.deserialize_keras_object(schedule)
+def test_the_optimizer_is_that_of_the_config():
+    settings = {"weights": "none", "backbone": "MobileNetV3Small", "image_size": 32}
+    config = TrainConfig(**settings, learning_rate=0.5, weight_decay=0.01)
+    optimizer = training.build_model(config, ["a red circle"], steps=20).optimizer
+    schedule = keras.saving.deserialize_keras_object(optimizer.get_config()["learning_rate"])
     # Up in 2 steps, then 0.5 (1 + cos(pi t / 18)) / 2: its top, its middle and its end.
     rates = [float(schedule(step)) for step in (0, 1, 2, 11, 20)]
     assert rates == pytest.approx([0, 0.25, 0.5, 0.25, 0], abs=1e-6)
+    assert optimizer.weight_decay == 0.01
+    config = TrainConfig(**settings, weight_decay=0.0)
+    assert training.build_model(config, ["a red circle"], steps=20).optimizer.weight_decay is None
