@@ -28,8 +28,8 @@ DRAWING_VERSION = 2
 
 SPLITS = ("train", "dev", "test")
 IMAGE_SIZE = 64  # pixels, as are the next four
-# By number of objects, for three stand side by side only if they are smaller. Wherever it stands,
-# a radius below 7 is small and one above 8 is large.
+# By number of objects, for three stand side by side only if they are smaller. In every scene a
+# radius of up to 7 is small, and one from 8 is large.
 RADII = {
     1: {"small": (6, 7), "large": (11, 12)},
     2: {"small": (6, 7), "large": (11, 12)},

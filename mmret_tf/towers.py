@@ -140,7 +140,8 @@ def image_tower(
         backbone: a name in `keras.applications`, a model from images with levels 0 to 255 to
             features `[batch, features]`, or a `.keras` file that holds one.
         weights: of a named backbone: "imagenet" (downloaded once by Keras), `None` for a start
-            from scratch, or a `.weights.h5` file. A model or a `.keras` file brings its own.
+            from scratch (batch normalization then follows faster, and residual blocks start as
+            the identity), or a `.weights.h5` file. A model or a `.keras` file brings its own.
         image_size: side of the pictures, in pixels.
         embedding_dim: width of the embedding.
         trainable: whether training changes the backbone; by default only one that starts from
