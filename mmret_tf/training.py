@@ -126,8 +126,8 @@ def build_model(config: TrainConfig, captions: Sequence[str], steps: int) -> Dua
         decay_steps=max(1, steps - warmup_steps),
     )
     model.compile(
-        # Adam with weight decay is AdamW. Without it the first step is compiled sooner: Keras' decay
-        # puts the schedule into the graph once more for each variable.
+        # Adam with weight decay is AdamW. Without it the first step is compiled sooner: Keras'
+        # decay puts the schedule into the graph once more for each variable.
         keras.optimizers.Adam(schedule, weight_decay=config.weight_decay or None),
         loss=ContrastiveCosine(),
     )
