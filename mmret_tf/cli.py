@@ -79,7 +79,7 @@ def train(
     image_size: Annotated[int, typer.Option(min=32, help="Side of the pictures, pixels.")] = 224,
     rnn: Annotated[str, typer.Option(help="lstm, gru, bilstm or transformer.")] = "lstm",
     embedding_dim: Annotated[int, typer.Option(min=1, help="Width of the embedding.")] = 256,
-    epochs: Epochs = 30,
+    epochs: Epochs = 20,
     batch_size: Annotated[int, typer.Option(min=2, help="Pairs a step.")] = 128,
     learning_rate: Annotated[float, typer.Option(help="The highest, of AdamW.")] = 1e-3,
     scenes: Annotated[int, typer.Option(min=1, help='Training scenes, for "scenes".')] = 2000,
@@ -167,11 +167,13 @@ def search(
     from mmret_tf.searcher import Searcher, draw_gallery
 
     results = Searcher.open(run).search(text=query, image=image, k=top)
-    table = Table("rank", "score", "image", "captions")
     for result in results:
-        captions = "\n".join(result.item["captions"])
-        table.add_row(str(result.rank), f"{result.score:.3f}", result.item["image"], captions)
-    console.print(table)
+        # Lines, not a table, which would cut paths in a narrow terminal.
+        lines = [f"{result.rank:>3}  {result.score:.3f}  {result.item['image']}"]
+        lines += [" " * 12 + caption for caption in result.item["captions"]]
+        for line in lines:
+            # A collection is not trusted: no escape sequence of its captions reaches the terminal.
+            print("".join(c if c.isprintable() else " " for c in line))
     if gallery is not None:
         draw_gallery([(query or str(image), results)], gallery)
         console.print(f"Drawn in {gallery}")
@@ -226,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
     A mistake is told in one line on stderr; `mmret --debug COMMAND` shows the traceback.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel("ERROR")
     warnings.showwarning = _one_line_warning
     try:

@@ -41,6 +41,8 @@ def run_demo(run: str | os.PathLike, epochs: int, seed: int) -> dict:
         image_size=48,
         epochs=epochs,
         batch_size=32,
+        word_dim=128,
+        units=256,
         dropout=0.0,
         weight_decay=0.0,
         min_crop=1.0,  # captions name every object, and a crop would cut some off

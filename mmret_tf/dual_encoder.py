@@ -15,6 +15,8 @@ import keras
 import numpy as np
 from keras import ops
 
+# A saved model names its towers and its loss: their classes must be registered to load it.
+from mmret_tf import losses, towers  # noqa: F401
 from mmret_tf.preprocessing import ImageSource, TextPreprocessor, load_image
 
 # The temperature of the softmax over cosines: where it starts, and how far training may take it.
@@ -94,8 +96,8 @@ class DualEncoder(keras.Model):
         unknown = set(inputs) - {"image", "text"}
         if unknown or not inputs:
             raise ValueError(f'inputs must be a dict of "image" and "text"; got {list(inputs)}')
-        towers = {"image": self.image_tower, "text": self.text_tower}
-        return {name: towers[name](value, training=training) for name, value in inputs.items()}
+        tower_of = {"image": self.image_tower, "text": self.text_tower}
+        return {name: tower_of[name](value, training=training) for name, value in inputs.items()}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if len(y_pred) != 2:

@@ -364,12 +364,12 @@ def text_tower(
         "transformer": lambda: TransformerEncoder(units),
     }[rnn]()
     tokens = keras.Input((None,), dtype="int32", name="tokens")
-    # Keras starts word vectors within 0.05 of zero, where all sentences look alike to the network
-    # for an epoch or two; of unit variance, they differ from the first step.
+    # Wider than Keras' +-0.05, with which all sentences look alike to the network for an epoch or
+    # two; not so wide that rare words, which are seldom learnt, drown the others in noise.
     words = layers.Embedding(
         vocabulary_size,
         word_dim,
-        embeddings_initializer=keras.initializers.RandomNormal(stddev=1.0),
+        embeddings_initializer=keras.initializers.RandomNormal(stddev=0.1),
         mask_zero=True,
         name="words",
     )(tokens)

@@ -64,13 +64,13 @@ class TrainConfig:
     image_size: int = 224
     embedding_dim: int = 256
     rnn: str = "lstm"
-    word_dim: int = 128
-    units: int = 256
+    word_dim: int = 256
+    units: int = 512
     dropout: float = 0.3
     min_crop: float = 0.8
     max_tokens: int = 8000
     sequence_length: int = 32
-    epochs: int = 30
+    epochs: int = 20
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4

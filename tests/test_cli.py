@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import make_backbone
@@ -33,6 +34,7 @@ def photos(tmp_path):
         Image.new("RGB", (20, 20), COLOURS[number % 5]).save(folder / f"{number}.png")
         split = "train" if number < 6 else "dev"
         rows.append(f"{number}.png,a picture of {COLOURS[number % 5]},{split}")
+    rows[-1] = rows[-1].replace("white", "white \x1b[2J")  # would clear a terminal
     (folder / "captions.csv").write_text("\n".join(rows), encoding="utf-8")
     make_backbone().save(tmp_path / "backbone.keras")
     return folder
@@ -57,12 +59,26 @@ def test_from_pictures_to_ranked_results(photos, tmp_path, capsys):
 
     picture = tmp_path / "gallery.png"
     code, out, err = mmret(
-        capsys, "search", "--run", run, "a picture of red", "--top", 3, "--gallery", picture
+        capsys, "search", "--run", run, "a picture of white", "--top", 4, "--gallery", picture
     )
-    assert code == 0 and len(re.findall("a picture of", out)) >= 3
+    assert code == 0, err
+    place, caption = out.splitlines()[:2]
+    place = re.fullmatch(rf"  1  -?\d\.\d{{3}}  {re.escape(str(photos))}/(\d)\.png", place)
+    assert f"a picture of {COLOURS[int(place[1]) % 5]}" in caption
+    assert out.count("a picture of") == 4 and "[2J" in out and "\x1b" not in out
     assert Image.open(picture).size[0] > 3 * 160
     code, out, err = mmret(capsys, "search", "--run", run, "--image", photos / "7.png", "--top", 1)
     assert code == 0 and "1.000" in out
+
+    # As a user does it: the script in a process of its own, where nothing is imported yet.
+    script = Path(sys.executable).with_name("mmret")
+    done = subprocess.run(
+        [script, "search", "--run", run, "a picture of red", "--top", "3"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall("a picture of", done.stdout)) >= 3
 
 
 @pytest.mark.parametrize(
