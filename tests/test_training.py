@@ -1,7 +1,10 @@
 """The recipe on small data: what a run leaves, what it caches, and what interrupts it."""
 
+import dataclasses
 import json
 import re
+import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -19,10 +22,8 @@ from mmret_tf.training import KeepModel, RetrievalMetrics, TrainConfig, evaluate
 COLOURS = {"red": "红色", "blue": "蓝色", "green": "绿色", "black": "黑色", "white": "白色"}
 
 
-@pytest.fixture
-def collection(tmp_path):
-    """Twenty pictures of plain colours, half of them with an English and a Chinese caption."""
-    folder = tmp_path / "photos"
+def make_collection(folder):
+    """Twenty pictures of plain colours, each with an English and a Chinese caption."""
     folder.mkdir()
     with open(folder / "captions.jsonl", "w", encoding="utf-8") as file:
         for number in range(20):
@@ -37,12 +38,11 @@ def collection(tmp_path):
     return folder
 
 
-@pytest.fixture
-def config(collection, tmp_path):
-    make_backbone().save(tmp_path / "backbone.keras")
+def make_config(folder):
+    make_backbone().save(folder / "backbone.keras")
     return TrainConfig(
-        data=str(collection),
-        backbone=str(tmp_path / "backbone.keras"),
+        data=str(make_collection(folder / "photos")),
+        backbone=str(folder / "backbone.keras"),
         image_size=16,
         embedding_dim=8,
         word_dim=8,
@@ -52,9 +52,21 @@ def config(collection, tmp_path):
     )
 
 
-def test_a_run_is_complete(config, tmp_path):
-    run = tmp_path / "run"
-    report = train(config, run)
+@pytest.fixture
+def config(tmp_path):
+    return make_config(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A config, its report, and the folder of its run, which tests only read."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = make_config(folder)
+    return config, train(config, folder / "run"), folder / "run"
+
+
+def test_a_run_is_complete(finished):
+    config, report, run = finished
     assert json.loads((run / "report.json").read_text(encoding="utf-8")) == report
     assert json.loads((run / "config.json").read_text())["batch_size"] == 7
     assert report["train_images"] == 14 and report["development_images"] == 6
@@ -79,30 +91,32 @@ def test_a_run_is_complete(config, tmp_path):
         assert again[name] == pytest.approx(report["development"][name])
 
 
-def test_the_vocabulary_is_that_of_the_training_split(config, tmp_path):
-    train(config, tmp_path / "run")
-    vocabulary = load_model(tmp_path / "run" / "model.keras").text_preprocessor.get_vocabulary()
+def test_the_vocabulary_is_that_of_the_training_split(finished):
+    _, _, run = finished
+    vocabulary = load_model(run / "model.keras").text_preprocessor.get_vocabulary()
     assert "13" in vocabulary and "14" not in vocabulary
 
 
-def test_features_of_a_frozen_backbone_are_computed_once(config, tmp_path, monkeypatch):
-    run = tmp_path / "run"
-    train(config, run)
+def test_a_repeated_run_gives_the_same_model(finished, tmp_path):
+    config, report, _ = finished
+    reports = [report, train(config, tmp_path / "run")]
+    losses = [[epoch["loss"] for epoch in report["history"]] for report in reports]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_features_of_a_frozen_backbone_are_computed_once(finished, tmp_path, monkeypatch):
+    config, _, finished_run = finished
+    run = shutil.copytree(finished_run, tmp_path / "run")
 
     def fail(self, images):
         raise AssertionError("the backbone was asked again")
 
     monkeypatch.setattr("mmret_tf.towers.ImageTower.features_on_batch", fail)
     train(config, run)
-    make_backbone(width=4).save(config.backbone)
+    other = str(tmp_path / "other.keras")
+    make_backbone(width=4).save(other)
     with pytest.raises(AssertionError, match="asked again"):  # another backbone, other features
-        train(config, run)
-
-
-def test_a_repeated_run_gives_the_same_model(config, tmp_path):
-    reports = [train(config, tmp_path / name) for name in ("first", "second")]
-    losses = [[epoch["loss"] for epoch in report["history"]] for report in reports]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+        train(dataclasses.replace(config, backbone=other), run)
 
 
 def test_ctrl_c_keeps_the_last_epoch(config, tmp_path, monkeypatch):
@@ -128,7 +142,8 @@ def test_ctrl_c_before_the_first_epoch_ends_leaves_no_model(config, tmp_path, mo
     assert not (tmp_path / "run" / "model.keras").exists()
 
 
-def test_bad_files_are_named_in_the_report_and_training_goes_on(config, collection, tmp_path):
+def test_bad_files_are_named_in_the_report_and_training_goes_on(config, tmp_path):
+    collection = Path(config.data)
     Image.new("RGB", (40, 30), "red").save(collection / "whole.jpg")
     cut = (collection / "whole.jpg").read_bytes()[:-200]
     (collection / "whole.jpg").unlink()
@@ -150,8 +165,8 @@ def test_bad_files_are_named_in_the_report_and_training_goes_on(config, collecti
     assert report["epochs_completed"] == 2
 
 
-def test_evaluate_reports_both_languages_apart(model, collection):
-    pairs = load_pairs(collection, "dev")
+def test_evaluate_reports_both_languages_apart(model, tmp_path):
+    pairs = load_pairs(make_collection(tmp_path / "photos"), "dev")
     metrics = evaluate(model, pairs)
     images, texts = model.encode_images(pairs.image_paths), model.encode_texts(pairs.all_captions())
     rows = np.arange(6)
@@ -160,8 +175,8 @@ def test_evaluate_reports_both_languages_apart(model, collection):
     assert (metrics["images"], metrics["captions"]) == (6, 12)
 
 
-def test_retrieval_metrics_stand_in_the_history(model, batch, collection):
-    callback = RetrievalMetrics(load_pairs(collection, "dev"))
+def test_retrieval_metrics_stand_in_the_history(model, batch, tmp_path):
+    callback = RetrievalMetrics(load_pairs(make_collection(tmp_path / "photos"), "dev"))
     history = model.fit(batch, epochs=2, verbose=0, callbacks=[callback]).history
     assert history["val_i2t_R@10"] == [1.0, 1.0]  # there are but six images and twelve captions
     assert len(history["val_t2i_R@1"]) == 2
