@@ -317,8 +317,11 @@ class KeepModel(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         temporary = self.path.with_suffix(".partial.keras")
-        self.model.save(temporary)
-        os.replace(temporary, self.path)
+        try:
+            self.model.save(temporary)
+            os.replace(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)  # Ctrl-C may come while it is written
         self.epochs.append({name: float(value) for name, value in (logs or {}).items()})
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmret_tf import training
 from mmret_tf.datasets import load_pairs
-from mmret_tf.dual_encoder import load_model
+from mmret_tf.dual_encoder import DualEncoder, load_model
 from mmret_tf.embeddings import EmbeddingStore
 from mmret_tf.evaluation import evaluate_retrieval
 from mmret_tf.training import KeepModel, RetrievalMetrics, TrainConfig, evaluate, train
@@ -140,6 +140,21 @@ def test_ctrl_c_before_the_first_epoch_ends_leaves_no_model(config, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "model.keras").exists()
+
+
+def test_ctrl_c_while_the_model_is_saved_leaves_nothing_half_written(model, tmp_path, monkeypatch):
+    def interrupted(path):
+        path.write_bytes(b"half a model")
+        raise KeyboardInterrupt
+
+    keep = KeepModel(tmp_path / "model.keras")
+    keep.set_model(model)
+    keep.on_epoch_end(0)
+    monkeypatch.setattr(model, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        keep.on_epoch_end(1)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+    assert len(keep.epochs) == 1 and isinstance(load_model(keep.path), DualEncoder)
 
 
 def test_bad_files_are_named_in_the_report_and_training_goes_on(config, tmp_path):
