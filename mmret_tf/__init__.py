@@ -16,7 +16,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 # The `mmret` command imports what it needs itself: `--help` is quick that way, and `mmret doctor`
 # can look at an environment in which the rest does not import.
-if _Path(sys.argv[0]).stem != "mmret":
+if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
     if _problem := _keras_problem():
         raise ImportError(_problem)
     from mmret_tf import losses

@@ -178,3 +178,11 @@ def test_importing_beside_another_backend_is_a_clear_error():
     )
     assert done.returncode != 0
     assert "ImportError: mmret_tf needs the TensorFlow backend" in done.stderr.splitlines()[-1]
+
+
+def test_a_users_own_script_may_be_called_mmret(tmp_path):
+    (tmp_path / "mmret.py").write_text("import mmret_tf as mm\nprint(mm.load_pairs.__name__)\n")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "mmret.py"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "load_pairs\n"
