@@ -1,9 +1,14 @@
-"""What all tests share: a small backbone, a small model, and a Keras home of their own."""
+"""What tests share: a small backbone and model, collections, and a Keras home of their own."""
+
+import json
+import warnings
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
+from mmret_tf.datasets import load_pairs
 from mmret_tf.dual_encoder import DualEncoder
 from mmret_tf.losses import ContrastiveCosine
 from mmret_tf.preprocessing import TextPreprocessor
@@ -52,3 +57,27 @@ def batch(text_preprocessor):
     colours = np.array([[255, 0, 0], [0, 0, 255], [250, 9, 9], [9, 9, 250]], np.uint8)
     images = np.broadcast_to(colours[:, None, None], (4, 16, 16, 3)).copy()
     return {"image": images, "text": text_preprocessor(CAPTIONS).numpy()}
+
+
+def draw(path, level=128):
+    """A picture of one grey level."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (10, 12), (level,) * 3).save(path)
+    return path
+
+
+def write(path, *lines, newline="\n"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes("".join(line + newline for line in lines).encode("utf-8"))
+    return path
+
+
+def write_jsonl(folder, *rows):
+    return write(folder / "captions.jsonl", *(json.dumps(r, ensure_ascii=False) for r in rows))
+
+
+def load_quietly(*args, **kwargs):
+    """Load a collection of which something is put aside, and is meant to be."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return load_pairs(*args, **kwargs)

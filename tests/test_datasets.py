@@ -3,42 +3,17 @@
 The layouts have tests of their own; here the captions lie in captions.jsonl or captions.csv.
 """
 
-import json
 import types
-import warnings
 from collections import Counter
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import draw, load_quietly, write, write_jsonl
 from PIL import Image
 
 from mmret_tf import datasets, layouts
 from mmret_tf.datasets import PairDataset, load_pairs
-
-
-def draw(path, level=128):
-    """A picture of one grey level."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (10, 12), (level,) * 3).save(path)
-    return path
-
-
-def write(path, *lines, newline="\n"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes("".join(line + newline for line in lines).encode("utf-8"))
-    return path
-
-
-def write_jsonl(folder, *rows):
-    return write(folder / "captions.jsonl", *(json.dumps(r, ensure_ascii=False) for r in rows))
-
-
-def load_quietly(*args, **kwargs):
-    """Load a collection of which something is put aside, and is meant to be."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return load_pairs(*args, **kwargs)
 
 
 def test_scenes_are_drawn_on_demand(tmp_path, monkeypatch):
