@@ -89,7 +89,10 @@ class Searcher:
         self.items = {item["id"]: item for item in items}
         missing = [key for key in np.asarray(index.ids).tolist() if key not in self.items]
         if missing:
-            raise ValueError(f"{len(missing)} ids of the index have no item, first {missing[0]!r}")
+            raise ValueError(
+                f"{len(missing)} ids of the index have no item, first {missing[0]!r}: build the "
+                "index again from the embeddings of these items (`mmret index`)"
+            )
 
     @classmethod
     def open(cls, run: str | os.PathLike) -> Searcher:
