@@ -171,8 +171,14 @@ class PairDataset:
             ValueError: the model has no text_preprocessor, there are no images, `batch_size` is
                 below 1, `features` has another shape, or `min_crop` is 0, below, or above 1.
 
-        >>> pairs = load_pairs("scenes", size=100)
-        >>> model.fit(pairs.as_dataset(model, batch_size=20, training=True))   # 5 steps an epoch
+        >>> from types import SimpleNamespace
+        >>> from mmret_tf.preprocessing import TextPreprocessor
+        >>> pairs, text = load_pairs("scenes", size=20), TextPreprocessor(sequence_length=16)
+        >>> text.adapt(pairs.all_captions())
+        >>> model = SimpleNamespace(image_size=32, text_preprocessor=text)  # or a DualEncoder
+        >>> inputs, groups = next(iter(pairs.as_dataset(model, batch_size=5, training=True)))
+        >>> inputs["image"].shape, inputs["text"].shape, groups.shape
+        (TensorShape([5, 32, 32, 3]), TensorShape([5, 16]), TensorShape([5]))
         """
         if getattr(model, "text_preprocessor", None) is None:
             raise ValueError("the model has no text_preprocessor; give it an adapted one")

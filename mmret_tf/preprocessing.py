@@ -21,8 +21,6 @@ from mmret_tf.normalization import nfkc
 # A picture of more pixels than this is refused before it is decoded (8192 x 8192: 192 MiB).
 MAX_PIXELS = 2**26
 
-# The smallest side of a random training crop, as a fraction of the shorter side of the picture.
-
 ImageSource = "str | os.PathLike[str] | bytes | np.ndarray | Image.Image"
 
 

@@ -312,7 +312,7 @@ def cached_scenes(split: str = "train", size: int = 2000, seed: int = 0) -> Path
         OSError: the Keras home cannot be written.
 
     >>> cached_scenes("dev", size=2, seed=7).name
-    'v1-dev-2-7'
+    'v2-dev-2-7'
     """
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras").resolve()
     name = f"v{DRAWING_VERSION}-{split}-{size}-{seed}"

@@ -364,8 +364,9 @@ def text_tower(
         "transformer": lambda: TransformerEncoder(units),
     }[rnn]()
     tokens = keras.Input((None,), dtype="int32", name="tokens")
-    # Wider than Keras' +-0.05, with which all sentences look alike to the network for an epoch or
-    # two; not so wide that rare words, which are seldom learnt, drown the others in noise.
+    # With Keras' +-0.05, all sentences look alike to the network for an epoch or two; with a
+    # deviation of 1, Flickr8k is learnt more slowly (text to image R@10 after 8 epochs: 31 %
+    # instead of 39 %, one run each).
     words = layers.Embedding(
         vocabulary_size,
         word_dim,

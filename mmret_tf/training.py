@@ -293,7 +293,7 @@ class RetrievalMetrics(keras.callbacks.Callback):
         pairs: the validation set.
         features: the backbone's features of its images, if known.
 
-    >>> model.fit(dataset, callbacks=[RetrievalMetrics(development)])
+    >>> model.fit(dataset, callbacks=[RetrievalMetrics(development)])  # doctest: +SKIP
     """
 
     def __init__(self, pairs: PairDataset, features: np.ndarray | None = None):

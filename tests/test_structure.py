@@ -1,7 +1,11 @@
-"""The package is flat, and data flows one way: a module imports only those above it."""
+"""The package is flat, data flows one way, and its docstrings tell the truth."""
 
 import ast
+import doctest
+import importlib
 from pathlib import Path
+
+import pytest
 
 import mmret_tf
 
@@ -61,6 +65,11 @@ def test_the_import_checker_sees_imports(tmp_path):
 def test_every_file_says_what_it_is_for():
     for path in [*FOLDER.glob("*.py"), *Path(__file__).parent.glob("*.py")]:
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path.name
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_the_examples_of_the_docstrings_are_true(name):
+    assert doctest.testmod(importlib.import_module(f"mmret_tf.{name}")).failed == 0
 
 
 def test_every_public_name_exists():
