@@ -37,6 +37,14 @@ class Split(str, Enum):
     test = "test"
 
 
+class Engine(str, Enum):
+    """What searches the gallery of an export."""
+
+    brute_force = "brute_force"
+    scann = "scann"
+    none = "none"
+
+
 Run = Annotated[Path, typer.Option(help="Folder of the run.")]
 Data = Annotated[str, typer.Option(help='A folder or file of captioned images, or "scenes".')]
 OneSplit = Annotated[Split | None, typer.Option(help="One split; by default all images.")]
@@ -177,6 +185,29 @@ def search(
     if gallery is not None:
         draw_gallery([(query or str(image), results)], gallery)
         console.print(f"Drawn in {gallery}")
+
+
+@app.command(epilog="Example: mmret export --run runs/photos --directory export/photos")
+def export(
+    run: Run = Path("runs/demo"),
+    directory: Annotated[Path, typer.Option(help="The model's folder.")] = Path("export/mmret"),
+    version: Annotated[int, typer.Option(min=1, help="Of the model; a new one each time.")] = 1,
+    index: Annotated[Engine, typer.Option(help="What searches the gallery.")] = Engine.brute_force,
+    top: Annotated[int, typer.Option(min=1, help="How many results a search gives.")] = 10,
+) -> None:
+    """Write a SavedModel for TensorFlow Serving: towers, preprocessing and gallery in one."""
+    from mmret_tf.dual_encoder import load_model
+    from mmret_tf.searcher import Searcher
+    from mmret_tf.serving import docker_command, export_saved_model
+
+    if index is Engine.none:
+        source, engine = load_model(run / "model.keras"), None
+    else:
+        source, engine = Searcher.open(run), index.value
+    folder = export_saved_model(source, directory, version, engine, top)
+    print(f"Saved in {folder}. To serve it, with Docker:\n{docker_command(directory)}")
+    if index is Engine.scann:
+        print("This needs a server with ScaNN's ops in the place of tensorflow/serving.")
 
 
 @app.command(epilog="Example: mmret doctor")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -159,16 +160,46 @@ class ScannIndex(Index):
             "n_measured": len(chosen),
         }
 
-    def _approximate(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """What ScaNN finds: rows and scores `[n_queries, k]`, NaN where it found fewer than k."""
+    def effort(self, k: int) -> dict[str, int]:
+        """How widely ScaNN searches for k items: the arguments of its search functions."""
         effort = {}
         if self.stats["mode"] != "exact":
             candidates = self.stats["reorder"] * max(k, TUNED_K) // TUNED_K
             effort["pre_reorder_num_neighbors"] = min(candidates, len(self))
         if self.stats["mode"] == "partitioned":
             effort["leaves_to_search"] = self.stats["leaves_to_search"]
+        return effort
+
+    def tensors(self) -> list:
+        """What ScaNN has learnt, as its TensorFlow op takes it (see `scann_ops.ScannState`)."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            self._searcher.serialize(name, relative_path=True)
+
+            def proto(name: str) -> list[bytes] | str:
+                path = folder / f"{name}.pb"
+                return [path.read_bytes()] if path.exists() else ""
+
+            def array(name: str, missing: np.generic) -> np.ndarray | np.generic:
+                path = folder / f"{name}.npy"
+                return np.load(path, allow_pickle=False) if path.exists() else missing
+
+            return [
+                proto("scann_config"),
+                proto("serialized_partitioner"),
+                array("datapoint_to_token", np.int32(0)),
+                proto("ah_codebook"),
+                array("hashed_dataset", np.uint8(0)),
+                np.int8(0),  # int8 vectors, their scales and norms: not used by `build`
+                np.float32(0),
+                np.float32(0),
+                np.asarray(self.vectors),
+            ]
+
+    def _approximate(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """What ScaNN finds: rows and scores `[n_queries, k]`, NaN where it found fewer than k."""
         rows, scores = self._searcher.search_batched_parallel(
-            queries, final_num_neighbors=k, **effort
+            queries, final_num_neighbors=k, **self.effort(k)
         )
         scores = np.clip(scores, -1, 1) if self.metric == "cosine" else np.minimum(0.0 - scores, 0)
         return rows.astype(np.int64), scores

@@ -25,6 +25,8 @@ ORDER = [
     "brute_force",
     "index",
     "searcher",
+    "signatures",
+    "serving",
     "demo",
     "doctor",
     "cli",

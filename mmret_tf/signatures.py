@@ -1,0 +1,203 @@
+"""What a served model computes (服务签名): a dual encoder and its gallery as one TensorFlow graph.
+
+Each signature takes what clients send (strings, encoded pictures, vectors), as many rows as they
+like, and answers as `Searcher` does: the same preprocessing, the same towers, the same ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from mmret_tf.brute_force import BLOCK_SCORES, BruteForceIndex
+from mmret_tf.dual_encoder import DualEncoder
+from mmret_tf.index import ScannIndex
+from mmret_tf.preprocessing import crop_and_resize, decode_image
+
+# Items beyond the k-th that are scored once more, exactly: rounding may have put them too low.
+SPARE = 16
+
+Answer = dict[str, tf.Tensor]
+
+
+class GalleryGraph(tf.Module):
+    """A gallery's embeddings, ids and captions as variables, and the search among them.
+
+    Variables, because constants may not be larger than 2 GiB in all.
+
+    Args:
+        index: whose embeddings, ids and metric are taken.
+        items: one record an id, with its "captions".
+        k: how many items are found.
+        engine: "brute_force" compares a query with every embedding; "scann" asks ScaNN's ops,
+            which a server must have, with what the index has learnt and was tuned to.
+
+    Raises:
+        ValueError: "scann" for an index that is no `ScannIndex`.
+    """
+
+    def __init__(
+        self,
+        index: BruteForceIndex | ScannIndex,
+        items: dict[str | int, dict],
+        k: int,
+        engine: str,
+    ):
+        super().__init__()
+        self.k = min(k, len(index))
+        self.metric = index.metric
+        if engine == "scann":
+            if not isinstance(index, ScannIndex):
+                raise ValueError(
+                    f'index="scann" needs a ScannIndex, and this is a {type(index).__name__}: '
+                    "build one (ScannIndex.build, `mmret index`)"
+                )
+            from scann.scann_ops.py import scann_ops
+
+            self.ops = scann_ops
+            self.scann = scann_ops.ScannState(index.tensors())
+            self.effort = index.effort(self.k)
+            self.vectors = self.scann.dataset
+        else:
+            self.scann = None
+            self.vectors = tf.Variable(index.vectors, trainable=False)
+        self.ids = tf.Variable(index.ids, trainable=False)
+        # One string an item, since items differ in how many captions they have.
+        captions = [items[key]["captions"] for key in index.ids]
+        lines = ["\n".join(" ".join(caption.split()) for caption in each) for each in captions]
+        self.captions = tf.Variable(lines, trainable=False)
+
+    def search(self, queries: tf.Tensor) -> Answer:
+        """Queries `[n, dim]` of any length -> "ids", "scores" and "captions", each `[n, k]`.
+
+        The captions of an item come as one string, a line each. Scores are those of `Index.search`.
+        """
+        finite = tf.reduce_all(tf.math.is_finite(queries))
+        tf.debugging.Assert(finite, ["queries must be finite; got NaN or infinity"])
+        if self.metric == "cosine":
+            queries = tf.math.l2_normalize(tf.cast(queries, tf.float64), axis=1, epsilon=1e-300)
+            queries = tf.cast(queries, tf.float32)
+        rows = self._scann_rows(queries) if self.scann else self._exact_rows(queries)
+        rows, scores = self._ranked(queries, rows)
+        return {
+            "ids": tf.gather(self.ids, rows),
+            "scores": scores,
+            "captions": tf.gather(self.captions, rows),
+        }
+
+    @tf.function
+    def _exact_rows(self, queries: tf.Tensor) -> tf.Tensor:
+        """The best k rows and a few more `[n, count]`; a block of items at a time."""
+        items = self.vectors.shape[0]
+        count = min(self.k + SPARE, items)
+        n = tf.shape(queries)[0]
+        best_scores = tf.fill([n, count], -float("inf"))
+        best_rows = tf.zeros([n, count], tf.int32)
+        block = tf.maximum(count, BLOCK_SCORES // n)
+        for start in tf.range(0, items, block):
+            vectors = self.vectors[start : start + block]
+            scores = tf.matmul(queries, vectors, transpose_b=True)
+            if self.metric == "euclidean":
+                # |query|^2 is one number a query, and moves no rank.
+                scores = 2 * scores - tf.reduce_sum(vectors**2, axis=1)
+            scores, rows = tf.math.top_k(scores, tf.minimum(count, tf.shape(vectors)[0]))
+            # Those that came first stand first, and win a tie.
+            scores = tf.concat([best_scores, scores], axis=1)
+            rows = tf.concat([best_rows, start + rows], axis=1)
+            best_scores, place = tf.math.top_k(scores, count)
+            best_rows = tf.gather(rows, place, batch_dims=1)
+        return best_rows
+
+    @tf.function
+    def _scann_rows(self, queries: tf.Tensor) -> tf.Tensor:
+        """What ScaNN finds `[n, k]`; all is searched where its leaves held fewer than k items."""
+        searcher = self.ops.ScannSearcher(self.scann.recreate_handle())
+        rows, scores = searcher.search_batched_parallel(queries, self.k, **self.effort)
+        if tf.reduce_any(tf.math.is_nan(scores)):
+            rows = self._exact_rows(queries)
+        return rows
+
+    def _ranked(self, queries: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Score some rows `[n, count]` in float64; the k best, of a tie the first row first."""
+        rows = tf.sort(rows, axis=1)
+        queries = tf.cast(queries[:, None], tf.float64)
+        vectors = tf.cast(tf.gather(self.vectors, rows), tf.float64)
+        if self.metric == "cosine":
+            scores = tf.clip_by_value(tf.reduce_sum(vectors * queries, axis=2), -1, 1)
+        else:
+            scores = 0.0 - tf.reduce_sum((vectors - queries) ** 2, axis=2)
+        scores, place = tf.math.top_k(tf.cast(scores, tf.float32), self.k)
+        return tf.gather(rows, place, batch_dims=1), scores
+
+
+def make_signatures(
+    model: DualEncoder, gallery: GalleryGraph | None
+) -> dict[str, tuple[Callable[..., Answer], list[tf.TensorSpec]]]:
+    """Each signature's name, its function, and the inputs that the function takes.
+
+    `text`, `image` (encoded, of any format and size that `decode_image` takes), `text_weight` and
+    `embedding` have one row a query; `embedding` is also what the encoders answer. Empty inputs are
+    an error, and so is a picture that cannot be read; an empty or unknown text is not.
+
+    Args:
+        model: the dual encoder.
+        gallery: what is searched; without it there are only `encode_text` and `encode_image`.
+    """
+    text = tf.TensorSpec([None], tf.string, "text")
+    image = tf.TensorSpec([None], tf.string, "image")
+    weight = tf.TensorSpec([None], tf.float32, "text_weight")
+    embedding = tf.TensorSpec([None, model.embedding_dim], tf.float32, "embedding")
+    size = model.image_size
+
+    # As functions of their own they stand in the graph once, not in each signature.
+    @tf.function(input_signature=[text])
+    def texts(text: tf.Tensor) -> tf.Tensor:
+        with _some_rows(text):
+            return model.text_tower(model.text_preprocessor(text), training=False)
+
+    @tf.function(input_signature=[image])
+    def images(image: tf.Tensor) -> tf.Tensor:
+        with _some_rows(image):
+            pictures = tf.map_fn(
+                lambda contents: crop_and_resize(decode_image(contents), size),
+                image,
+                fn_output_signature=tf.TensorSpec((size, size, 3), tf.uint8),
+            )
+        return model.image_tower(pictures, training=False)
+
+    def both(text: tf.Tensor, image: tf.Tensor, text_weight: tf.Tensor) -> tf.Tensor:
+        is_share = tf.reduce_all((text_weight >= 0) & (text_weight <= 1))
+        with tf.control_dependencies(
+            [tf.debugging.Assert(is_share, ["text_weight must be from 0 to 1"])]
+        ):
+            share = tf.identity(text_weight)[:, None]
+        return share * texts(text) + (1 - share) * images(image)
+
+    encoders = {
+        "encode_text": (lambda text: {"embedding": texts(text)}, [text]),
+        "encode_image": (lambda image: {"embedding": images(image)}, [image]),
+    }
+    if gallery is None:
+        return encoders
+
+    def by_embedding(embedding: tf.Tensor) -> Answer:
+        with _some_rows(embedding):
+            return gallery.search(tf.identity(embedding))
+
+    return {
+        "search_by_text": (lambda text: gallery.search(texts(text)), [text]),
+        "search_by_image": (lambda image: gallery.search(images(image)), [image]),
+        "search_by_text_and_image": (
+            lambda text, image, text_weight: gallery.search(both(text, image, text_weight)),
+            [text, image, weight],
+        ),
+        "search_by_embedding": (by_embedding, [embedding]),
+        **encoders,
+    }
+
+
+def _some_rows(rows: tf.Tensor):
+    """A context in which ops run only if there is a row at all."""
+    check = tf.debugging.Assert(tf.shape(rows)[0] > 0, ["no rows: expected at least one"])
+    return tf.control_dependencies([check])
