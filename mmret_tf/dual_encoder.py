@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ from keras import ops
 
 # A saved model names its towers and its loss: their classes must be registered to load it.
 from mmret_tf import losses, towers  # noqa: F401
-from mmret_tf.preprocessing import ImageSource, TextPreprocessor, load_image
+from mmret_tf.preprocessing import ImageSource, TextPreprocessor, load_batches
 
 # The temperature of the softmax over cosines: where it starts, and how far training may take it.
 TEMPERATURE = 0.07
@@ -25,6 +25,15 @@ TEMPERATURE_RANGE = (0.01, 1.0)
 
 # A spread below this (1 is as wide as can be) means that all inputs get nearly one embedding.
 COLLAPSED = 0.02
+
+
+class ImageEncoder(Protocol):
+    """What embeds pictures in the place of an image tower: see `compression`."""
+
+    name: str
+
+    def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+        """uint8 `[batch, height, width, 3]` -> float32 `[batch, dim]`, rows of unit length."""
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
@@ -44,6 +53,10 @@ class DualEncoder(keras.Model):
         image_tower: model from images to `[batch, dim]`, as `towers.image_tower` makes it.
         text_tower: model from token ids to `[batch, dim]`, as `towers.text_tower` makes it.
         text_preprocessor: adapted `TextPreprocessor`; it is saved with the model.
+
+    Attributes:
+        image_encoder: what `encode_images` uses in the place of the image tower, a smaller or
+            faster form of it; not saved with the model. See `compression`.
 
     Raises:
         ValueError: the towers differ in width, or the vocabulary does not fit the text tower.
@@ -75,6 +88,7 @@ class DualEncoder(keras.Model):
                 f"got {widths[0]} for images and {widths[1]} for text"
             )
         self.embedding_dim = widths[0]
+        self.image_encoder: ImageEncoder | None = None
         self.spread = keras.metrics.Mean("spread")
         # It stands here and not in the loss because a Keras loss owns no weights.
         self.log_temperature = self.add_weight(
@@ -142,14 +156,9 @@ class DualEncoder(keras.Model):
         if isinstance(images, (str, os.PathLike, bytes)):
             raise ValueError("encode_images takes a list; for one picture, give [picture]")
         if isinstance(images, np.ndarray) and images.ndim == 2:
-            return _in_batches(self.image_tower.predict_on_batch, images, batch_size)
-
-        def encode(batch: Sequence[ImageSource]) -> np.ndarray:
-            loaded = pool.map(lambda image: load_image(image, self.image_size), batch)
-            return self.image_tower.predict_on_batch(np.stack(list(loaded)))
-
-        with ThreadPoolExecutor() as pool:
-            return _in_batches(encode, images, batch_size)
+            return _encode(self.image_tower, _batches(images, batch_size))
+        encoder = self.image_encoder or self.image_tower
+        return _encode(encoder, load_batches(images, self.image_size, batch_size))
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
         """Embed captions or queries, in any language that the vocabulary holds.
@@ -165,11 +174,8 @@ class DualEncoder(keras.Model):
             raise ValueError("this model has no text_preprocessor; give one to DualEncoder")
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise ValueError("encode_texts takes a list of strings; for one text, give [text]")
-
-        def encode(batch: Sequence[str]) -> np.ndarray:
-            return self.text_tower.predict_on_batch(self.text_preprocessor(list(batch)))
-
-        return _in_batches(encode, texts, batch_size)
+        batches = _batches(list(texts), batch_size)
+        return _encode(self.text_tower, map(self.text_preprocessor, batches))
 
     def get_config(self) -> dict:
         parts = {
@@ -191,12 +197,17 @@ class DualEncoder(keras.Model):
         return cls(**{**config, **parts})
 
 
-def _in_batches(encode: Callable, rows: Sequence, batch_size: int) -> np.ndarray:
-    """Apply `encode` to `batch_size` rows at a time and stack what comes."""
-    if len(rows) == 0:
+def _batches(rows: Sequence, batch_size: int) -> Iterator[Sequence]:
+    """Some rows at a time."""
+    return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+
+
+def _encode(encoder: keras.Model | ImageEncoder, batches: Iterable) -> np.ndarray:
+    """What an encoder makes of each batch, as one array `[n, dim]`."""
+    embeddings = [encoder.predict_on_batch(batch) for batch in batches]
+    if not embeddings:
         raise ValueError("nothing to encode: the list is empty")
-    starts = range(0, len(rows), batch_size)
-    return np.concatenate([encode(rows[start : start + batch_size]) for start in starts])
+    return np.concatenate(embeddings)
 
 
 class CollapseAlarm(keras.callbacks.Callback):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FORMAT = "mmret_tf embeddings"
 VERSION = 1
 
+DTYPES = ("float32", "float16", "int8")
+
 # Rows that are encoded, and lost by a kill, at most.
 CHUNK_ROWS = 1024
 
@@ -30,15 +32,19 @@ CHUNK_ROWS = 1024
 class EmbeddingStore:
     """The embeddings of a gallery, memory-mapped, and one record an item. Section 3.1(3).
 
-    A folder with `embeddings.npy` (float32 `[n, dim]`), `items.jsonl` (a JSON object a line:
-    `{"id", "image", "captions", "attributes"}`, UTF-8) and `manifest.json` (format version, n, dim,
-    dtype, fingerprint of the model, size and SHA-256 of each file). Nothing in it is executed.
+    A folder with `embeddings.npy` (`[n, dim]`: float32, float16, or int8 beside the `scales.npy` of
+    its rows), `items.jsonl` (a JSON object a line: `{"id", "image", "captions", "attributes"}`,
+    UTF-8) and `manifest.json` (format version, n, dim, dtype, fingerprint of the model, size and
+    SHA-256 of each file). Nothing in it is executed.
 
     Attributes:
-        embeddings: float32 `[n, dim]`, read-only, on disk.
+        embeddings: float32 `[n, dim]`; read-only and on disk, unless stored in fewer bits.
         items: one dict a row.
         ids: the `id` of each item, strings.
         fingerprint: of the model that made the embeddings, see `model_fingerprint`.
+        encoder: in what form its image tower did: "float32", or the name of an `image_encoder`.
+        loss: what storing cost: 1 minus the cosine (余弦相似度) of an embedding as it is stored and
+            as it was made, "mean" and "max" over the rows.
         directory: where the files are.
 
     >>> import tempfile, types
@@ -53,13 +59,15 @@ class EmbeddingStore:
     """
 
     def __init__(
-        self, directory: Path, embeddings: np.ndarray, items: list[dict], fingerprint: str
+        self, directory: Path, embeddings: np.ndarray, items: list[dict], manifest: dict[str, Any]
     ):
         self.directory = directory
         self.embeddings = embeddings
         self.items = items
         self.ids = [item["id"] for item in items]
-        self.fingerprint = fingerprint
+        self.fingerprint = manifest.get("fingerprint")
+        self.encoder = manifest.get("encoder", "float32")
+        self.loss = manifest.get("loss", {"mean": 0.0, "max": 0.0})
 
     def __len__(self) -> int:
         """The number of items."""
@@ -75,8 +83,8 @@ class EmbeddingStore:
         model: Any,
         pairs: PairDataset,
         directory: str | os.PathLike,
-        batch_size: int = 64,
         features: np.ndarray | None = None,
+        dtype: str = "float32",
     ) -> EmbeddingStore:
         """Embed all images of a collection and write them to `directory`.
 
@@ -91,12 +99,14 @@ class EmbeddingStore:
         one back before it begins.
 
         Args:
-            model: has `encode_images(list of paths) -> [n, dim]`, and `weights`.
+            model: has `encode_images(list of paths) -> [n, dim]`, and `weights`; the name of its
+                `image_encoder`, if it has one, is noted.
             pairs: the collection; its captions and attributes go into the items.
             directory: does not exist, is empty, or holds an older store, which is replaced.
-            batch_size: images that are given to the model at once.
             features: the backbone's features of the images `[n, features]`; they are given to
                 `encode_images` in place of the paths.
+            dtype: in which the embeddings are stored: "float32"; "float16", half as large; or
+                "int8", a quarter, with a scale for each row. `loss` says what that costs.
 
         Returns:
             The new store, opened.
@@ -109,8 +119,8 @@ class EmbeddingStore:
         directory = Path(directory)
         if len(pairs.ids) == 0:
             raise ValueError("nothing to embed: the collection has no images")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
         if features is not None:
             features = np.asarray(features)
             if features.ndim != 2 or len(features) != len(pairs.ids) or features.dtype.kind != "f":
@@ -122,7 +132,8 @@ class EmbeddingStore:
         claim_folder(directory, FORMAT)
 
         fingerprint = model_fingerprint(model)
-        chunks = _encode_chunks(model, pairs, features, fingerprint, directory, batch_size)
+        encoder = getattr(getattr(model, "image_encoder", None), "name", "float32")
+        chunks = _encode_chunks(model, pairs, features, fingerprint, encoder, directory)
         dims = {np.load(chunk, mmap_mode="r").shape[1] for chunk in chunks}
         if len(dims) != 1:
             raise ValueError(f"the model must make embeddings of one width; got {sorted(dims)}")
@@ -132,17 +143,28 @@ class EmbeddingStore:
             "version": VERSION,
             "n": n,
             "dim": dim,
-            "dtype": "float32",
+            "dtype": dtype,
+            "encoder": encoder,
             "fingerprint": fingerprint,
         }
+        cosines = []
         with replace_folder(directory, manifest) as new:
-            embeddings = np.lib.format.open_memmap(
-                new / "embeddings.npy", mode="w+", dtype=np.float32, shape=(n, dim)
+            stored = np.lib.format.open_memmap(
+                new / "embeddings.npy", mode="w+", dtype=dtype, shape=(n, dim)
             )
+            scales = np.empty((n, 1), np.float32)
             for start, chunk in zip(range(0, n, CHUNK_ROWS), chunks, strict=True):
-                embeddings[start : start + CHUNK_ROWS] = np.load(chunk, allow_pickle=False)
-            embeddings.flush()
-            del embeddings
+                rows = slice(start, start + CHUNK_ROWS)
+                embeddings = np.load(chunk, allow_pickle=False)
+                stored[rows], scales[rows] = _stored(embeddings, dtype)
+                if dtype != "float32":
+                    cosines.append(row_cosines(embeddings, stored[rows] * scales[rows]))
+            stored.flush()
+            del stored
+            if dtype == "int8":
+                np.save(new / "scales.npy", scales, allow_pickle=False)
+            losses = 1 - np.concatenate(cosines or [np.ones(1)])
+            manifest["loss"] = {"mean": float(losses.mean()), "max": float(losses.max())}
             (new / "items.jsonl").write_bytes(b"".join(lines))
         return cls.open(directory)
 
@@ -158,8 +180,14 @@ class EmbeddingStore:
         """
         directory = Path(directory)
         manifest = read_manifest(directory, FORMAT, VERSION)
-        shape = manifest.get("n"), manifest.get("dim")
-        embeddings = open_array(directory / "embeddings.npy", shape)
+        n, dim, dtype = (manifest.get(name) for name in ("n", "dim", "dtype"))
+        if dtype not in DTYPES:
+            raise ValueError(f"{directory} is damaged: its dtype is {dtype!r}")
+        embeddings = open_array(directory / "embeddings.npy", (n, dim), dtype)
+        if dtype != "float32":
+            embeddings = embeddings.astype(np.float32)
+        if dtype == "int8":
+            embeddings *= open_array(directory / "scales.npy", (n, 1))
         try:
             text = (directory / "items.jsonl").read_bytes().decode("utf-8")
             # Only "\n" ends a line: a caption may hold U+2028, which str.splitlines would take.
@@ -172,7 +200,7 @@ class EmbeddingStore:
                 f"{directory} is damaged: {len(embeddings)} embeddings, {len(items)} items, "
                 f"{len(ids)} different ids"
             )
-        return cls(directory, embeddings, items, manifest.get("fingerprint"))
+        return cls(directory, embeddings, items, manifest)
 
 
 def model_fingerprint(model: Any) -> str:
@@ -211,6 +239,26 @@ def model_fingerprint(model: Any) -> str:
     return digest.hexdigest()
 
 
+def row_cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The cosine of each row of one array with the same row of another, `[n, dim]` -> `[n]`.
+
+    >>> row_cosines(np.eye(2), np.array([[2.0, 0.0], [1.0, 0.0]])).tolist()
+    [1.0, 0.0]
+    """
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return np.einsum("nd,nd->n", first, second) / np.maximum(lengths, 1e-12)
+
+
+def _stored(embeddings: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | float]:
+    """Rows in the form in which they are stored, and what each is multiplied by to have it back."""
+    scales: np.ndarray | float = 1.0
+    if dtype == "int8":
+        scales = np.maximum(np.abs(embeddings).max(axis=1, keepdims=True), 1e-12) / 127
+        embeddings = np.rint(embeddings / scales)
+    return embeddings.astype(dtype), scales
+
+
 def _item_line(pairs: PairDataset, row: int) -> bytes:
     """One line of `items.jsonl`."""
     item = {
@@ -238,8 +286,8 @@ def _encode_chunks(
     pairs: PairDataset,
     features: np.ndarray | None,
     fingerprint: str,
+    encoder: str,
     directory: Path,
-    batch_size: int,
 ) -> list[Path]:
     """Bring the partial folder up to date; return its chunks in order, `[CHUNK_ROWS, dim]` each.
 
@@ -252,7 +300,9 @@ def _encode_chunks(
     chunks = []
     for block in blocks:
         paths = [os.path.abspath(path) for path in pairs.image_paths[block]]
-        digest = hashlib.sha256(_json_bytes([VERSION, fingerprint, pairs.ids[block], paths]))
+        digest = hashlib.sha256(
+            _json_bytes([VERSION, fingerprint, encoder, pairs.ids[block], paths])
+        )
         if features is not None:
             rows = np.ascontiguousarray(features[block])
             digest.update(_json_bytes([str(rows.dtype), rows.shape[1]]) + rows.tobytes())
@@ -264,7 +314,7 @@ def _encode_chunks(
     progress = keras.utils.Progbar(n, unit_name="image") if len(chunks) > 1 else None
     for block, chunk in zip(blocks, chunks, strict=True):
         if not chunk.exists():
-            embeddings = _encode(model, pairs, features, block, batch_size)
+            embeddings = _encode(model, pairs, features, block)
             temporary = chunk.with_name(f"{chunk.name}.partial")
             with open(temporary, "wb") as file:
                 np.save(file, embeddings, allow_pickle=False)
@@ -277,21 +327,16 @@ def _encode_chunks(
 
 
 def _encode(
-    model: Any, pairs: PairDataset, features: np.ndarray | None, block: slice, batch_size: int
+    model: Any, pairs: PairDataset, features: np.ndarray | None, block: slice
 ) -> np.ndarray:
     """The embeddings of some rows, checked, float32 `[rows, dim]`."""
     inputs = list(pairs.image_paths[block]) if features is None else features[block]
-    batches = [
-        np.asarray(model.encode_images(inputs[start : start + batch_size]), np.float32)
-        for start in range(0, len(inputs), batch_size)
-    ]
-    is_even = all(batch.ndim == 2 and batch.shape[1:] == batches[0].shape[1:] for batch in batches)
-    if not is_even or sum(map(len, batches)) != len(inputs):
+    embeddings = np.asarray(model.encode_images(inputs), np.float32)
+    if embeddings.ndim != 2 or len(embeddings) != len(inputs):
         raise ValueError(
             f"encode_images must return [n, dim], one row an image, for {len(inputs)} images; "
-            f"got shapes {sorted({batch.shape for batch in batches})}"
+            f"got shape {embeddings.shape}"
         )
-    embeddings = np.concatenate(batches)
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if bad.size:
         raise ValueError(

@@ -32,15 +32,15 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def open_array(path: Path, shape: Sequence[int]) -> np.ndarray:
-    """Memory-map a float32 array of a known shape; ValueError for any other file."""
+def open_array(path: Path, shape: Sequence[int], dtype: str = "float32") -> np.ndarray:
+    """Memory-map an array of a known shape and type; ValueError for any other file."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path} is no NumPy array: {error}") from None
-    if array.dtype != np.float32 or array.shape != tuple(shape) or array.ndim != 2:
+    if array.dtype != dtype or array.shape != tuple(shape) or array.ndim != 2:
         raise ValueError(
-            f"{path} must hold float32 {list(shape)}; got {array.dtype} {list(array.shape)}"
+            f"{path} must hold {dtype} {list(shape)}; got {array.dtype} {list(array.shape)}"
         )
     return array
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -189,6 +191,37 @@ def load_image(source: ImageSource, image_size: int) -> np.ndarray:
     if isinstance(source, Image.Image):
         source = np.asarray(ImageOps.exif_transpose(source).convert("RGBA"))
     return crop_and_resize(_rgb_array(source), image_size).numpy()
+
+
+def load_batches(
+    sources: Sequence[ImageSource] | np.ndarray, image_size: int, batch_size: int = 64
+) -> Iterator[np.ndarray]:
+    """Pictures in batches; while one batch is used, all cores prepare the next.
+
+    Args:
+        sources: what `load_image` takes, in any mix.
+        image_size: side of the results, in pixels.
+        batch_size: the last batch may be smaller.
+
+    Yields:
+        uint8 `[batch, image_size, image_size, 3]`.
+
+    Raises:
+        ValueError: as `load_image` does.
+
+    >>> [batch.shape for batch in load_batches(np.zeros((3, 9, 9, 3)), 8, batch_size=2)]
+    [(2, 8, 8, 3), (1, 8, 8, 3)]
+    """
+    with ThreadPoolExecutor() as pool:
+        ahead: list[Future] = []
+        for start in range(0, len(sources) + batch_size, batch_size):
+            ready = ahead
+            ahead = [
+                pool.submit(load_image, source, image_size)
+                for source in sources[start : start + batch_size]
+            ]
+            if ready:
+                yield np.stack([image.result() for image in ready])
 
 
 def decode_failure(error: tf.errors.OpError) -> str:

@@ -99,10 +99,14 @@ class ImageTower(keras.Model):
                 "the image tower takes images [batch, height, width, 3] or features "
                 f"[batch, {self.backbone.output_shape[-1]}]; got shape {tuple(inputs.shape)}"
             )
+        return unit_length(self.project(inputs, training))
+
+    def project(self, inputs, training: bool = False):
+        """What `call` returns before it is brought to unit length, `[batch, embedding_dim]`."""
         features = inputs if len(inputs.shape) == 2 else self.features(inputs, training)
         if self.normalize_features:
             features = self.normalization(features, training=training)
-        return unit_length(self.projection(self.dropout(features, training=training)))
+        return self.projection(self.dropout(features, training=training))
 
     def get_config(self) -> dict:
         return {

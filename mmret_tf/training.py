@@ -12,7 +12,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -23,7 +22,7 @@ from mmret_tf.dual_encoder import DualEncoder, load_model
 from mmret_tf.embeddings import EmbeddingStore, model_fingerprint
 from mmret_tf.evaluation import evaluate_retrieval
 from mmret_tf.losses import ContrastiveCosine
-from mmret_tf.preprocessing import ImageSource, TextPreprocessor, load_image
+from mmret_tf.preprocessing import ImageSource, TextPreprocessor, load_batches
 from mmret_tf.towers import RNNS, ImageTower, image_tower, text_tower
 
 HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -230,9 +229,8 @@ class _Backbone:
         self.image_size = tower.image_size
 
     def encode_images(self, images: Sequence[ImageSource]) -> np.ndarray:
-        with ThreadPoolExecutor() as pool:
-            loaded = pool.map(lambda image: load_image(image, self.image_size), images)
-            return self.tower.features_on_batch(np.stack(list(loaded)))
+        batches = load_batches(images, self.image_size)
+        return np.concatenate([self.tower.features_on_batch(batch) for batch in batches])
 
 
 def backbone_features(

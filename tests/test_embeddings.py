@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmret_tf import embeddings, folders
-from mmret_tf.embeddings import EmbeddingStore, model_fingerprint
+from mmret_tf.embeddings import EmbeddingStore, model_fingerprint, row_cosines
 from mmret_tf.folders import file_sha256
 
 N = 10
@@ -102,14 +102,40 @@ def test_captions_survive_whatever_they_hold(folder):
     assert EmbeddingStore.open(folder).items[0]["captions"] == strange
 
 
-def test_images_are_given_in_batches_and_the_progress_is_shown(folder, capsys):
+def test_images_are_given_in_chunks_and_the_progress_is_shown(folder, capsys):
     sizes = []
     model = FakeModel()
     encode = model.encode_images
     model.encode_images = lambda images: sizes.append(len(images)) or encode(images)
-    EmbeddingStore.export(model, make_pairs(), folder, batch_size=2)
-    assert sizes == [2, 1, 2, 1, 2, 1, 1]
+    EmbeddingStore.export(model, make_pairs(), folder)
+    assert sizes == [3, 3, 3, 1]
     assert "10/10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("dtype", "step"), [("float16", 2**-11), ("int8", 0.5 / 127)])
+def test_embeddings_may_be_stored_in_fewer_bits(folder, dtype, step):
+    model, pairs = FakeModel(), make_pairs()
+    rows = np.random.default_rng(0).standard_normal((N, 5)).astype(np.float32)
+    rows[3] = 0
+    model.encode_images = lambda images: rows[[int(Path(image).stem) for image in images]]
+    EmbeddingStore.export(model, pairs, folder, dtype=dtype)
+    store = EmbeddingStore.open(folder)
+    assert np.load(folder / "embeddings.npy").dtype == dtype and store.embeddings.dtype == "float32"
+    error = np.abs(store.embeddings - rows).max(axis=1)
+    assert (error <= step * np.abs(rows).max(axis=1)).all() and error.max() > 0
+    cosines = row_cosines(store.embeddings, rows)
+    assert store.loss["mean"] == pytest.approx(1 - cosines.mean()) and cosines[3] == 0
+    assert EmbeddingStore.export(model, pairs, folder).loss == {"mean": 0, "max": 0}
+
+
+def test_what_another_form_of_the_tower_embedded_is_not_mixed_in(folder):
+    model = FakeModel(fails_at=7)
+    with pytest.raises(KeyboardInterrupt):
+        EmbeddingStore.export(model, make_pairs(), folder)
+    model = FakeModel()
+    model.image_encoder = types.SimpleNamespace(name="int8")
+    store = EmbeddingStore.export(model, make_pairs(), folder)
+    assert len(model.encoded) == N and store.encoder == "int8"
 
 
 def test_features_stand_in_for_the_images(folder):
@@ -258,8 +284,8 @@ def test_what_cannot_be_embedded_is_refused_before_the_model_runs(folder):
         EmbeddingStore.export(model, pairs, folder)
     with pytest.raises(ValueError, match="no images"):
         EmbeddingStore.export(model, make_pairs(0), folder)
-    with pytest.raises(ValueError, match="batch_size"):
-        EmbeddingStore.export(model, make_pairs(), folder, batch_size=0)
+    with pytest.raises(ValueError, match="dtype must be one of float32, float16, int8; got 'int4'"):
+        EmbeddingStore.export(model, make_pairs(), folder, dtype="int4")
     assert model.encoded == [] and not folder.parent.exists()
 
 
