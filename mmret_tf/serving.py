@@ -89,11 +89,12 @@ def export_saved_model(
     gallery = None if index is None else GalleryGraph(source.index, source.items, k, index)
 
     archive = keras.export.ExportArchive()
-    # Its tables. Variables are found through the functions; tracked, they are written twice.
-    archive.track(model.text_preprocessor)
     signatures = make_signatures(model, gallery)
     for signature, (function, inputs) in signatures.items():
         archive.add_endpoint(signature, function, inputs)  # the first is serving_default as well
+    # Its tables. Variables are found through the functions; tracked, they are written twice.
+    model.text_preprocessor.build(None)  # one that was loaded and not called is not "built"
+    archive.track(model.text_preprocessor)
     options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"] if index == "scann" else [])
 
     directory = Path(directory)

@@ -62,7 +62,8 @@ class GalleryGraph(tf.Module):
         else:
             self.scann = None
             self.vectors = tf.Variable(index.vectors, trainable=False)
-        self.ids = tf.Variable(index.ids, trainable=False)
+        dtype = tf.string if isinstance(index.ids[0], str) else tf.int64
+        self.ids = tf.Variable(index.ids, trainable=False, dtype=dtype)
         # One string an item, since items differ in how many captions they have.
         captions = [items[key]["captions"] for key in index.ids]
         lines = ["\n".join(" ".join(caption.split()) for caption in each) for each in captions]

@@ -10,6 +10,7 @@ import pytest
 import mmret_tf
 
 ORDER = [
+    "doctor",
     "normalization",
     "preprocessing",
     "scenes",
@@ -21,6 +22,7 @@ ORDER = [
     "evaluation",
     "folders",
     "embeddings",
+    "compression",
     "training",
     "brute_force",
     "index",
@@ -28,7 +30,6 @@ ORDER = [
     "signatures",
     "serving",
     "demo",
-    "doctor",
     "cli",
 ]
 FOLDER = Path(mmret_tf.__file__).parent

@@ -1,0 +1,59 @@
+"""Run requests through a SavedModel as TensorFlow Serving does: by the V1 loader, in a V1 session.
+
+    python run_signatures.py EXPORT [scann] < requests.json > answers.json
+
+A request is [signature, {input: [values]}], a picture {"b64": ...}; an answer is {output: [values]}
+or {"error": message}. Of this project nothing can be imported here, and ScaNN only if it is named.
+"""
+
+import base64
+import json
+import sys
+
+sys.modules["mmret_tf"] = None
+if "scann" in sys.argv[2:]:
+    import scann  # noqa: F401  registers its ops
+else:
+    sys.modules["scann"] = None
+
+import tensorflow as tf  # noqa: E402
+
+v1 = tf.compat.v1
+
+
+def load(folder, **config):
+    """A function that runs one request."""
+    session = v1.Session(graph=tf.Graph(), config=v1.ConfigProto(**config))
+    with session.graph.as_default():
+        loaded = v1.saved_model.loader.load(session, ["serve"], folder)
+
+    def run(signature, inputs):
+        definition = loaded.signature_def[signature]
+        feeds = {definition.inputs[name].name: value for name, value in inputs.items()}
+        fetches = {name: tensor.name for name, tensor in definition.outputs.items()}
+        return session.run(fetches, feeds)
+
+    return run
+
+
+def answer(run, signature, inputs):
+    try:
+        outputs = run(signature, {name: from_json(values) for name, values in inputs.items()})
+    except (tf.errors.OpError, ValueError) as error:
+        return {"error": str(error)}
+    return {name: to_json(rows.tolist()) for name, rows in outputs.items()}
+
+
+def from_json(values):
+    return [base64.b64decode(value["b64"]) if type(value) is dict else value for value in values]
+
+
+def to_json(value):
+    if isinstance(value, list):
+        return [to_json(part) for part in value]
+    return value.decode() if isinstance(value, bytes) else value
+
+
+if __name__ == "__main__":
+    run = load(sys.argv[1])
+    json.dump([answer(run, *request) for request in json.load(sys.stdin)], sys.stdout)

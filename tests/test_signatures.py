@@ -1,0 +1,109 @@
+"""The search inside an exported graph, against the exact index that Python uses."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mmret_tf import index as index_module
+from mmret_tf import signatures
+from mmret_tf.brute_force import BruteForceIndex
+from mmret_tf.index import ScannIndex
+from mmret_tf.signatures import GalleryGraph
+
+METRICS = pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+
+
+def points(n, dim=16, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
+
+
+def make_items(ids):
+    return {key: {"id": key, "captions": [f"item {key}", "红色的圆"]} for key in ids}
+
+
+def graph(index, k=10, engine="brute_force"):
+    return GalleryGraph(index, make_items(index.ids), k, engine)
+
+
+def assert_alike(answer, ids, scores):
+    """The same scores; the same ids too, except where two scores are too close to call."""
+    found = answer["scores"].numpy()
+    assert found.shape == scores.shape and answer["ids"].shape == ids.shape
+    np.testing.assert_allclose(found, scores, rtol=1e-6, atol=1e-6)
+    gaps = np.abs(np.diff(scores, axis=1, prepend=np.inf, append=-np.inf)).astype(np.float64)
+    is_clear = np.minimum(gaps[:, :-1], gaps[:, 1:]) > 1e-5
+    names = np.array([[_text(key) for key in row] for row in answer["ids"].numpy().tolist()])
+    assert is_clear.mean() > 0.9 and (names == ids)[is_clear].all()
+
+
+def _text(key):
+    return key.decode() if isinstance(key, bytes) else key
+
+
+@METRICS
+@pytest.mark.parametrize("block_scores", [2**24, 300])  # all at once; or 26 to 300 items at a time
+@pytest.mark.parametrize("n_queries", [1, 3, 64])
+def test_the_exact_search_is_that_of_the_index(metric, block_scores, n_queries, monkeypatch):
+    monkeypatch.setattr(signatures, "BLOCK_SCORES", block_scores)
+    index = BruteForceIndex.build(points(1000), [f"{row:04}" for row in range(1000)], metric)
+    queries = 3 * points(n_queries, seed=1)
+    assert_alike(graph(index).search(tf.constant(queries)), *index.search(queries, k=10))
+
+
+@METRICS
+@pytest.mark.parametrize("mode", ["exact", "hashed", "partitioned"])
+def test_scanns_ops_answer_as_the_index_does(metric, mode, monkeypatch):
+    pytest.importorskip("scann")
+    monkeypatch.setattr(index_module, "EXACT_BELOW", 10**6 if mode == "exact" else 0)
+    monkeypatch.setattr(index_module, "HASHED_BELOW", 0 if mode == "partitioned" else 10**6)
+    index = ScannIndex.build(points(2000), np.arange(2000), recall_target=0.8, metric=metric)
+    assert index.stats["mode"] == mode
+    for k in (1, 10, 30):
+        queries = points(5, seed=2)
+        answer = graph(index, k, "scann").search(tf.constant(queries))
+        assert answer["ids"].dtype == tf.int64
+        assert_alike(answer, *index.search(queries, k))
+
+
+def test_where_scanns_leaves_hold_too_few_everything_is_searched(monkeypatch):
+    pytest.importorskip("scann")
+    monkeypatch.setattr(index_module, "EXACT_BELOW", 0)
+    monkeypatch.setattr(index_module, "HASHED_BELOW", 0)
+    index = ScannIndex.build(points(300), np.arange(300), recall_target=0.01)
+    assert index.stats["leaves_to_search"] < index.stats["leaves"]
+    queries = points(3, seed=3)
+    assert_alike(
+        graph(index, 200, "scann").search(tf.constant(queries)), *index.search(queries, 200)
+    )
+
+
+def test_equal_items_come_in_their_order_and_the_captions_with_them():
+    vectors = np.ones((40, 4), np.float32)
+    vectors[7] = [1, 0, 0, 0]
+    index = BruteForceIndex.build(vectors, [f"{row}" for row in range(40)])
+    items = make_items(index.ids)
+    items["7"]["captions"] = ["two\nlines  here", "left"]
+    items["0"]["captions"] = []
+    answer = GalleryGraph(index, items, 3, "brute_force").search(tf.constant([[1.0, 0, 0, 0]]))
+    assert answer["ids"].numpy().tolist() == [[b"7", b"0", b"1"]]
+    captions = [text.decode() for text in answer["captions"].numpy()[0]]
+    assert captions == ["two lines here\nleft", "", "item 1\n红色的圆"]
+    assert answer["scores"].numpy()[0] == pytest.approx([1, 0.5, 0.5])
+
+
+def test_a_gallery_smaller_than_k_is_returned_whole():
+    index = BruteForceIndex.build(np.eye(3), [5, 6, 7])
+    answer = graph(index, k=10).search(tf.constant([[0.0, 2.0, 1.0]]))
+    assert answer["ids"].numpy().tolist() == [[6, 7, 5]]
+
+
+def test_a_query_of_length_zero_has_cosine_zero_and_nan_is_refused():
+    index = BruteForceIndex.build(np.eye(3), ["a", "b", "c"])
+    assert graph(index).search(tf.zeros((1, 3)))["scores"].numpy().tolist() == [[0, 0, 0]]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="queries must be finite"):
+        graph(index).search(tf.constant([[0.0, np.nan, 0.0]]))
+
+
+def test_scann_needs_an_index_of_scann():
+    with pytest.raises(ValueError, match="needs a ScannIndex, and this is a BruteForceIndex"):
+        graph(BruteForceIndex.build(np.eye(3), ["a", "b", "c"]), engine="scann")
