@@ -21,6 +21,11 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
         raise ImportError(_problem)
     from mmret_tf import losses
     from mmret_tf.brute_force import BruteForceIndex
+    from mmret_tf.compression import (
+        CompressedImageTower,
+        compress_image_tower,
+        distill_image_tower,
+    )
     from mmret_tf.datasets import PairDataset, load_pairs
     from mmret_tf.dual_encoder import DualEncoder, load_model
     from mmret_tf.embeddings import EmbeddingStore
@@ -34,6 +39,7 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
 
     __all__ = [
         "BruteForceIndex",
+        "CompressedImageTower",
         "DualEncoder",
         "EmbeddingStore",
         "PairDataset",
@@ -45,7 +51,9 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
         "TextPreprocessor",
         "TrainConfig",
         "build_index",
+        "compress_image_tower",
         "decode_image",
+        "distill_image_tower",
         "evaluate",
         "evaluate_retrieval",
         "export_saved_model",

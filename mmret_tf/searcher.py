@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mmret_tf.brute_force import BruteForceIndex
+from mmret_tf.compression import CompressedImageTower
 from mmret_tf.dual_encoder import DualEncoder, load_model
 from mmret_tf.embeddings import EmbeddingStore, model_fingerprint
 from mmret_tf.index import ScannIndex, load_index
@@ -95,8 +96,13 @@ class Searcher:
             )
 
     @classmethod
-    def open(cls, run: str | os.PathLike) -> Searcher:
+    def open(cls, run: str | os.PathLike, compressed: bool = False) -> Searcher:
         """Open a run's folder: `model.keras`, `embeddings/` and `index/`.
+
+        Args:
+            run: the folder.
+            compressed: whether query pictures are embedded by the image tower that `mmret compress`
+                left in `compressed/`.
 
         Raises:
             ValueError: a part is missing or damaged, or the embeddings are another model's.
@@ -111,6 +117,8 @@ class Searcher:
                 f"{store.directory} was made by another model than {run / 'model.keras'}: "
                 "run `mmret embed` and `mmret index` again"
             )
+        if compressed:
+            model.image_encoder = CompressedImageTower.load(run / "compressed", model)
         return cls(model, load_index(run / "index"), store.items)
 
     def search(

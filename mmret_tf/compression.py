@@ -1,0 +1,346 @@
+"""A smaller or faster image tower (模型压缩): int8, float16, bfloat16, or a small student.
+
+Section 7.2 and 8.3 of the document. In a gallery of pictures nearly all the time goes into the
+image tower; texts stay with the model as it is. What is made here is set as a model's
+`image_encoder`, and `encode_images`, `EmbeddingStore.export` and `Searcher` use it from then on.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mmret_tf.datasets import PairDataset
+from mmret_tf.doctor import cpu_features
+from mmret_tf.dual_encoder import DualEncoder, ImageEncoder
+from mmret_tf.embeddings import model_fingerprint, row_cosines
+from mmret_tf.evaluation import evaluate_retrieval
+from mmret_tf.folders import read_manifest, replace_folder
+from mmret_tf.preprocessing import ImageSource, load_batches
+from mmret_tf.towers import ImageTower, unit_length
+
+FORMAT = "mmret_tf compressed image tower"
+VERSION = 1
+
+PRECISIONS = ("int8", "float16")
+
+# Pictures from which the converter learns the range of every activation.
+CALIBRATION_IMAGES = 300
+
+# Pictures on which two forms of a tower are timed and compared; with fewer than the second number
+# to embed, the comparison would take longer than it saves.
+TRIAL_IMAGES = 32
+WORTH_A_TRIAL = 256
+
+# What is compared in a report, by captions and by images.
+REPORTED = [f"{way}_R@{k}" for way in ("t2i", "i2t") for k in (1, 5, 10)]
+
+# An embedding this near to that of float32 takes its place in any ranking that matters.
+EXACT_ENOUGH = 0.999
+
+
+class CompressedImageTower:
+    """An image tower as a TensorFlow Lite model, run by its interpreter. Made by
+    `compress_image_tower`, kept by `save`, read by `load`.
+
+    Attributes:
+        name: the precision, "int8" or "float16".
+        size: of the TensorFlow Lite model, bytes.
+    """
+
+    def __init__(self, content: bytes, precision: str, fingerprint: str):
+        self.name = precision
+        self.size = len(content)
+        self.fingerprint = fingerprint
+        self._content = content
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
+            self._interpreter = tf.lite.Interpreter(model_content=content, num_threads=_cores())
+        self._batch = None
+
+    def __repr__(self) -> str:
+        return f"CompressedImageTower({self.name}, {self.size / 2**20:.1f} MiB)"
+
+    def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+        """Images `[batch, height, width, 3]`, levels 0 to 255 -> float32 `[batch, dim]`."""
+        images = np.asarray(images, np.float32)
+        place = self._interpreter.get_input_details()[0]["index"]
+        if len(images) != self._batch:
+            self._interpreter.resize_tensor_input(place, images.shape, strict=True)
+            self._interpreter.allocate_tensors()
+            self._batch = len(images)
+        self._interpreter.set_tensor(place, images)
+        self._interpreter.invoke()
+        vectors = self._interpreter.get_tensor(self._interpreter.get_output_details()[0]["index"])
+        return unit_length(vectors).numpy()
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Write a folder, whole or not at all; an older compressed tower in it is replaced."""
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "precision": self.name,
+            "fingerprint": self.fingerprint,
+        }
+        with replace_folder(Path(directory), manifest) as new:
+            (new / "image_tower.tflite").write_bytes(self._content)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike, model: DualEncoder) -> CompressedImageTower:
+        """Read what `save` wrote, for the model that it was made from.
+
+        Raises:
+            ValueError: there is none, it is damaged, or it was made from another model.
+        """
+        directory = Path(directory)
+        manifest = read_manifest(directory, FORMAT, VERSION)
+        if manifest.get("fingerprint") != model_fingerprint(model):
+            raise ValueError(
+                f"{directory} was made from another model than this one: compress this one "
+                "(`mmret compress`)"
+            )
+        content = (directory / "image_tower.tflite").read_bytes()
+        return cls(content, manifest.get("precision"), manifest["fingerprint"])
+
+
+def compress_image_tower(
+    model: DualEncoder, representative: Sequence[ImageSource], precision: str = "int8"
+) -> CompressedImageTower:
+    """Convert the image tower with TensorFlow's own converter. Section 7.2; arXiv 1712.05877.
+
+    "int8": weights, with a scale for each output channel, and activations, whose ranges are learnt
+    from representative pictures, in 8 bits: about a quarter of the size, and several times as fast
+    on a CPU. "float16": weights in 16 bits, half of the size; computed in float32.
+
+    Args:
+        model: its image tower is read, not changed.
+        representative: pictures like those to come; 300 of them are used, evenly spaced.
+        precision: "int8" or "float16".
+
+    Raises:
+        ValueError: no pictures, an unreadable one, another precision, or a tower that
+            `towers.image_tower` did not make.
+
+    >>> model.image_encoder = compress_image_tower(model, paths)  # doctest: +SKIP
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+    tower = model.image_tower
+    if not isinstance(tower, ImageTower):
+        raise ValueError(
+            f"only a tower of image_tower can be compressed; got a {type(tower).__name__}"
+        )
+    if len(representative) == 0:
+        raise ValueError("representative must hold pictures; it is empty")
+
+    # Unit length is left to float32: in 8 bits, lengths would lose what directions keep.
+    images = keras.Input((model.image_size, model.image_size, 3))
+    with tempfile.TemporaryDirectory() as folder:
+        keras.Model(images, tower.project(images)).export(folder, verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        else:
+            rows = np.linspace(0, len(representative) - 1, CALIBRATION_IMAGES).astype(int)
+            sources = [representative[row] for row in np.unique(rows)]
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.representative_dataset = lambda: (
+                [image.astype(np.float32)] for image in load_batches(sources, model.image_size, 1)
+            )
+        content = converter.convert()
+    return CompressedImageTower(content, precision, model_fingerprint(model))
+
+
+class Bfloat16ImageTower:
+    """An image tower whose backbone computes in bfloat16, with weights in float32 (混合精度).
+
+    Keras' mixed precision: twice the speed where the processor multiplies bfloat16 itself.
+
+    Args:
+        tower: what `towers.image_tower` made; it is read, not changed.
+    """
+
+    name = "bfloat16"
+
+    def __init__(self, tower: ImageTower):
+        config = tower.get_config()
+        config["backbone"] = _in_bfloat16(config["backbone"])
+        self._tower = ImageTower.from_config(config)
+        self._tower.set_weights(tower.get_weights())
+
+    def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+        """Images `[batch, height, width, 3]`, levels 0 to 255 -> float32 `[batch, dim]`."""
+        return self._tower.predict_on_batch(images)
+
+
+def _in_bfloat16(config: Any) -> Any:
+    """A serialized Keras object, with every layer's float32 policy replaced by a mixed one."""
+    if isinstance(config, list):
+        return [_in_bfloat16(part) for part in config]
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") == "DTypePolicy":
+        return {**config, "config": {"name": "mixed_bfloat16"}}
+    return {name: _in_bfloat16(part) for name, part in config.items()}
+
+
+def has_bfloat16() -> bool:
+    """Whether this machine multiplies bfloat16 itself: recent server CPUs, and GPUs."""
+    on_cpu = {"avx512_bf16", "amx_bf16"} & set(cpu_features())
+    return bool(on_cpu or tf.config.list_physical_devices("GPU"))
+
+
+def choose_image_encoder(model: DualEncoder, images: Sequence[ImageSource]) -> str:
+    """Set the fastest form of the image tower that is exact enough, and say which and why.
+
+    bfloat16 is tried where the machine has it, on some of the pictures: it is taken if it is faster
+    and no embedding's cosine to that of float32 is below 0.999.
+
+    Args:
+        model: with a tower of `image_tower`; its `image_encoder` is set, or reset.
+        images: what is going to be embedded.
+
+    Returns:
+        The choice in words, for whoever waits.
+    """
+    model.image_encoder = None
+    if len(images) < WORTH_A_TRIAL:
+        return "float32"
+    if not has_bfloat16():
+        return "float32, since this machine has no bfloat16"
+    sample = next(load_batches(images[:TRIAL_IMAGES], model.image_size, TRIAL_IMAGES))
+    candidate = Bfloat16ImageTower(model.image_tower)
+    exact, exact_speed = images_per_second(model.image_tower, sample)
+    found, speed = images_per_second(candidate, sample)
+    cosine = row_cosines(exact, found).min()
+    is_better = speed > exact_speed and cosine >= EXACT_ENOUGH
+    model.image_encoder = candidate if is_better else None
+    return (
+        f"{'bfloat16' if is_better else 'float32'}: {speed:.0f} images a second in bfloat16, "
+        f"{exact_speed:.0f} in float32, lowest cosine between them {cosine:.5f}"
+    )
+
+
+def compression_report(model: DualEncoder, pairs: PairDataset) -> dict:
+    """What the model's `image_encoder` saves and costs beside its image tower in float32.
+
+    Args:
+        model: with an `image_encoder`; it is the same afterwards.
+        pairs: images with captions on which both are compared.
+
+    Returns:
+        "precision"; "bytes" and "float32_bytes" (of the tower's weights); "images_per_second" and
+        "float32_images_per_second" on ready tensors; "cosine_mean" and "cosine_min" between the
+        embeddings of both; and for "i2t_R@10" and so on, the metric with the encoder and, as
+        "float32_i2t_R@10", without.
+    """
+    encoder, paths = model.image_encoder, pairs.image_paths
+    if encoder is None:
+        raise ValueError("the model has no image_encoder to report on: see compress_image_tower")
+    found = model.encode_images(paths)
+    try:
+        model.image_encoder = None
+        exact = model.encode_images(paths)
+    finally:
+        model.image_encoder = encoder
+    sample = next(load_batches(paths[:TRIAL_IMAGES], model.image_size, TRIAL_IMAGES))
+    cosines = row_cosines(found, exact)
+    report = {
+        "precision": encoder.name,
+        "images": len(paths),
+        "bytes": encoder.size,
+        "float32_bytes": sum(weight.nbytes for weight in model.image_tower.get_weights()),
+        "images_per_second": images_per_second(encoder, sample)[1],
+        "float32_images_per_second": images_per_second(model.image_tower, sample)[1],
+        "cosine_mean": float(cosines.mean()),
+        "cosine_min": float(cosines.min()),
+    }
+    texts, image_of = model.encode_texts(pairs.all_captions()), pairs.caption_to_image()
+    for prefix, images in (("", found), ("float32_", exact)):
+        metrics = evaluate_retrieval(images, texts, image_of)
+        report |= {prefix + name: metrics[name] for name in REPORTED}
+    return report
+
+
+def images_per_second(
+    encoder: ImageEncoder | ImageTower, images: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Embed ready pictures, once for warming up and three times for the clock.
+
+    Args:
+        encoder: anything with `predict_on_batch`.
+        images: uint8 `[n, image_size, image_size, 3]`, one batch.
+
+    Returns:
+        The embeddings `[n, dim]`, and images a second in the fastest of the three.
+    """
+    embeddings = encoder.predict_on_batch(images)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        encoder.predict_on_batch(images)
+        seconds.append(time.perf_counter() - started)
+    return embeddings, len(images) / min(seconds)
+
+
+def distill_image_tower(
+    model: DualEncoder,
+    student: ImageTower,
+    pairs: PairDataset,
+    epochs: int = 10,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+) -> DualEncoder:
+    """Teach a smaller image tower to embed as the model's does (知识蒸馏). arXiv 1503.02531.
+
+    The student learns from pictures alone, cropped and mirrored anew in each epoch: what the
+    teacher makes of a crop is what it is to make of it, by the cosine. The space stays the same, so
+    the text tower needs no training and a gallery's embeddings stay of use.
+
+    Args:
+        model: the teacher; it is read, not changed.
+        student: from `image_tower`, with the model's image_size and embedding_dim; its weights are
+            trained in place.
+        pairs: pictures; their captions play no part.
+        epochs, batch_size: of the student's `fit`.
+        learning_rate: the highest, of Adam; it falls to 0 along a cosine.
+
+    Returns:
+        A dual encoder of the student and the model's own text tower.
+
+    Raises:
+        ValueError: the student takes pictures of another size, or embeds to another width.
+    """
+    for name in ("image_size", "embedding_dim"):
+        ours, theirs = getattr(student, name), getattr(model, name)
+        if ours != theirs:
+            raise ValueError(f"the student's {name} must be the model's, {theirs}; got {ours}")
+
+    def with_target(inputs, groups):
+        return inputs["image"], model.image_tower(inputs["image"], training=False)
+
+    dataset = pairs.as_dataset(model, batch_size, training=True).map(with_target)
+    steps = len(dataset)
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
+    student.compile(keras.optimizers.Adam(schedule), loss=keras.losses.CosineSimilarity())
+    # Repeated, one iterator serves all epochs, and shuffles by itself.
+    student.fit(dataset.repeat(), steps_per_epoch=steps, epochs=epochs, shuffle=False)
+    return DualEncoder(student, model.text_tower, model.text_preprocessor)
+
+
+def _cores() -> int:
+    """Processor cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
