@@ -33,7 +33,7 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
     from mmret_tf.index import ScannIndex, build_index, load_index
     from mmret_tf.preprocessing import TextPreprocessor, decode_image, load_image
     from mmret_tf.searcher import Searcher, SearchResult, SearchResults
-    from mmret_tf.serving import export_saved_model
+    from mmret_tf.serving import ServingClient, export_saved_model
     from mmret_tf.towers import image_tower, text_tower
     from mmret_tf.training import RetrievalMetrics, TrainConfig, evaluate, train
 
@@ -48,6 +48,7 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
         "SearchResult",
         "SearchResults",
         "Searcher",
+        "ServingClient",
         "TextPreprocessor",
         "TrainConfig",
         "build_index",

@@ -142,10 +142,19 @@ def crop_and_resize(
         room = tf.cast(shape - side + 1, tf.float32)
         top_left = tf.cast(tf.stack([top, left]) * room, tf.int32)
     image = image[top_left[0] : top_left[0] + side, top_left[1] : top_left[1] + side]
-    image = tf.image.resize(image, (size, size), antialias=True)
+    image = tf.cond(
+        side == size,  # as it is where pictures were made ready before
+        lambda: image,
+        lambda: _to_levels(tf.image.resize(image, (size, size), antialias=True)),
+    )
     if seed is not None:
         mirrored = tf.cast(flip, tf.bool) & (coin < 0.5)
         image = tf.where(mirrored, tf.reverse(image, [1]), image)
+    return tf.ensure_shape(image, (size, size, 3))
+
+
+def _to_levels(image: tf.Tensor) -> tf.Tensor:
+    """Round to uint8."""
     return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
 
 
@@ -190,7 +199,7 @@ def load_image(source: ImageSource, image_size: int) -> np.ndarray:
             raise ValueError(f"{name}: {decode_failure(error)}") from None
     if isinstance(source, Image.Image):
         source = np.asarray(ImageOps.exif_transpose(source).convert("RGBA"))
-    return crop_and_resize(_rgb_array(source), image_size).numpy()
+    return crop_and_resize(rgb_array(source), image_size).numpy()
 
 
 def load_batches(
@@ -230,7 +239,7 @@ def decode_failure(error: tf.errors.OpError) -> str:
     return said[1] if said else "not a whole image: truncated or damaged"
 
 
-def _rgb_array(pixels: np.ndarray) -> tf.Tensor:
+def rgb_array(pixels: np.ndarray) -> tf.Tensor:
     """Check an array of levels and bring it to uint8 `[height, width, 3]`."""
     pixels = np.asarray(pixels)
     if pixels.ndim == 2:

@@ -45,7 +45,8 @@ class SearchResults(list):
 
     def __repr__(self) -> str:
         lines = [
-            f"{result.rank:>4}  {result.score:.3f}  {result.id}  {result.item['captions'][0]}"
+            f"{result.rank:>4}  {result.score:.3f}  {result.id}  "
+            + " / ".join(result.item["captions"][:1])
             for result in self
         ]
         return "\n".join(lines) or "no results"
@@ -54,7 +55,8 @@ class SearchResults(list):
         cards = []
         for result in self:
             jpeg = io.BytesIO()
-            thumbnail(result.item["image"]).save(jpeg, "JPEG")
+            # What comes from a server is without its picture.
+            thumbnail(result.item.get("image", "")).save(jpeg, "JPEG")
             source = base64.b64encode(jpeg.getvalue()).decode()
             caption = html.escape(" / ".join(result.item["captions"][:1]))
             cards.append(

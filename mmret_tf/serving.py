@@ -1,12 +1,13 @@
-"""To TensorFlow Serving and back (模型服务): SavedModels that it loads, and a client for them.
+"""SavedModels that TensorFlow Serving loads, and what it needs beside them (模型服务).
 
-The uses of section 6 need a search that other programs can call.
+The uses of section 6 need a search that other programs can call. `ServingClient` is one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import warnings
@@ -18,6 +19,7 @@ import tensorflow as tf
 
 from mmret_tf.dual_encoder import DualEncoder
 from mmret_tf.searcher import Searcher
+from mmret_tf.serving_client import ServingClient  # noqa: F401  the other end of what is here
 from mmret_tf.signatures import GalleryGraph, make_signatures
 
 # Rows of the requests that a server runs before it takes others.
@@ -58,7 +60,8 @@ def export_saved_model(
     Signatures, all with a row a query: `search_by_text` (which is `serving_default` too),
     `search_by_image`, `search_by_text_and_image` and `search_by_embedding` answer `ids`, `scores`
     and `captions`, each `[n, k]`; `encode_text` and `encode_image` answer `embedding` `[n, dim]`.
-    Their inputs are those of `signatures.make_signatures`.
+    Their inputs are those of `signatures.make_signatures`. Pictures go through the image tower in
+    float32, whatever `image_encoder` the model has.
 
     Args:
         source: a searcher, or for `index=None` a model.
@@ -81,6 +84,13 @@ def export_saved_model(
             raise ValueError(f"{argument} must be an integer of at least 1; got {value!r}")
     if index not in ("brute_force", "scann", None):
         raise ValueError(f'index must be "brute_force", "scann" or None; got {index!r}')
+    directory = Path(directory)
+    name = directory.resolve().name
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise ValueError(
+            "the folder's name is the model's name in URLs and files: expected letters, digits, "
+            f'".", "_" and "-"; got {name!r}'
+        )
     if isinstance(source, DualEncoder) and index is not None:
         raise ValueError("a model alone has no gallery to search: give a Searcher, or index=None")
     model = source if isinstance(source, DualEncoder) else source.model
@@ -97,8 +107,6 @@ def export_saved_model(
     archive.track(model.text_preprocessor)
     options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"] if index == "scann" else [])
 
-    directory = Path(directory)
-    name = directory.resolve().name
     with _new_version(directory, version) as folder:
         archive.write_out(str(folder), options=options, verbose=False)
         _write_warm_up(folder, name, signatures, model.embedding_dim)
@@ -112,7 +120,11 @@ def export_saved_model(
 
 
 def docker_command(directory: str | os.PathLike) -> str:
-    """The shell command that serves an export's folder: gRPC on port 8500, REST on port 8501."""
+    """The shell command that serves an export's folder: gRPC on port 8500, REST on port 8501.
+
+    With `--enable_batching --batching_parameters_file=...` added, requests that come together are
+    computed together. It is left out because a broken picture then fails the others of its batch.
+    """
     folder = Path(directory).resolve()
     inside = f"/models/{folder.name}"
     return shlex.join(
@@ -120,8 +132,6 @@ def docker_command(directory: str | os.PathLike) -> str:
             *("docker", "run", "--rm", "-p", "8500:8500", "-p", "8501:8501"),
             *("-v", f"{folder}:{inside}:ro", "tensorflow/serving"),
             f"--model_config_file={inside}/models.config",
-            "--enable_batching",
-            f"--batching_parameters_file={inside}/batching_parameters.txt",
         ]
     )
 

@@ -3,12 +3,14 @@
     python run_signatures.py EXPORT [scann] < requests.json > answers.json
 
 A request is [signature, {input: [values]}], a picture {"b64": ...}; an answer is {output: [values]}
-or {"error": message}. Of this project nothing can be imported here, and ScaNN only if it is named.
+or {"error": message}. With a third part, a number of runs, the answer is {"seconds": of each run}.
+Of this project nothing can be imported here, and ScaNN only if it is named.
 """
 
 import base64
 import json
 import sys
+import time
 
 sys.modules["mmret_tf"] = None
 if "scann" in sys.argv[2:]:
@@ -21,9 +23,9 @@ import tensorflow as tf  # noqa: E402
 v1 = tf.compat.v1
 
 
-def load(folder, **config):
+def load(folder):
     """A function that runs one request."""
-    session = v1.Session(graph=tf.Graph(), config=v1.ConfigProto(**config))
+    session = v1.Session(graph=tf.Graph())
     with session.graph.as_default():
         loaded = v1.saved_model.loader.load(session, ["serve"], folder)
 
@@ -36,11 +38,18 @@ def load(folder, **config):
     return run
 
 
-def answer(run, signature, inputs):
+def answer(run, signature, inputs, runs=0):
+    inputs = {name: from_json(values) for name, values in inputs.items()}
     try:
-        outputs = run(signature, {name: from_json(values) for name, values in inputs.items()})
+        outputs = run(signature, inputs)
     except (tf.errors.OpError, ValueError) as error:
         return {"error": str(error)}
+    if runs:
+        clock = [time.perf_counter()]
+        for _ in range(runs):
+            run(signature, inputs)
+            clock.append(time.perf_counter())
+        return {"seconds": [end - start for start, end in zip(clock, clock[1:], strict=False)]}
     return {name: to_json(rows.tolist()) for name, rows in outputs.items()}
 
 

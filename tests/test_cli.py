@@ -14,7 +14,7 @@ from mmret_tf import cli
 from mmret_tf.doctor import examine, installed_version, keras_problem
 
 COLOURS = ("red", "blue", "green", "black", "white")
-COMMANDS = ("demo", "train", "evaluate", "embed", "index", "search", "doctor")
+COMMANDS = ("demo", "train", "evaluate", "compress", "embed", "index", "search", "export", "doctor")
 
 
 def mmret(capsys, *arguments):
@@ -70,6 +70,26 @@ def test_from_pictures_to_ranked_results(photos, tmp_path, capsys):
     code, out, err = mmret(capsys, "search", "--run", run, "--image", photos / "7.png", "--top", 1)
     assert code == 0 and "1.000" in out
 
+    code, out, err = mmret(capsys, "compress", "--run", run, "--data", photos, "--split", "dev")
+    assert code == 0 and "images a second" in out, err
+    assert json.loads((run / "compression.json").read_text())["precision"] == "int8"
+    again = ["embed", "--run", run, "--data", photos, "--compressed", "--dtype", "float16"]
+    code, out, err = mmret(capsys, *again)
+    assert code == 0 and "Image tower in int8." in out and "in float16 costs" in out, err
+    assert mmret(capsys, "index", "--run", run)[0] == 0
+    asked = ["search", "--run", run, "--image", photos / "7.png", "--top", 1, "--compressed"]
+    code, out, err = mmret(capsys, *asked)
+    assert code == 0 and "1.000" in out, err
+
+    export = ["export", "--run", run, "--directory", tmp_path / "export" / "photos"]
+    code, out, err = mmret(capsys, *export)
+    assert code == 0 and f"docker run --rm -p 8500:8500 -p 8501:8501 -v {tmp_path}" in out, err
+    assert (tmp_path / "export" / "photos" / "1" / "saved_model.pb").exists()
+    code, out, err = mmret(capsys, *export)
+    assert code == 2 and "a version is never replaced: the next free one is 2" in err
+    code, out, err = mmret(capsys, *export, "--version", 2, "--index", "none")
+    assert code == 0, err
+
     # As a user does it: the script in a process of its own, where nothing is imported yet.
     script = Path(sys.executable).with_name("mmret")
     done = subprocess.run(
@@ -87,6 +107,8 @@ def test_from_pictures_to_ranked_results(photos, tmp_path, capsys):
         (["search", "--run", "gone", "a dog"], "no run at gone"),
         (["evaluate", "--run", "gone", "--data", "scenes"], "no model at gone"),
         (["index", "--run", "gone"], "gone"),
+        (["export", "--run", "gone"], "no run at gone"),
+        (["compress", "--run", "gone", "--data", "scenes"], "no model at gone"),
         (["train", "--data", "gone", "--run", "r"], "gone"),
         (["train", "--data", "scenes", "--run", "r", "--rnn", "x", "--scenes", 5], "rnn must be"),
         (["train", "--data", "scenes", "--run", "r", "--backbone", "X", "--scenes", 5], "no backb"),

@@ -94,7 +94,11 @@ def test_html_shows_pictures_and_escapes_captions(model, pairs):
     ]
     index = BruteForceIndex.build(model.encode_images(pairs.image_paths), pairs.ids)
     pairs.image_paths[1].unlink()  # a picture that is gone leaves a grey card
-    page = Searcher(model, index, items).search("a red circle")._repr_html_()
+    del items[2]["image"]  # and so does an item without one
+    items[3]["captions"] = []
+    results = Searcher(model, index, items).search("a red circle")
+    page = results._repr_html_()
+    assert len(repr(results).splitlines()) == 4
     assert page.count("data:image/jpeg;base64,") == 4
     assert "<script>" not in page and "&lt;script&gt;" in page and "红" in page
 

@@ -8,48 +8,30 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CAPTIONS, make_backbone
 from PIL import Image
+from serving_models import make_searcher, picture
 
 from mmret_tf import serving
-from mmret_tf.dual_encoder import DualEncoder, load_model
+from mmret_tf.dual_encoder import load_model
 from mmret_tf.index import build_index
-from mmret_tf.preprocessing import TextPreprocessor
 from mmret_tf.searcher import Searcher
 from mmret_tf.serving import docker_command, export_saved_model
-from mmret_tf.towers import image_tower, text_tower
 
 SCRIPT = Path(__file__).with_name("run_signatures.py")
 ENGINES = pytest.mark.parametrize("engine", ["brute_force", "scann"])
 TEXTS = ["a red circle", "红色的圆", "ＲＥＤ, circle!", "", "zzz 龘", "blue " * 100]
 
 
-def picture(number, size=(20, 14), format="PNG"):
-    """Encoded pictures that differ."""
-    pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format)
-    return file.getvalue()
-
-
 @pytest.fixture(scope="module")
 def searcher(tmp_path_factory):
-    """A small model as it comes from its file, and 300 items."""
-    keras.utils.set_random_seed(0)
-    text = TextPreprocessor(max_tokens=50, sequence_length=6)
-    text.adapt(CAPTIONS)
-    images = image_tower(make_backbone(), image_size=16, embedding_dim=4, trainable=True)
-    model = DualEncoder(images, text_tower(50, word_dim=8, units=8, embedding_dim=4), text)
+    """The small model as it comes from its file, where nothing was called yet."""
+    made = make_searcher()
     path = tmp_path_factory.mktemp("model") / "model.keras"
-    model.save(path)
-    vectors = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float32)
-    ids = [f"{row:04}" for row in range(300)]
-    items = [{"id": key, "image": "", "captions": [f"item {key}", "圆"]} for key in ids]
-    return Searcher(load_model(path), build_index(vectors, ids), items)
+    made.model.save(path)
+    return Searcher(load_model(path), made.index, list(made.items.values()))
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +250,8 @@ def test_wrong_arguments_are_explained(searcher, tmp_path, changes, message):
     assert not (tmp_path / "m").exists()
 
 
-def test_a_model_alone_has_no_gallery(searcher, tmp_path):
+def test_a_model_alone_has_no_gallery_and_not_every_folder_is_a_name(searcher, tmp_path):
+    with pytest.raises(ValueError, match="the model's name in URLs .* got 'my \"model\"'"):
+        export_saved_model(searcher, tmp_path / 'my "model"', 1)
     with pytest.raises(ValueError, match="give a Searcher, or index=None"):
         export_saved_model(searcher.model, tmp_path / "m", 1)

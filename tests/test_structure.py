@@ -28,6 +28,7 @@ ORDER = [
     "index",
     "searcher",
     "signatures",
+    "serving_client",
     "serving",
     "demo",
     "cli",

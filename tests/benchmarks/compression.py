@@ -1,0 +1,100 @@
+"""What int8 and float16 save and cost, in size, speed, closeness and recall.
+
+    python tests/benchmarks/compression.py --run runs/demo --data scenes --split test
+    python tests/benchmarks/compression.py --run runs/flickr8k --data flickr8k --split dev
+    python tests/benchmarks/compression.py --run runs/demo --data flickr8k --split dev \
+        --image-size 224
+
+Calibrates on training pictures and compares on the split. With another image size the run's image
+tower is built anew for it, with the run's weights: what is then measured is closeness and speed at
+that size, since the recall of such a tower means nothing. `--distill` also teaches a smaller tower.
+"""
+
+import argparse
+
+import keras
+
+import mmret_tf as mm
+from mmret_tf.compression import REPORTED, compression_report, images_per_second
+from mmret_tf.preprocessing import load_batches
+
+CALIBRATION_SCENES = 500
+
+
+def resized(model: mm.DualEncoder, image_size: int) -> mm.DualEncoder:
+    """The same weights for pictures of another size; of a ResNet50."""
+    tower = model.image_tower
+    larger = mm.image_tower(
+        weights=None,
+        image_size=image_size,
+        embedding_dim=model.embedding_dim,
+        trainable=not tower.normalize_features,
+    )
+    larger.set_weights(tower.get_weights())
+    return mm.DualEncoder(larger, model.text_tower, model.text_preprocessor)
+
+
+def small_tower(model: mm.DualEncoder) -> keras.Model:
+    """Four convolutions, for pictures of shapes and colours."""
+    images = keras.Input((model.image_size, model.image_size, 3))
+    hidden = keras.layers.Rescaling(1 / 127.5, offset=-1)(images)
+    for width in (32, 64, 128, 256):
+        hidden = keras.layers.Conv2D(width, 3, strides=2, padding="same", use_bias=False)(hidden)
+        hidden = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(hidden))
+    # Where a thing is counts: "left of" is lost in an average.
+    hidden = keras.layers.Flatten()(hidden)
+    backbone = keras.Model(images, hidden)
+    return mm.image_tower(
+        backbone, image_size=model.image_size, embedding_dim=model.embedding_dim, trainable=True
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--split", required=True)
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--distill", type=int, default=0, metavar="EPOCHS")
+    options = parser.parse_args()
+
+    model = mm.load_model(f"{options.run}/model.keras")
+    if options.image_size:
+        model = resized(model, options.image_size)
+    if options.data == "scenes":
+        training = mm.load_pairs("scenes", "train", 2500)
+        pairs = mm.load_pairs("scenes", options.split, 500)
+    else:
+        training, pairs = (mm.load_pairs(options.data, each) for each in ("train", options.split))
+
+    for precision in ("int8", "float16"):
+        model.image_encoder = mm.compress_image_tower(model, training.image_paths, precision)
+        report = compression_report(model, pairs)
+        print(f"\n{precision}, {report['images']} pictures of {model.image_size} pixels")
+        smaller = report["float32_bytes"] / report["bytes"]
+        faster = report["images_per_second"] / report["float32_images_per_second"]
+        print(f"  size {report['bytes'] / 1e6:.1f} MB, {smaller:.2f} times smaller")
+        print(f"  {report['images_per_second']:.1f} images a second, {faster:.2f} times float32")
+        print(f"  cosine: mean {report['cosine_mean']:.5f}, lowest {report['cosine_min']:.5f}")
+        for name in REPORTED:
+            exact, found = report[f"float32_{name}"], report[name]
+            print(f"  {name:<8} {exact:7.2%} -> {found:7.2%}  {100 * (found - exact):+.2f} points")
+    model.image_encoder = None
+
+    if options.distill:
+        student = small_tower(model)
+        small = mm.distill_image_tower(model, student, training, epochs=options.distill)
+        sample = next(load_batches(pairs.image_paths[:32], model.image_size))
+        print(f"\ndistilled in {options.distill} epochs of {len(training)} pictures")
+        for name, each in (("teacher", model), ("student", small)):
+            metrics = mm.evaluate(each, pairs)
+            speed = images_per_second(each.image_tower, sample)[1]
+            print(
+                f"  {name}: {each.image_tower.count_params() / 1e6:.1f} million weights, "
+                f"{speed:.0f} images a second, "
+                f"t2i R@10 {metrics['t2i_R@10']:.1%}, i2t R@10 {metrics['i2t_R@10']:.1%}"
+            )
+
+
+if __name__ == "__main__":
+    main()

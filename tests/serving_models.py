@@ -1,0 +1,137 @@
+"""The models that the tests of serving serve, small enough to be checked by eye.
+
+    python tests/serving_models.py FOLDER
+
+writes them, with a `models.config`, for a real TensorFlow Serving: see `test_serving_client.py`.
+"""
+
+import io
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from conftest import CAPTIONS, make_backbone
+from PIL import Image
+
+from mmret_tf.dual_encoder import DualEncoder
+from mmret_tf.index import build_index
+from mmret_tf.preprocessing import TextPreprocessor
+from mmret_tf.searcher import Searcher
+from mmret_tf.serving import export_saved_model
+from mmret_tf.towers import image_tower, text_tower
+
+IDS = ["000", "红", "b/2"]
+INTEGERS = np.array([7, -1, 2**40])
+NOT_AN_IMAGE = "not an image: expected JPEG, PNG, GIF, BMP or WebP"
+
+
+class Toy(tf.Module):
+    """Embeds a string as its length in bytes, its first and its last byte, and 1 / length.
+
+    A search finds the same three items whatever it is asked. Scores come from the length of the
+    query; the caption of the first item is the text of the query.
+    """
+
+    def __init__(self, ids):
+        super().__init__()
+        self.ids = tf.Variable(ids, trainable=False)
+
+    def embed(self, strings):
+        length = tf.cast(tf.strings.length(strings), tf.float32)
+        first = tf.io.decode_raw(tf.strings.substr(strings + "\0", 0, 1), tf.uint8)[:, 0]
+        last = tf.io.decode_raw(tf.strings.substr("\0" + strings, -1, 1), tf.uint8)[:, 0]
+        columns = [length, tf.cast(first, tf.float32), tf.cast(last, tf.float32), 1 / length]
+        return {"embedding": tf.stack(columns, axis=1)}
+
+    def embed_image(self, strings):
+        are_images = tf.reduce_all(~tf.strings.regex_full_match(strings, "(?s)bad.*"))
+        with tf.control_dependencies([tf.debugging.Assert(are_images, [NOT_AN_IMAGE])]):
+            return self.embed(tf.identity(strings))
+
+    def find(self, score, caption):
+        captions = [caption, tf.fill(tf.shape(score), "two\nlines"), tf.fill(tf.shape(score), "")]
+        return {
+            "ids": tf.tile(self.ids[None], [tf.size(score), 1]),
+            "scores": tf.stack([score, score / 3, -score], axis=1),
+            "captions": tf.stack(captions, axis=1),
+        }
+
+    def signatures(self):
+        text, image = (tf.TensorSpec([None], tf.string, name) for name in ("text", "image"))
+        weight = tf.TensorSpec([None], tf.float32, "text_weight")
+
+        def size(strings):
+            return tf.cast(tf.strings.length(strings), tf.float32)
+
+        def by_text(text):
+            return self.find(size(text), text)
+
+        def by_image(image):
+            return self.find(
+                100 * self.embed_image(image)["embedding"][:, 0], tf.fill([1], "image")
+            )
+
+        def by_both(text, image, text_weight):
+            return self.find(text_weight * size(text) + (1 - text_weight) * size(image), text)
+
+        functions = {
+            "serving_default": (by_text, text),
+            "search_by_text": (by_text, text),
+            "search_by_image": (by_image, image),
+            "search_by_text_and_image": (by_both, text, image, weight),
+            "encode_text": (lambda text: self.embed(text), text),
+            "encode_image": (lambda image: self.embed_image(image), image),
+        }
+        return {
+            name: tf.function(function).get_concrete_function(*inputs)
+            for name, (function, *inputs) in functions.items()
+        }
+
+
+def save_toy(folder, ids=IDS, only=None):
+    toy = Toy(ids)
+    signatures = {
+        name: function for name, function in toy.signatures().items() if only in (None, name)
+    }
+    tf.saved_model.save(toy, str(folder), signatures=signatures)
+
+
+def picture(number, size=(20, 14), format="PNG"):
+    """Encoded pictures that differ."""
+    pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format)
+    return file.getvalue()
+
+
+def make_searcher():
+    """A small model with random weights, always the same, and 300 items."""
+    keras.utils.set_random_seed(0)
+    text = TextPreprocessor(max_tokens=50, sequence_length=6)
+    text.adapt(CAPTIONS)
+    images = image_tower(make_backbone(), image_size=16, embedding_dim=4, trainable=True)
+    model = DualEncoder(images, text_tower(50, word_dim=8, units=8, embedding_dim=4), text)
+    vectors = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float32)
+    ids = [f"{row:04}" for row in range(300)]
+    items = [{"id": key, "image": "", "captions": [f"item {key}", "圆"]} for key in ids]
+    return Searcher(model, build_index(vectors, ids), items)
+
+
+def write_models(folder):
+    """Each model in a folder of its name."""
+    save_toy(folder / "toy" / "1")
+    save_toy(folder / "integers" / "1", INTEGERS, only="search_by_text")
+    export_saved_model(make_searcher(), folder / "small", 1, k=7)
+
+
+if __name__ == "__main__":
+    base = Path(sys.argv[1])
+    write_models(base)
+    configs = [
+        f'config {{ name: "{name}" base_path: "/models/{name}" model_platform: "tensorflow" }}'
+        for name in ("toy", "integers", "small")
+    ]
+    text = "model_config_list { " + " ".join(configs) + " }"
+    (base / "models.config").write_text(text, encoding="utf-8")
