@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -66,6 +67,7 @@ class CompressedImageTower:
             warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
             self._interpreter = tf.lite.Interpreter(model_content=content, num_threads=_cores())
         self._batch = None
+        self._lock = threading.Lock()  # an interpreter serves one thread at a time
 
     def __repr__(self) -> str:
         return f"CompressedImageTower({self.name}, {self.size / 2**20:.1f} MiB)"
@@ -73,14 +75,16 @@ class CompressedImageTower:
     def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
         """Images `[batch, height, width, 3]`, levels 0 to 255 -> float32 `[batch, dim]`."""
         images = np.asarray(images, np.float32)
-        place = self._interpreter.get_input_details()[0]["index"]
-        if len(images) != self._batch:
-            self._interpreter.resize_tensor_input(place, images.shape, strict=True)
-            self._interpreter.allocate_tensors()
-            self._batch = len(images)
-        self._interpreter.set_tensor(place, images)
-        self._interpreter.invoke()
-        vectors = self._interpreter.get_tensor(self._interpreter.get_output_details()[0]["index"])
+        interpreter = self._interpreter
+        place = interpreter.get_input_details()[0]["index"]
+        with self._lock:
+            if len(images) != self._batch:
+                interpreter.resize_tensor_input(place, images.shape, strict=True)
+                interpreter.allocate_tensors()
+                self._batch = len(images)
+            interpreter.set_tensor(place, images)
+            interpreter.invoke()
+            vectors = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
         return unit_length(vectors).numpy()
 
     def save(self, directory: str | os.PathLike) -> None:
@@ -102,6 +106,8 @@ class CompressedImageTower:
             ValueError: there is none, it is damaged, or it was made from another model.
         """
         directory = Path(directory)
+        if not directory.is_dir():
+            raise ValueError(f"no compressed tower at {directory}: `mmret compress` makes one")
         manifest = read_manifest(directory, FORMAT, VERSION)
         if manifest.get("fingerprint") != model_fingerprint(model):
             raise ValueError(
@@ -134,11 +140,7 @@ def compress_image_tower(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
-    tower = model.image_tower
-    if not isinstance(tower, ImageTower):
-        raise ValueError(
-            f"only a tower of image_tower can be compressed; got a {type(tower).__name__}"
-        )
+    tower = _checked_tower(model.image_tower)
     if len(representative) == 0:
         raise ValueError("representative must hold pictures; it is empty")
 
@@ -173,7 +175,7 @@ class Bfloat16ImageTower:
     name = "bfloat16"
 
     def __init__(self, tower: ImageTower):
-        config = tower.get_config()
+        config = _checked_tower(tower).get_config()
         config["backbone"] = _in_bfloat16(config["backbone"])
         self._tower = ImageTower.from_config(config)
         self._tower.set_weights(tower.get_weights())
@@ -181,6 +183,15 @@ class Bfloat16ImageTower:
     def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
         """Images `[batch, height, width, 3]`, levels 0 to 255 -> float32 `[batch, dim]`."""
         return self._tower.predict_on_batch(images)
+
+
+def _checked_tower(tower: keras.Model) -> ImageTower:
+    """The tower, if its parts are known."""
+    if not isinstance(tower, ImageTower):
+        raise ValueError(
+            f"only a tower that image_tower made can be compressed; got a {type(tower).__name__}"
+        )
+    return tower
 
 
 def _in_bfloat16(config: Any) -> Any:

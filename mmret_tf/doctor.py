@@ -17,7 +17,7 @@ from pathlib import Path
 TENSORFLOW = "2.20"
 SCANN = "1.4.2"
 
-CPU_FEATURES = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd")
+CPU_FEATURES = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd")
 
 
 def installed_version(package: str) -> str | None:

@@ -1,5 +1,7 @@
 """Smaller and faster image towers: how near they stay, and that what is set is what is used."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import keras
 import numpy as np
 import pytest
@@ -81,6 +83,16 @@ def test_the_compressed_tower_is_smaller_and_nearly_the_same(precision, wide_mod
         np.testing.assert_allclose(wide_model.encode_images(paths), found[: len(paths)], atol=1e-5)
 
 
+def test_many_threads_may_use_one_tower(wide_model, photos):
+    wide_model.image_encoder = compress_image_tower(wide_model, photos.image_paths, "float16")
+    sizes = [1, 2, 5, 3] * 4
+    right = {size: wide_model.encode_images(photos.image_paths[:size]) for size in set(sizes)}
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda size: wide_model.encode_images(photos.image_paths[:size]), sizes)
+        for size, embeddings in zip(sizes, found, strict=True):
+            np.testing.assert_allclose(embeddings, right[size], atol=1e-6)
+
+
 def test_int8_has_a_scale_for_each_channel(wide_model, photos):
     tower = compress_image_tower(wide_model, photos.image_paths)
     interpreter = tf.lite.Interpreter(model_content=tower._content)
@@ -121,7 +133,7 @@ def test_it_belongs_to_one_model(wide_model, photos, tmp_path):
     wide_model.text_tower.get_layer("projection").bias.assign(np.ones(32))
     with pytest.raises(ValueError, match="made from another model .*`mmret compress`"):
         CompressedImageTower.load(tmp_path / "compressed", wide_model)
-    with pytest.raises(ValueError, match="no manifest.json"):
+    with pytest.raises(ValueError, match="no compressed tower at .*gone: `mmret compress`"):
         CompressedImageTower.load(tmp_path / "gone", wide_model)
 
 
@@ -140,6 +152,9 @@ def test_what_cannot_be_compressed_is_explained(wide_model, photos):
         compress_image_tower(wide_model, [])
     with pytest.raises(ValueError, match="gone.png"):
         compress_image_tower(wide_model, ["gone.png"])
+    other = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten()])
+    with pytest.raises(ValueError, match="image_tower made can be compressed; got a Sequential"):
+        Bfloat16ImageTower(other)
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights(wide_model, photos):
