@@ -21,12 +21,9 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
         raise ImportError(_problem)
     from mmret_tf import losses
     from mmret_tf.brute_force import BruteForceIndex
-    from mmret_tf.compression import (
-        CompressedImageTower,
-        compress_image_tower,
-        distill_image_tower,
-    )
+    from mmret_tf.compression import CompressedImageTower, compress_image_tower
     from mmret_tf.datasets import PairDataset, load_pairs
+    from mmret_tf.distillation import distill_image_tower
     from mmret_tf.dual_encoder import DualEncoder, load_model
     from mmret_tf.embeddings import EmbeddingStore
     from mmret_tf.evaluation import evaluate_retrieval

@@ -1,4 +1,4 @@
-"""A smaller or faster image tower (模型压缩): int8, float16, bfloat16, or a small student.
+"""The same image tower in fewer bits (模型压缩): int8, float16 or bfloat16, smaller or faster.
 
 Section 7.2 and 8.3 of the document. In a gallery of pictures nearly all the time goes into the
 image tower; texts stay with the model as it is. What is made here is set as a model's
@@ -25,7 +25,7 @@ from mmret_tf.doctor import cpu_features
 from mmret_tf.dual_encoder import DualEncoder, ImageEncoder
 from mmret_tf.embeddings import model_fingerprint, row_cosines
 from mmret_tf.evaluation import evaluate_retrieval
-from mmret_tf.folders import read_manifest, replace_folder
+from mmret_tf.folders import open_array, read_manifest, replace_folder
 from mmret_tf.preprocessing import ImageSource, load_batches
 from mmret_tf.towers import ImageTower, unit_length
 
@@ -58,10 +58,11 @@ class CompressedImageTower:
         size: of the TensorFlow Lite model, bytes.
     """
 
-    def __init__(self, content: bytes, precision: str, fingerprint: str):
+    def __init__(self, content: bytes, shift: np.ndarray, precision: str, fingerprint: str):
         self.name = precision
         self.size = len(content)
         self.fingerprint = fingerprint
+        self.shift = shift  # [dim], is added to what the interpreter gives
         self._content = content
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
@@ -74,6 +75,10 @@ class CompressedImageTower:
 
     def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
         """Images `[batch, height, width, 3]`, levels 0 to 255 -> float32 `[batch, dim]`."""
+        return unit_length(self.project(images)).numpy()
+
+    def project(self, images: np.ndarray) -> np.ndarray:
+        """What `predict_on_batch` brings to unit length, as `ImageTower.project`."""
         images = np.asarray(images, np.float32)
         interpreter = self._interpreter
         place = interpreter.get_input_details()[0]["index"]
@@ -85,7 +90,7 @@ class CompressedImageTower:
             interpreter.set_tensor(place, images)
             interpreter.invoke()
             vectors = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-        return unit_length(vectors).numpy()
+        return vectors + self.shift
 
     def save(self, directory: str | os.PathLike) -> None:
         """Write a folder, whole or not at all; an older compressed tower in it is replaced."""
@@ -97,6 +102,7 @@ class CompressedImageTower:
         }
         with replace_folder(Path(directory), manifest) as new:
             (new / "image_tower.tflite").write_bytes(self._content)
+            np.save(new / "shift.npy", self.shift[None], allow_pickle=False)
 
     @classmethod
     def load(cls, directory: str | os.PathLike, model: DualEncoder) -> CompressedImageTower:
@@ -115,7 +121,8 @@ class CompressedImageTower:
                 "(`mmret compress`)"
             )
         content = (directory / "image_tower.tflite").read_bytes()
-        return cls(content, manifest.get("precision"), manifest["fingerprint"])
+        shift = np.array(open_array(directory / "shift.npy", (1, model.embedding_dim)))[0]
+        return cls(content, shift, manifest.get("precision"), manifest["fingerprint"])
 
 
 def compress_image_tower(
@@ -144,23 +151,35 @@ def compress_image_tower(
     if len(representative) == 0:
         raise ValueError("representative must hold pictures; it is empty")
 
+    rows = np.unique(np.linspace(0, len(representative) - 1, CALIBRATION_IMAGES).astype(int))
+    sources = [representative[row] for row in rows]
+
     # Unit length is left to float32: in 8 bits, lengths would lose what directions keep.
     images = keras.Input((model.image_size, model.image_size, 3))
+    network = keras.Model(images, tower.project(images))
     with tempfile.TemporaryDirectory() as folder:
-        keras.Model(images, tower.project(images)).export(folder, verbose=False)
+        network.export(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
         else:
-            rows = np.linspace(0, len(representative) - 1, CALIBRATION_IMAGES).astype(int)
-            sources = [representative[row] for row in np.unique(rows)]
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.representative_dataset = lambda: (
                 [image.astype(np.float32)] for image in load_batches(sources, model.image_size, 1)
             )
         content = converter.convert()
-    return CompressedImageTower(content, precision, model_fingerprint(model))
+    shift = np.zeros(model.embedding_dim, np.float32)
+    compressed = CompressedImageTower(content, shift, precision, model_fingerprint(model))
+    if precision == "int8":
+        # Rounding moves all vectors alike to some degree, and that much can be put right (bias
+        # correction, arXiv 1906.04721, section 4.2).
+        moved = [
+            network.predict_on_batch(batch) - compressed.project(batch)
+            for batch in load_batches(sources, model.image_size)
+        ]
+        compressed.shift = np.concatenate(moved).mean(axis=0)
+    return compressed
 
 
 class Bfloat16ImageTower:
@@ -302,51 +321,6 @@ def images_per_second(
         encoder.predict_on_batch(images)
         seconds.append(time.perf_counter() - started)
     return embeddings, len(images) / min(seconds)
-
-
-def distill_image_tower(
-    model: DualEncoder,
-    student: ImageTower,
-    pairs: PairDataset,
-    epochs: int = 10,
-    batch_size: int = 64,
-    learning_rate: float = 1e-3,
-) -> DualEncoder:
-    """Teach a smaller image tower to embed as the model's does (知识蒸馏). arXiv 1503.02531.
-
-    The student learns from pictures alone, cropped and mirrored anew in each epoch: what the
-    teacher makes of a crop is what it is to make of it, by the cosine. The space stays the same, so
-    the text tower needs no training and a gallery's embeddings stay of use.
-
-    Args:
-        model: the teacher; it is read, not changed.
-        student: from `image_tower`, with the model's image_size and embedding_dim; its weights are
-            trained in place.
-        pairs: pictures; their captions play no part.
-        epochs, batch_size: of the student's `fit`.
-        learning_rate: the highest, of Adam; it falls to 0 along a cosine.
-
-    Returns:
-        A dual encoder of the student and the model's own text tower.
-
-    Raises:
-        ValueError: the student takes pictures of another size, or embeds to another width.
-    """
-    for name in ("image_size", "embedding_dim"):
-        ours, theirs = getattr(student, name), getattr(model, name)
-        if ours != theirs:
-            raise ValueError(f"the student's {name} must be the model's, {theirs}; got {ours}")
-
-    def with_target(inputs, groups):
-        return inputs["image"], model.image_tower(inputs["image"], training=False)
-
-    dataset = pairs.as_dataset(model, batch_size, training=True).map(with_target)
-    steps = len(dataset)
-    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
-    student.compile(keras.optimizers.Adam(schedule), loss=keras.losses.CosineSimilarity())
-    # Repeated, one iterator serves all epochs, and shuffles by itself.
-    student.fit(dataset.repeat(), steps_per_epoch=steps, epochs=epochs, shuffle=False)
-    return DualEncoder(student, model.text_tower, model.text_preprocessor)
 
 
 def _cores() -> int:

@@ -59,6 +59,19 @@ def batch(text_preprocessor):
     return {"image": images, "text": text_preprocessor(CAPTIONS).numpy()}
 
 
+def make_wide_model(text, image_size=16, width=128, trainable=False):
+    """A dual encoder whose convolutions outweigh the overhead of a file."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((None, None, 3))
+    hidden = keras.layers.Rescaling(1 / 255)(images)
+    for _ in range(2):
+        hidden = keras.layers.Conv2D(width, 3, strides=2, padding="same")(hidden)
+        hidden = keras.layers.ReLU()(keras.layers.BatchNormalization()(hidden))
+    backbone = keras.Model(images, keras.layers.GlobalAveragePooling2D()(hidden))
+    tower = image_tower(backbone, image_size=image_size, embedding_dim=32, trainable=trainable)
+    return DualEncoder(tower, text_tower(50, word_dim=8, units=8, embedding_dim=32), text)
+
+
 def draw(path, level=128):
     """A picture of one grey level."""
     path.parent.mkdir(parents=True, exist_ok=True)

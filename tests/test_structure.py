@@ -23,6 +23,7 @@ ORDER = [
     "folders",
     "embeddings",
     "compression",
+    "distillation",
     "training",
     "brute_force",
     "index",
