@@ -168,10 +168,14 @@ def make_signatures(
         return model.image_tower(pictures, training=False)
 
     def both(text: tf.Tensor, image: tf.Tensor, text_weight: tf.Tensor) -> tf.Tensor:
+        n = tf.size(text_weight)
+        is_even = (tf.size(text) == n) & (tf.size(image) == n)
         is_share = tf.reduce_all((text_weight >= 0) & (text_weight <= 1))
-        with tf.control_dependencies(
-            [tf.debugging.Assert(is_share, ["text_weight must be from 0 to 1"])]
-        ):
+        checks = [
+            tf.debugging.Assert(is_even, ["text, image and text_weight must have equal rows"]),
+            tf.debugging.Assert(is_share, ["text_weight must be from 0 to 1"]),
+        ]
+        with tf.control_dependencies(checks):
             share = tf.identity(text_weight)[:, None]
         return share * texts(text) + (1 - share) * images(image)
 

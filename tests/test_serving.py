@@ -121,15 +121,17 @@ def test_a_bad_request_is_refused_in_words_and_the_next_one_answered(exports):
         ["search_by_image", {"image": []}],
     ]
     weight = ["search_by_text_and_image", {"text": ["a"], "image": [whole], "text_weight": [2]}]
+    uneven = ["search_by_text_and_image", {"text": ["a"] * 2, "image": [whole], "text_weight": [1]}]
     nan = ["search_by_embedding", {"embedding": [[1, 2, 3, float("nan")]]}]
-    answers = run(exports["brute_force"], [*requests, *empty, weight, nan, good])
+    answers = run(exports["brute_force"], [*requests, *empty, weight, uneven, nan, good])
     for words, answer in zip(refused, answers, strict=False):
         assert words in answer["error"], answer
     for answer in answers[4:7]:
         assert "no rows: expected at least one" in answer["error"]
     assert "text_weight must be from 0 to 1" in answers[7]["error"]
-    assert "queries must be finite" in answers[8]["error"]
-    assert len(answers[9]["ids"][0]) == 7
+    assert "text, image and text_weight must have equal rows" in answers[8]["error"]
+    assert "queries must be finite" in answers[9]["error"]
+    assert len(answers[10]["ids"][0]) == 7
 
 
 def test_without_an_index_there_are_only_the_encoders(searcher, tmp_path):
