@@ -286,9 +286,11 @@ def _integer(
     data: tf.Tensor, start: int | tf.Tensor, length: int, order: str | tf.Tensor = "big"
 ) -> tf.Tensor:
     """The integer in `length` bytes, int32. `order` may be a tensor: True for little-endian."""
-    little = [256**power for power in range(length)]
-    is_little = order == "little" if isinstance(order, str) else order
-    places = tf.where(is_little, tf.constant(little, tf.int64), tf.constant(little[::-1], tf.int64))
+    places = [256**power for power in range(length)]
+    if isinstance(order, str):
+        places = tf.constant(places if order == "little" else places[::-1], tf.int64)
+    else:
+        places = tf.where(order, tf.constant(places, tf.int64), tf.constant(places[::-1], tf.int64))
     value = tf.reduce_sum(tf.cast(data[start : start + length], tf.int64) * places)
     return tf.bitcast(tf.cast(value, tf.uint32), tf.int32)
 
@@ -298,18 +300,20 @@ def _read_jpeg_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]
     end = tf.size(data) - 64
     at, height, width, orientation = tf.constant(2), tf.constant(0), tf.constant(0), tf.constant(1)
     while at < end and height == 0:
-        marker = tf.cast(data[at + 1], tf.int32)
+        # 0xFF, the marker, two bytes of length; in a frame header then the depth and the size.
+        segment = tf.unstack(tf.cast(tf.slice(data, [at], [9]), tf.int32))
+        marker = segment[1]
         if marker == 0xFF:  # a fill byte
             at += 1
         else:
             is_frame = (marker >= 0xC0) & (marker <= 0xCF)
             is_frame &= (marker != 0xC4) & (marker != 0xC8) & (marker != 0xCC)
             if is_frame:
-                height, width = _integer(data, at + 5, 2), _integer(data, at + 7, 2)
+                height, width = 256 * segment[5] + segment[6], 256 * segment[7] + segment[8]
                 at = end
             elif marker == 0xE1 and _starts_with(data, at + 4, b"Exif\0\0"):
                 orientation = _read_orientation(data, at + 10)
-            at += 2 + tf.maximum(_integer(data, tf.minimum(at + 2, end), 2), 2)
+            at += 2 + tf.maximum(256 * segment[2] + segment[3], 2)
     return height, width, orientation
 
 

@@ -1,8 +1,9 @@
 """Run requests through a SavedModel as TensorFlow Serving does: by the V1 loader, in a V1 session.
 
-    python run_signatures.py EXPORT [scann] < requests.json > answers.json
+    python run_signatures.py EXPORT [scann]
 
-A request is [signature, {input: [values]}], a picture {"b64": ...}; an answer is {output: [values]}
+reads a list of requests from each line, JSON, and writes a line with a list of their answers. A
+request is [signature, {input: [values]}], a picture {"b64": ...}; an answer is {output: [values]}
 or {"error": message}. With a third part, a number of runs, the answer is {"seconds": of each run}.
 Of this project nothing can be imported here, and ScaNN only if it is named.
 """
@@ -65,4 +66,5 @@ def to_json(value):
 
 if __name__ == "__main__":
     run = load(sys.argv[1])
-    json.dump([answer(run, *request) for request in json.load(sys.stdin)], sys.stdout)
+    for line in sys.stdin:
+        print(json.dumps([answer(run, *request) for request in json.loads(line)]), flush=True)

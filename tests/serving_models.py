@@ -5,6 +5,7 @@
 writes them, with a `models.config`, for a real TensorFlow Serving: see `test_serving_client.py`.
 """
 
+import base64
 import io
 import sys
 from pathlib import Path
@@ -117,6 +118,34 @@ def make_searcher():
     ids = [f"{row:04}" for row in range(300)]
     items = [{"id": key, "image": "", "captions": [f"item {key}", "圆"]} for key in ids]
     return Searcher(model, build_index(vectors, ids), items)
+
+
+def ask_everything(searcher, texts, images, k):
+    """A request to every signature, with a row for each text and picture (bytes), and the answers.
+
+    Requests are as `run_signatures.py` reads them; an answer is what `encode_*` or, for each row,
+    `Searcher.search` gives.
+    """
+    model, rows = searcher.model, len(texts)
+    pictures = [{"b64": base64.b64encode(image).decode()} for image in images]
+    weights = [row / rows for row in range(rows)]
+    both = {"text": texts, "image": pictures, "text_weight": weights}
+    by_text = [searcher.search(text, k=k) for text in texts]
+    by_image = [searcher.search(image=image, k=k) for image in images]
+    by_both = [
+        searcher.search(text, image, k, weight)
+        for text, image, weight in zip(texts, images, weights, strict=True)
+    ]
+    embeddings = model.encode_texts(texts)
+    return [
+        (["encode_text", {"text": texts}], embeddings),
+        (["encode_image", {"image": pictures}], model.encode_images(images)),
+        (["serving_default", {"text": texts}], by_text),
+        (["search_by_text", {"text": texts}], by_text),
+        (["search_by_image", {"image": pictures}], by_image),
+        (["search_by_text_and_image", both], by_both),
+        (["search_by_embedding", {"embedding": embeddings.tolist()}], by_text),
+    ]
 
 
 def write_models(folder):

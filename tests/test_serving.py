@@ -1,9 +1,11 @@
 """Exports for TensorFlow Serving, loaded as it does: by the V1 loader, in a fresh process."""
 
 import base64
+import contextlib
 import io
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from serving_models import make_searcher, picture
+from serving_models import ask_everything, make_searcher, picture
 
 from mmret_tf import serving
 from mmret_tf.dual_encoder import load_model
@@ -42,56 +44,57 @@ def exports(searcher, tmp_path_factory):
     return {each: export_saved_model(searcher, folder / each, 1, each, k=7) for each in engines}
 
 
-def run(export, requests, *options):
-    """What a fresh process answers."""
-    for _, inputs in requests:
-        for name, values in inputs.items():
-            inputs[name] = [
-                {"b64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
-                for value in values
-            ]
-    done = subprocess.run(
-        [sys.executable, SCRIPT, export, *options],
-        input=json.dumps(requests).encode(),
-        capture_output=True,
+@contextlib.contextmanager
+def loaded(export, *options):
+    """A function from requests to the answers of a fresh process."""
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, export, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    assert done.returncode == 0, done.stderr.decode()
-    return json.loads(done.stdout)
+
+    def run(requests):
+        requests = [[name, to_json(inputs)] for name, inputs in requests]
+        process.stdin.write(json.dumps(requests).encode() + b"\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    with process:  # at the end its input is closed, and with that it ends
+        yield run
+
+
+def to_json(inputs):
+    return {
+        name: [
+            {"b64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+            for value in values
+        ]
+        for name, values in inputs.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def run(exports):
+    """Requests to the export with exact search."""
+    with loaded(exports["brute_force"]) as function:
+        yield function
 
 
 @ENGINES
-def test_every_signature_answers_as_python_does(engine, searcher, exports):
+def test_every_signature_answers_as_python_does(engine, searcher, exports, run):
     if engine not in exports:
         pytest.skip("ScaNN has wheels for Linux alone")
-    model = searcher.model
     pictures = [picture(0), picture(1, (9, 30), "JPEG"), picture(2, format="WEBP")]
-    requests, expected = [], []
+    asked = []
     for rows in (1, 3, 64):
         texts = [TEXTS[row % len(TEXTS)] for row in range(rows)]
         images = [pictures[row % len(pictures)] for row in range(rows)]
-        weights = [row / 64 for row in range(rows)]
-        both = list(zip(texts, images, weights, strict=True))
-        requests += [
-            ["encode_text", {"text": texts}],
-            ["encode_image", {"image": list(images)}],
-            ["serving_default", {"text": texts}],
-            ["search_by_text", {"text": texts}],
-            ["search_by_image", {"image": list(images)}],
-            ["search_by_text_and_image", {"text": texts, "image": images, "text_weight": weights}],
-            ["search_by_embedding", {"embedding": model.encode_texts(texts).tolist()}],
-        ]
-        by_text = [searcher.search(text, k=7) for text in texts]
-        expected += [
-            model.encode_texts(texts),
-            model.encode_images([each[1] for each in both]),
-            by_text,
-            by_text,
-            [searcher.search(image=each[1], k=7) for each in both],
-            [searcher.search(text, image, 7, weight) for text, image, weight in both],
-            by_text,
-        ]
-    answers = run(exports[engine], requests, *(["scann"] if engine == "scann" else []))
-    for (signature, _), answer, right in zip(requests, answers, expected, strict=True):
+        asked += ask_everything(searcher, texts, images, k=7)
+    requests = [request for request, _ in asked]
+    if engine == "scann":
+        with loaded(exports["scann"], "scann") as run_scann:
+            answers = run_scann(requests)
+    else:
+        answers = run(requests)
+    for ((signature, _), right), answer in zip(asked, answers, strict=True):
         if signature.startswith("encode"):
             np.testing.assert_allclose(answer["embedding"], right, atol=1e-5)
             continue
@@ -103,7 +106,7 @@ def test_every_signature_answers_as_python_does(engine, searcher, exports):
             assert [text.split("\n") for text in answer["captions"][row]] == captions
 
 
-def test_a_bad_request_is_refused_in_words_and_the_next_one_answered(exports):
+def test_a_bad_request_is_refused_in_words_and_the_next_one_answered(run):
     huge = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(huge, "PNG")
     whole = picture(3, format="JPEG")
@@ -123,7 +126,7 @@ def test_a_bad_request_is_refused_in_words_and_the_next_one_answered(exports):
     weight = ["search_by_text_and_image", {"text": ["a"], "image": [whole], "text_weight": [2]}]
     uneven = ["search_by_text_and_image", {"text": ["a"] * 2, "image": [whole], "text_weight": [1]}]
     nan = ["search_by_embedding", {"embedding": [[1, 2, 3, float("nan")]]}]
-    answers = run(exports["brute_force"], [*requests, *empty, weight, uneven, nan, good])
+    answers = run([*requests, *empty, weight, uneven, nan, good])
     for words, answer in zip(refused, answers, strict=False):
         assert words in answer["error"], answer
     for answer in answers[4:7]:
@@ -138,17 +141,23 @@ def test_without_an_index_there_are_only_the_encoders(searcher, tmp_path):
     folder = export_saved_model(searcher.model, tmp_path / "m", 3, index=None)
     assert folder == tmp_path / "m" / "3"
     requests = [[name, {"text": ["红色的圆"]}] for name in ("encode_text", "serving_default")]
-    for answer in run(folder, requests):
+    with loaded(folder) as run_encoders:
+        answers = run_encoders(requests)
+    for answer in answers:
         right = searcher.model.encode_texts(["红色的圆"])
         np.testing.assert_allclose(answer["embedding"], right, atol=1e-5)
     assert "search" not in (folder / "saved_model.pb").read_bytes().decode("latin1")
 
 
-def test_integer_ids_stay_integers(searcher, tmp_path):
+def test_integer_ids_stay_integers_and_what_is_missing_is_said(searcher, tmp_path, monkeypatch):
     index = build_index(np.eye(4), [30, 10, 20, 2**40])
     items = [{"id": key, "captions": []} for key in index.ids]
-    folder = export_saved_model(Searcher(searcher.model, index, items), tmp_path / "m", 1)
-    (answer,) = run(folder, [["search_by_embedding", {"embedding": [[0.1, 0.2, 0.0, 0.9]]}]])
+    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
+    with pytest.warns(UserWarning, match=r'pip install "mmret_tf\[serving\]"'):
+        folder = export_saved_model(Searcher(searcher.model, index, items), tmp_path / "m", 1)
+    assert not (folder / "assets.extra").exists()
+    with loaded(folder) as run_integers:
+        (answer,) = run_integers([["search_by_embedding", {"embedding": [[0.1, 0.2, 0, 0.9]]}]])
     assert answer["ids"] == [[2**40, 10, 30, 20]] and answer["captions"] == [[""] * 4]
 
 
@@ -182,7 +191,7 @@ def test_the_configuration_is_what_tf_serving_parses(exports):
     assert (model.name, model.model_platform) == ("brute_force", "tensorflow")
 
 
-def test_the_warm_up_asks_every_signature_and_is_answered(exports):
+def test_the_warm_up_asks_every_signature_and_is_answered(exports, run):
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
     path = exports["brute_force"] / "assets.extra" / "tf_serving_warmup_requests"
@@ -198,13 +207,14 @@ def test_the_warm_up_asks_every_signature_and_is_answered(exports):
     names = ["encode_image", "encode_text", "search_by_embedding", "search_by_image"]
     names += ["search_by_text", "search_by_text_and_image"]
     assert rows == [(name, n) for name in names for n in (1, 8)]
-    for answer in run(exports["brute_force"], requests):
+    for answer in run(requests):
         assert "error" not in answer
 
 
-def test_a_version_is_never_replaced_nor_half_written(searcher, tmp_path, monkeypatch):
+def test_a_version_is_never_replaced_nor_half_written(searcher, exports, tmp_path, monkeypatch):
     base = tmp_path / "m"
-    first = export_saved_model(searcher, base, 1)
+    shutil.copytree(exports["brute_force"].parent, base)
+    first = base / "1"
     before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="1 exists, .* the next free one is 2"):
         export_saved_model(searcher, base, 1)
@@ -228,13 +238,6 @@ def test_a_version_is_never_replaced_nor_half_written(searcher, tmp_path, monkey
     export_saved_model(searcher, base, 2)
     assert (base / "2" / "saved_model.pb").exists()
     assert "value: 8" in (base / "batching_parameters.txt").read_text()  # a user's own
-
-
-def test_without_the_serving_api_a_warning_says_what_is_missing(searcher, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
-    with pytest.warns(UserWarning, match=r'pip install "mmret_tf\[serving\]"'):
-        folder = export_saved_model(searcher, tmp_path / "m", 1)
-    assert not (folder / "assets.extra").exists()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ one core.
 """
 
 import argparse
-import base64
 import json
 import os
 import subprocess
@@ -21,18 +20,21 @@ import numpy as np
 
 import mmret_tf as mm
 
-SCRIPT = Path(__file__).parent.parent / "run_signatures.py"
+TESTS = Path(__file__).parent.parent
+sys.path.insert(0, str(TESTS))
+from serving_models import ask_everything  # noqa: E402
+
 K = 10
 
 
-def run(export: Path, requests: list, engine: str = "brute_force", one_core: bool = False) -> list:
+def run(export: Path, requests: list, *options: str, one_core: bool = False) -> list:
     """What a fresh process answers."""
 
     def pin() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
     done = subprocess.run(
-        [sys.executable, SCRIPT, export, *(["scann"] if engine == "scann" else [])],
+        [sys.executable, TESTS / "run_signatures.py", export, *options],
         input=json.dumps(requests).encode(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -44,40 +46,17 @@ def run(export: Path, requests: list, engine: str = "brute_force", one_core: boo
 
 def compare(searcher: mm.Searcher, pairs: mm.PairDataset, engine: str, folder: Path) -> None:
     """Every signature against Python, and a line for each."""
-    model = searcher.model
     captions = pairs.all_captions()
-    requests, expected = [], []
+    asked = []
     for rows in (1, 3, 64):
         texts = [captions[row * 7 % len(captions)] for row in range(rows)]
         paths = [pairs.image_paths[row % len(pairs)] for row in range(rows)]
-        images = [{"b64": base64.b64encode(path.read_bytes()).decode()} for path in paths]
-        weights = [row / 64 for row in range(rows)]
-        embeddings = model.encode_texts(texts)
-        by_text = [searcher.search(text, k=K) for text in texts]
-        requests += [
-            ["encode_text", {"text": texts}],
-            ["encode_image", {"image": images}],
-            ["serving_default", {"text": texts}],
-            ["search_by_text", {"text": texts}],
-            ["search_by_image", {"image": images}],
-            ["search_by_text_and_image", {"text": texts, "image": images, "text_weight": weights}],
-            ["search_by_embedding", {"embedding": embeddings.tolist()}],
-        ]
-        expected += [
-            embeddings,
-            model.encode_images(paths),
-            by_text,
-            by_text,
-            [searcher.search(image=path, k=K) for path in paths],
-            [
-                searcher.search(text, path, K, weight)
-                for text, path, weight in zip(texts, paths, weights, strict=True)
-            ],
-            by_text,
-        ]
+        asked += ask_everything(searcher, texts, [path.read_bytes() for path in paths], K)
     print(f"{engine:<25} rows  largest difference  same ids")
-    answers = run(mm.export_saved_model(searcher, folder / engine, 1, engine, K), requests, engine)
-    for (signature, inputs), answer, right in zip(requests, answers, expected, strict=True):
+    export = mm.export_saved_model(searcher, folder / engine, 1, engine, K)
+    requests = [request for request, _ in asked]
+    answers = run(export, requests, *(["scann"] if engine == "scann" else []))
+    for ((signature, _), right), answer in zip(asked, answers, strict=True):
         same = ""
         if signature.startswith("encode"):
             difference = np.abs(np.array(answer["embedding"]) - right).max()
@@ -86,8 +65,7 @@ def compare(searcher: mm.Searcher, pairs: mm.PairDataset, engine: str, folder: P
             difference = np.abs(np.array(answer["scores"]) - scores).max()
             ids = [[result.id for result in results] for results in right]
             same = f"{np.mean(np.array(answer['ids']) == np.array(ids)):.1%}"
-        rows = len(next(iter(inputs.values())))
-        print(f"{signature:<25} {rows:>4} {difference:>18.1e} {same:>10}", flush=True)
+        print(f"{signature:<25} {len(right):>4} {difference:>18.1e} {same:>10}", flush=True)
 
 
 def time_query(searcher: mm.Searcher, text: str, items: int, folder: Path) -> None:
