@@ -188,7 +188,7 @@ def test_the_faster_form_is_chosen_if_it_is_exact_enough(
 def test_without_bfloat16_or_with_little_to_do_it_is_float32(wide_model, photos, monkeypatch):
     wide_model.image_encoder = Bfloat16ImageTower(wide_model.image_tower)
     monkeypatch.setattr(compression, "cpu_features", lambda: ["avx2"])
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [])
     assert "no bfloat16" in choose_image_encoder(wide_model, photos.image_paths)
     assert wide_model.image_encoder is None
     monkeypatch.setattr(compression, "cpu_features", lambda: ["avx2", "avx512_bf16"])
