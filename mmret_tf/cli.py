@@ -207,12 +207,13 @@ def embed(
     from mmret_tf.embeddings import EmbeddingStore
 
     model = load_model(run / "model.keras")
-    pairs = load_pairs(data, split and split.value)
     if compressed:
         model.image_encoder = CompressedImageTower.load(run / "compressed", model)
-        console.print(f"Image tower in {model.image_encoder.name}.")
-    else:
-        console.print(f"Image tower in {choose_image_encoder(model, pairs.image_paths)}.")
+        form = model.image_encoder.name
+    pairs = load_pairs(data, split and split.value)
+    if not compressed:
+        form = choose_image_encoder(model, pairs.image_paths)
+    console.print(f"Image tower in {form}.")
     store = EmbeddingStore.export(model, pairs, run / "embeddings", dtype=dtype.value)
     if dtype is not Dtype.float32:
         console.print(
