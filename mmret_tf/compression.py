@@ -265,7 +265,7 @@ def compression_report(model: DualEncoder, pairs: PairDataset) -> dict:
     """What the model's `image_encoder` saves and costs beside its image tower in float32.
 
     Args:
-        model: with an `image_encoder`; it is the same afterwards.
+        model: with a `CompressedImageTower` as its `image_encoder`.
         pairs: images with captions on which both are compared.
 
     Returns:
@@ -273,10 +273,16 @@ def compression_report(model: DualEncoder, pairs: PairDataset) -> dict:
         "float32_images_per_second" on ready tensors; "cosine_mean" and "cosine_min" between the
         embeddings of both; and for "i2t_R@10" and so on, the metric with the encoder and, as
         "float32_i2t_R@10", without.
+
+    Raises:
+        ValueError: there is no such `image_encoder`.
     """
     encoder, paths = model.image_encoder, pairs.image_paths
-    if encoder is None:
-        raise ValueError("the model has no image_encoder to report on: see compress_image_tower")
+    if not isinstance(encoder, CompressedImageTower):
+        raise ValueError(
+            "a report needs what compress_image_tower makes as the model's image_encoder; got "
+            f"{type(encoder).__name__}"
+        )
     found = model.encode_images(paths)
     try:
         model.image_encoder = None

@@ -199,7 +199,7 @@ def test_without_bfloat16_or_with_little_to_do_it_is_float32(wide_model, photos,
 
 def test_the_report_compares_with_float32(wide_model, photos):
     exact = wide_model.encode_images(photos.image_paths)
-    with pytest.raises(ValueError, match="no image_encoder to report on"):
+    with pytest.raises(ValueError, match="as the model's image_encoder; got NoneType"):
         compression_report(wide_model, photos)
     wide_model.image_encoder = tower = compress_image_tower(wide_model, photos.image_paths)
     found = wide_model.encode_images(photos.image_paths)
