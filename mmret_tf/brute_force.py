@@ -74,10 +74,9 @@ class Index:
             ValueError: k is below 1, or queries are empty, of another width, or hold NaN or
                 infinity.
         """
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise ValueError(f"k must be an integer of at least 1; got {k!r}")
+        k = checked_count(k, "k")
         queries = checked_queries(queries, self.dim, self.metric)
-        rows, scores = self._nearest(queries, min(int(k), len(self)))
+        rows, scores = self._nearest(queries, min(k, len(self)))
         return np.array([[self.ids[row] for row in found] for found in rows.tolist()]), scores
 
     def save(self, directory: str | os.PathLike) -> None:
@@ -172,6 +171,13 @@ class BruteForceIndex(Index):
                 or another metric.
         """
         return cls(*checked_items(embeddings, ids, metric))
+
+
+def checked_count(value: int, name: str) -> int:
+    """A number of things that must be an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}")
+    return int(value)
 
 
 def checked_items(embeddings: npt.ArrayLike, ids: Ids, metric: str) -> tuple[np.ndarray, list, str]:

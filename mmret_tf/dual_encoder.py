@@ -145,7 +145,7 @@ class DualEncoder(keras.Model):
         Args:
             images: paths, encoded bytes, PIL images or arrays `[height, width, 3]` in any mix; one
                 array `[n, height, width, 3]`; or features of the backbone `[n, features]`.
-            batch_size: pictures that are in memory at once.
+            batch_size: pictures that are embedded at once, while the next are decoded.
 
         Returns:
             float32 `[n, dim]`, rows of unit length.
@@ -153,8 +153,7 @@ class DualEncoder(keras.Model):
         Raises:
             ValueError: a picture cannot be read; the message names it.
         """
-        if isinstance(images, (str, os.PathLike, bytes)):
-            raise ValueError("encode_images takes a list; for one picture, give [picture]")
+        check_images(images)
         if isinstance(images, np.ndarray) and images.ndim == 2:
             return _encode(self.image_tower, _batches(images, batch_size))
         encoder = self.image_encoder or self.image_tower
@@ -172,8 +171,7 @@ class DualEncoder(keras.Model):
         """
         if self.text_preprocessor is None:
             raise ValueError("this model has no text_preprocessor; give one to DualEncoder")
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise ValueError("encode_texts takes a list of strings; for one text, give [text]")
+        check_texts(texts)
         batches = _batches(list(texts), batch_size)
         return _encode(self.text_tower, map(self.text_preprocessor, batches))
 
@@ -195,6 +193,18 @@ class DualEncoder(keras.Model):
             for name in ("image_tower", "text_tower", "text_preprocessor")
         }
         return cls(**{**config, **parts})
+
+
+def check_images(images: Sequence[ImageSource] | np.ndarray) -> None:
+    """Refuse one picture in the place of a list; ValueError."""
+    if isinstance(images, (str, os.PathLike, bytes)):
+        raise ValueError("encode_images takes a list; for one picture, give [picture]")
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse what is no list of strings; ValueError."""
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("encode_texts takes a list of strings; for one text, give [text]")
 
 
 def _batches(rows: Sequence, batch_size: int) -> Iterator[Sequence]:

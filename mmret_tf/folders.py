@@ -1,7 +1,7 @@
 """Folders of large files that are written whole or not at all, and checked on opening.
 
-A manifest lists the files with their sizes and SHA-256. The embedding store and the index are such
-folders.
+A manifest lists the files with their sizes and SHA-256. The embedding store, the index and the
+compressed tower are such folders.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from mmret_tf.image_headers import integer, read_jpeg_header, read_webp_header, starts_with
 from mmret_tf.normalization import nfkc
 
 # A picture of more pixels than this is refused before it is decoded (8192 x 8192: 192 MiB).
@@ -50,32 +51,32 @@ def decode_image(contents: tf.Tensor) -> tf.Tensor:
     tf.debugging.Assert(tf.strings.length(contents) > 0, ["empty file"])
     # Zeros behind the end let the header be read without a bounds check at every byte.
     data = tf.pad(tf.io.decode_raw(contents, tf.uint8), [[0, 64]])
-    is_jpeg = _starts_with(data, 0, b"\xff\xd8\xff")
-    is_png = _starts_with(data, 0, b"\x89PNG\r\n\x1a\n")
-    is_gif = _starts_with(data, 0, b"GIF8")
-    is_bmp = _starts_with(data, 0, b"BM")
-    is_webp = _starts_with(data, 0, b"RIFF") & _starts_with(data, 8, b"WEBP")
+    is_jpeg = starts_with(data, 0, b"\xff\xd8\xff")
+    is_png = starts_with(data, 0, b"\x89PNG\r\n\x1a\n")
+    is_gif = starts_with(data, 0, b"GIF8")
+    is_bmp = starts_with(data, 0, b"BM")
+    is_webp = starts_with(data, 0, b"RIFF") & starts_with(data, 8, b"WEBP")
     tf.debugging.Assert(
         is_jpeg | is_png | is_gif | is_bmp | is_webp,
         ["not an image: expected JPEG, PNG, GIF, BMP or WebP"],
     )
     # TensorFlow 2.20 writes past its buffer when it decodes one of these.
-    is_animated = _starts_with(data, 12, b"VP8X") & (data[20] // 2 % 2 == 1)
+    is_animated = starts_with(data, 12, b"VP8X") & (data[20] // 2 % 2 == 1)
     tf.debugging.Assert(
         ~(is_webp & is_animated), ["an animated WebP: save its first frame as a picture"]
     )
 
     orientation = tf.constant(1)
     if is_jpeg:
-        height, width, orientation = _read_jpeg_header(data)
+        height, width, orientation = read_jpeg_header(data)
     elif is_png:
-        height, width = _integer(data, 20, 4), _integer(data, 16, 4)
+        height, width = integer(data, 20, 4), integer(data, 16, 4)
     elif is_gif:
-        height, width = _integer(data, 8, 2, "little"), _integer(data, 6, 2, "little")
+        height, width = integer(data, 8, 2, "little"), integer(data, 6, 2, "little")
     elif is_bmp:  # a negative height means that the rows are stored from the top
-        height, width = tf.abs(_integer(data, 22, 4, "little")), _integer(data, 18, 4, "little")
+        height, width = tf.abs(integer(data, 22, 4, "little")), integer(data, 18, 4, "little")
     else:
-        height, width = _read_webp_header(data)
+        height, width = read_webp_header(data)
     has_size = tf.debugging.Assert(
         (height > 0) & (width > 0), ["not a whole image: it ends in its header"]
     )
@@ -276,72 +277,6 @@ def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     if tf.reduce_any(orientation == tf.constant([3, 4, 7, 8])):
         image = tf.reverse(image, [0])
     return tf.ensure_shape(image, (None, None, 3))
-
-
-def _starts_with(data: tf.Tensor, start: int | tf.Tensor, magic: bytes) -> tf.Tensor:
-    return tf.reduce_all(data[start : start + len(magic)] == tf.constant(list(magic), tf.uint8))
-
-
-def _integer(
-    data: tf.Tensor, start: int | tf.Tensor, length: int, order: str | tf.Tensor = "big"
-) -> tf.Tensor:
-    """The integer in `length` bytes, int32. `order` may be a tensor: True for little-endian."""
-    places = [256**power for power in range(length)]
-    if isinstance(order, str):
-        places = tf.constant(places if order == "little" else places[::-1], tf.int64)
-    else:
-        places = tf.where(order, tf.constant(places, tf.int64), tf.constant(places[::-1], tf.int64))
-    value = tf.reduce_sum(tf.cast(data[start : start + length], tf.int64) * places)
-    return tf.bitcast(tf.cast(value, tf.uint32), tf.int32)
-
-
-def _read_jpeg_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Walk the segments up to the frame header: height, width, EXIF orientation."""
-    end = tf.size(data) - 64
-    at, height, width, orientation = tf.constant(2), tf.constant(0), tf.constant(0), tf.constant(1)
-    while at < end and height == 0:
-        # 0xFF, the marker, two bytes of length; in a frame header then the depth and the size.
-        segment = tf.unstack(tf.cast(tf.slice(data, [at], [9]), tf.int32))
-        marker = segment[1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-        else:
-            is_frame = (marker >= 0xC0) & (marker <= 0xCF)
-            is_frame &= (marker != 0xC4) & (marker != 0xC8) & (marker != 0xCC)
-            if is_frame:
-                height, width = 256 * segment[5] + segment[6], 256 * segment[7] + segment[8]
-                at = end
-            elif marker == 0xE1 and _starts_with(data, at + 4, b"Exif\0\0"):
-                orientation = _read_orientation(data, at + 10)
-            at += 2 + tf.maximum(256 * segment[2] + segment[3], 2)
-    return height, width, orientation
-
-
-def _read_orientation(data: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
-    """The orientation that the EXIF block at `tiff` gives, or 1."""
-    is_little = _starts_with(data, tiff, b"II")
-    end = tf.size(data) - 64
-    directory = tiff + _integer(data, tiff + 4, 4, is_little)
-    orientation = tf.constant(1)
-    if directory > tiff and directory < end:
-        count = tf.minimum(_integer(data, directory, 2, is_little), (end - directory) // 12)
-        for entry in tf.range(count):
-            at = directory + 2 + 12 * entry
-            if _integer(data, at, 2, is_little) == 0x0112:
-                orientation = _integer(data, at + 8, 2, is_little)
-    return tf.where((orientation >= 1) & (orientation <= 8), orientation, 1)
-
-
-def _read_webp_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Height and width of a lossy, lossless or extended WebP file."""
-    if _starts_with(data, 12, b"VP8X"):
-        return 1 + _integer(data, 27, 3, "little"), 1 + _integer(data, 24, 3, "little")
-    elif _starts_with(data, 12, b"VP8L"):
-        bits = _integer(data, 21, 4, "little")  # 14 bits of width, then 14 bits of height
-        return 1 + bits // 2**14 % 2**14, 1 + bits % 2**14
-    else:
-        height, width = _integer(data, 28, 2, "little"), _integer(data, 26, 2, "little")
-        return height % 2**14, width % 2**14  # the upper two bits are a display scale
 
 
 @keras.saving.register_keras_serializable("mmret_tf")

@@ -145,10 +145,7 @@ class Searcher:
         Raises:
             ValueError: neither text nor image is given, k is below 1, or the picture is unreadable.
         """
-        if text is None and image is None:
-            raise ValueError("a query needs text, an image, or both; got neither")
-        if not 0 <= text_weight <= 1:
-            raise ValueError(f"text_weight must be from 0 to 1; got {text_weight}")
+        check_query(text, image, text_weight)
         parts = []
         if text is not None:
             share = text_weight if image is not None else 1.0
@@ -164,6 +161,16 @@ class Searcher:
                 zip(ids[0].tolist(), scores[0].tolist(), strict=True), 1
             )
         )
+
+
+def check_query(text: str | None, image: ImageSource | None, text_weight: float) -> None:
+    """Refuse what is no query; ValueError."""
+    if text is None and image is None:
+        raise ValueError("a query needs text, an image, or both; got neither")
+    if not isinstance(text, str | None):
+        raise ValueError(f"text must be a string; got {text!r:.80}")
+    if not 0 <= text_weight <= 1:
+        raise ValueError(f"text_weight must be from 0 to 1; got {text_weight}")
 
 
 def thumbnail(path: str | os.PathLike) -> Image.Image:

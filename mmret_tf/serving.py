@@ -17,6 +17,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from mmret_tf.brute_force import checked_count
 from mmret_tf.dual_encoder import DualEncoder
 from mmret_tf.searcher import Searcher
 from mmret_tf.serving_client import ServingClient  # noqa: F401  the other end of what is here
@@ -79,9 +80,7 @@ def export_saved_model(
 
     >>> export_saved_model(searcher, "export/mmret", version=1)  # doctest: +SKIP
     """
-    for argument, value in (("version", version), ("k", k)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{argument} must be an integer of at least 1; got {value!r}")
+    version, k = checked_count(version, "version"), checked_count(k, "k")
     if index not in ("brute_force", "scann", None):
         raise ValueError(f'index must be "brute_force", "scann" or None; got {index!r}')
     directory = Path(directory)

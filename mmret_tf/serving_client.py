@@ -17,8 +17,10 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ReadTimeoutError
 from urllib3.util import Retry
 
+from mmret_tf.brute_force import checked_count
+from mmret_tf.dual_encoder import check_images, check_texts
 from mmret_tf.preprocessing import ImageSource, rgb_array
-from mmret_tf.searcher import SearchResult, SearchResults
+from mmret_tf.searcher import SearchResult, SearchResults, check_query
 
 # Both transports speak in HTTP's statuses: 408 is for an answer that is late, 503 for none at all.
 BUSY = (429, 502, 503, 504)
@@ -82,6 +84,7 @@ class ServingClient:
         self.close()
 
     def close(self) -> None:
+        """Give the connections back."""
         self._transport.close()
 
     def search(
@@ -97,14 +100,8 @@ class ServingClient:
             The k best, or all that the server gives: `mmret export --top` fixed its largest k. An
             `item` has its "id" and "captions".
         """
-        if text is None and image is None:
-            raise ValueError("a query needs text, an image, or both; got neither")
-        if not isinstance(text, str | None):
-            raise ValueError(f"text must be a string; got {text!r:.80}")
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise ValueError(f"k must be an integer of at least 1; got {k!r}")
-        if not 0 <= text_weight <= 1:
-            raise ValueError(f"text_weight must be from 0 to 1; got {text_weight}")
+        check_query(text, image, text_weight)
+        k = checked_count(k, "k")
         inputs = {} if text is None else {"text": [text]}
         if image is not None:
             inputs["image"] = [_encoded(image)]
@@ -120,16 +117,14 @@ class ServingClient:
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
         """Embed captions or queries, a batch a request -> float32 `[n, dim]`, unit rows."""
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise ValueError("encode_texts takes a list of strings; for one text, give [text]")
+        check_texts(texts)
         return self._encode("text", str, texts, batch_size)
 
     def encode_images(
         self, images: Sequence[ImageSource] | np.ndarray, batch_size: int = 16
     ) -> np.ndarray:
         """Embed pictures, a batch a request -> float32 `[n, dim]`, unit rows."""
-        if isinstance(images, (str, os.PathLike, bytes)):
-            raise ValueError("encode_images takes a list; for one picture, give [picture]")
+        check_images(images)
         return self._encode("image", _encoded, images, batch_size)
 
     def _encode(self, kind: str, prepare: Callable, rows: Sequence, batch_size: int) -> np.ndarray:

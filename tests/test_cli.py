@@ -11,7 +11,9 @@ from conftest import make_backbone
 from PIL import Image
 
 from mmret_tf import cli
+from mmret_tf.compression import PRECISIONS
 from mmret_tf.doctor import examine, installed_version, keras_problem
+from mmret_tf.embeddings import DTYPES
 
 COLOURS = ("red", "blue", "green", "black", "white")
 COMMANDS = ("demo", "train", "evaluate", "compress", "embed", "index", "search", "export", "doctor")
@@ -130,6 +132,11 @@ def test_debug_shows_the_traceback(tmp_path):
 @pytest.mark.parametrize("arguments", [["search", "--top", "0"], ["fly"], ["train"]])
 def test_usage_errors_exit_with_2(arguments, capsys):
     assert mmret(capsys, *arguments)[0] == 2
+
+
+def test_the_choices_are_those_of_the_modules():
+    assert [choice.value for choice in cli.Precision] == list(PRECISIONS)
+    assert [choice.value for choice in cli.Dtype] == list(DTYPES)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

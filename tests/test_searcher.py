@@ -80,7 +80,7 @@ def test_bad_queries_are_explained(run):
         ({"text": "a", "text_weight": 2}, "text_weight must be from 0 to 1; got 2"),
         ({"image": "gone.png"}, "gone.png"),
         ({"image": b"rubbish"}, "not an image"),
-        ({"text": 5}, "list of strings"),
+        ({"text": 5}, "text must be a string; got 5"),
     ]:
         with pytest.raises(ValueError, match=message):
             searcher.search(**arguments)

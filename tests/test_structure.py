@@ -12,6 +12,7 @@ import mmret_tf
 ORDER = [
     "doctor",
     "normalization",
+    "image_headers",
     "preprocessing",
     "scenes",
     "layouts",
