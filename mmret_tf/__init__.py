@@ -27,8 +27,19 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
     from mmret_tf.dual_encoder import DualEncoder, load_model
     from mmret_tf.embeddings import EmbeddingStore
     from mmret_tf.evaluation import evaluate_retrieval
+    from mmret_tf.fused_encoder import FusedEncoder, item_examples
+    from mmret_tf.fusion import Concatenate, EarlyFusion, GatedFusion, HybridFusion, WeightedSum
     from mmret_tf.index import ScannIndex, build_index, load_index
+    from mmret_tf.missing import (
+        ConstantImputer,
+        EnsembleFusion,
+        MeanImputer,
+        ModalityDropout,
+        ModalityPredictor,
+        NearestImputer,
+    )
     from mmret_tf.preprocessing import TextPreprocessor, decode_image, load_image
+    from mmret_tf.score_fusion import ReciprocalRankFusion, WeightedScores
     from mmret_tf.searcher import Searcher, SearchResult, SearchResults
     from mmret_tf.serving import ServingClient, export_saved_model
     from mmret_tf.towers import image_tower, text_tower
@@ -37,9 +48,21 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
     __all__ = [
         "BruteForceIndex",
         "CompressedImageTower",
+        "Concatenate",
+        "ConstantImputer",
         "DualEncoder",
+        "EarlyFusion",
         "EmbeddingStore",
+        "EnsembleFusion",
+        "FusedEncoder",
+        "GatedFusion",
+        "HybridFusion",
+        "MeanImputer",
+        "ModalityDropout",
+        "ModalityPredictor",
+        "NearestImputer",
         "PairDataset",
+        "ReciprocalRankFusion",
         "RetrievalMetrics",
         "ScannIndex",
         "SearchResult",
@@ -48,6 +71,8 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
         "ServingClient",
         "TextPreprocessor",
         "TrainConfig",
+        "WeightedScores",
+        "WeightedSum",
         "build_index",
         "compress_image_tower",
         "decode_image",
@@ -56,6 +81,7 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
         "evaluate_retrieval",
         "export_saved_model",
         "image_tower",
+        "item_examples",
         "load_image",
         "load_index",
         "load_model",

@@ -61,7 +61,7 @@ class Engine(str, Enum):
 
 
 Run = Annotated[Path, typer.Option(help="Folder of the run.")]
-Data = Annotated[str, typer.Option(help='A folder or file of captioned images, or "scenes".')]
+Data = Annotated[str, typer.Option(help='A folder or file of images and captions, or "scenes".')]
 OneSplit = Annotated[Split | None, typer.Option(help="One split; by default all images.")]
 Compressed = Annotated[
     bool, typer.Option("--compressed", help="Use the image tower that `mmret compress` made.")
@@ -202,19 +202,21 @@ def embed(
 ) -> None:
     """Embed a collection with the run's model: the gallery that `index` and `search` use."""
     from mmret_tf.compression import CompressedImageTower, choose_image_encoder
-    from mmret_tf.datasets import load_pairs
     from mmret_tf.dual_encoder import load_model
     from mmret_tf.embeddings import EmbeddingStore
+    from mmret_tf.items import load_items
 
     model = load_model(run / "model.keras")
     if compressed:
         model.image_encoder = CompressedImageTower.load(run / "compressed", model)
         form = model.image_encoder.name
-    pairs = load_pairs(data, split and split.value)
-    if not compressed:
-        form = choose_image_encoder(model, pairs.image_paths)
-    console.print(f"Image tower in {form}.")
-    store = EmbeddingStore.export(model, pairs, run / "embeddings", dtype=dtype.value)
+    items = load_items(data, split and split.value)
+    images = [path for paths in items.image_paths for path in paths]
+    if images and not compressed:
+        form = choose_image_encoder(model, images)
+    if images:
+        console.print(f"Image tower in {form}.")
+    store = EmbeddingStore.export(model, items, run / "embeddings", dtype=dtype.value)
     if dtype is not Dtype.float32:
         console.print(
             f"Storing them in {dtype.value} costs {store.loss['mean']:.1e} of the cosine on "
@@ -249,7 +251,7 @@ def search(
     results = Searcher.open(run, compressed).search(text=query, image=image, k=top)
     for result in results:
         # Lines, not a table, which would cut paths in a narrow terminal.
-        lines = [f"{result.rank:>3}  {result.score:.3f}  {result.item['image']}"]
+        lines = [f"{result.rank:>3}  {result.score:.3f}  {result.item['image'] or result.id}"]
         lines += [" " * 12 + caption for caption in result.item["captions"]]
         for line in lines:
             # A collection is not trusted: no escape sequence of its captions reaches the terminal.

@@ -1,41 +1,24 @@
 """A collection of captioned images on disk -> PairDataset -> batches for a model (图文对数据集).
 
-Section 2.1 / 3.1(1) of the tutorial document. Every image is decoded once on loading; what is
-unusable is put aside and reported, so that training meets no bad input.
+Section 2.1 / 3.1(1) of the tutorial document. What `loading` found unusable is put aside and
+reported, so that training meets no bad input.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from mmret_tf.layouts import (
-    Collection,
-    Problem,
-    Record,
-    hash_split,
-    is_inside,
-    normal_split,
-    read_layout,
-)
-from mmret_tf.preprocessing import crop_and_resize, decode_failure, decode_image
-from mmret_tf.scenes import cached_scenes
-
-# A larger image file is not even read. The largest picture that is decoded, as a BMP, has half.
-MAX_IMAGE_BYTES = 2**29
-
-# A scan of more images shows its progress.
-PROGRESS_FROM = 1000
+from mmret_tf.loading import image_ids, load_columns
+from mmret_tf.preprocessing import crop_and_resize, decode_image
+from mmret_tf.splits import count_splits, rows_of_split
 
 # A caption that says left or right would be false of the mirrored picture.
 SIDES = r"(?is).*(\b(left|right)|左|右).*"
@@ -53,6 +36,8 @@ class PairDataset:
         attributes: for each image what else the layout says of it, often `{}`.
         splits: "train", "dev" or "test"; "" for an image that its layout puts in no split.
         quarantined: what was put aside on loading: (path or place, reason).
+        groups: for each image a number; images with the same one show one item, and are never
+            negatives of each other. By default each is an item of its own.
 
     Raises:
         ValueError: the lists differ in length, an id comes twice, or an image has no caption.
@@ -69,17 +54,16 @@ class PairDataset:
     attributes: list[dict[str, Any]]
     splits: list[str]
     quarantined: list[tuple[str, str]] = field(default_factory=list)
+    groups: list[int] | None = None
 
     def __post_init__(self) -> None:
-        lists = (self.ids, self.image_paths, self.captions, self.attributes, self.splits)
-        if len({len(each) for each in lists}) != 1:
-            raise ValueError(
-                "ids, image_paths, captions, attributes and splits must have one item an image; "
-                f"got {', '.join(str(len(each)) for each in lists)}"
-            )
-        if len(set(self.ids)) != len(self.ids):
-            twice = Counter(self.ids).most_common(1)[0][0]
-            raise ValueError(f"ids must be unique; {twice!r} comes more than once")
+        if self.groups is None:
+            self.groups = list(range(len(self.ids)))
+        lists = [self.ids, self.image_paths, self.captions, self.attributes, self.splits]
+        check_lists(
+            [*lists, self.groups],
+            "ids, image_paths, captions, attributes, splits and groups must have one item an image",
+        )
         if not all(self.captions):
             bare = self.ids[[bool(each) for each in self.captions].index(False)]
             raise ValueError(f"every image must have a caption; {bare!r} has none")
@@ -91,7 +75,7 @@ class PairDataset:
     def __repr__(self) -> str:
         return (
             f"PairDataset({len(self)} images, {len(self.all_captions())} captions, "
-            f"splits: {_count_splits(self.splits)}, {len(self.quarantined)} put aside)"
+            f"splits: {count_splits(self.splits)}, {len(self.quarantined)} put aside)"
         )
 
     def all_captions(self) -> list[str]:
@@ -103,8 +87,16 @@ class PairDataset:
         counts = [len(captions) for captions in self.captions]
         return np.repeat(np.arange(len(self), dtype=np.int64), counts)
 
+    def first_rows(self) -> list[int]:
+        """The first row of each group: one image an item."""
+        first: dict[int, int] = {}
+        for row, group in enumerate(self.groups):
+            first.setdefault(group, row)
+        return list(first.values())
+
     def subset(self, rows: Iterable[int]) -> PairDataset:
-        """The images of these rows, in this order. `quarantined` stays that of the whole."""
+        """The images of these rows, in this order; groups are numbered anew, as they come.
+        `quarantined` stays that of the whole."""
         rows = list(rows)
         return replace(
             self,
@@ -113,6 +105,7 @@ class PairDataset:
             captions=[self.captions[row] for row in rows],
             attributes=[self.attributes[row] for row in rows],
             splits=[self.splits[row] for row in rows],
+            groups=_numbered([self.groups[row] for row in rows]),
         )
 
     def split(self, name: str) -> PairDataset:
@@ -121,11 +114,7 @@ class PairDataset:
         Raises:
             ValueError: there are none; the message names the splits that there are.
         """
-        name = normal_split(name)
-        rows = [row for row, split in enumerate(self.splits) if split == name]
-        if not rows:
-            raise ValueError(f"no images of split {name!r}; there are {_count_splits(self.splits)}")
-        return self.subset(rows)
+        return self.subset(rows_of_split(self.splits, name, "images"))
 
     def as_dataset(
         self,
@@ -164,8 +153,8 @@ class PairDataset:
         Returns:
             Batches of "image": uint8 `[batch, image_size, image_size, 3]`, or float32
             `[batch, width]` with `features`; "text": int64 `[batch, length]`; group ids: int64
-            `[batch]`, the row of each image, so that two captions of one image are never
-            negatives of each other.
+            `[batch]`, of `groups`, so that two captions of one item are never negatives of each
+            other.
 
         Raises:
             ValueError: the model has no text_preprocessor, there are no images, `batch_size` is
@@ -196,6 +185,7 @@ class PairDataset:
         counts = tf.constant([len(captions) for captions in self.captions], tf.int64)
         captions = tf.constant(self.all_captions())
         paths = tf.constant([os.fsencode(path) for path in self.image_paths])
+        groups = tf.constant(self.groups, tf.int64)
 
         def draw(row, numbers):
             return row, starts[row] + numbers[0] % counts[row], numbers[1:]
@@ -217,7 +207,7 @@ class PairDataset:
 
         def finish(row, caption, image):
             text = model.text_preprocessor(tf.gather(captions, caption))
-            return {"image": image, "text": text}, row
+            return {"image": image, "text": text}, tf.gather(groups, row)
 
         if training:
             order = tf.data.Dataset.range(len(self))
@@ -255,6 +245,8 @@ def load_pairs(
 
     - `captions.jsonl`: a line `{"image": "a.png", "captions": ["a dog", "一只狗"]}` for each image;
       `id`, `split` and `attributes` may be added, and `caption` may hold one string instead.
+      `images` may name several that show one item: each is a row, with the ids "item#0", "item#1"
+      and so on, in one group. Rows of text alone are for `load_items`.
     - `captions.csv`: columns image, caption and perhaps split; a row for each caption.
     - `dataset_*.json` of Karpathy; images beside it or in `images/`; "restval" is "train".
     - MS-COCO: `captions_*.json`, perhaps in `annotations/`, images in `train2017/` and so on.
@@ -280,121 +272,50 @@ def load_pairs(
     >>> len(pairs), pairs.image_paths[0].name, len(pairs.quarantined)
     (3, '0000.png', 0)
     """
-    split = None if split is None else normal_split(split)
-    if source == "scenes":
-        source = cached_scenes(split or "train", size, seed)
-    collection = read_layout(Path(source))
-    splits = [record.split for record in collection.records]
-    if collection.records and split is not None and split not in splits:
-        raise ValueError(
-            f"{source} has no images of split {split!r}; it has {_count_splits(splits)}"
-        )
+    return image_rows(**load_columns(source, split, size, seed, needs_both=True))
 
-    records = [r for r in _find_images(collection) if split is None or r.split == split]
-    records = _decode_images(collection, records)
-    quarantined = [
-        (_one_line(problem.place), _one_line(problem.reason))
-        for problem in _problems_of(collection, split)
+
+def image_rows(
+    ids: list[str],
+    image_paths: list[list[Path]],
+    captions: list[list[str]],
+    attributes: list[dict[str, Any]],
+    splits: list[str],
+    quarantined: list[tuple[str, str]],
+) -> PairDataset:
+    """The images of items that have captions, a row each; those of one item are one group."""
+    rows = [
+        (item, path, name)
+        for item, (key, paths) in enumerate(zip(ids, image_paths, strict=True))
+        if captions[item]
+        for path, name in zip(paths, image_ids(key, len(paths)), strict=True)
     ]
-    some = "; ".join(": ".join(each) for each in quarantined[:3])
-    some += "; ..." if len(quarantined) > 3 else ""
-    if not records:
-        raise ValueError(
-            f"nothing usable in {source}: {collection.source} names {len(collection.records)} "
-            f"images; {len(quarantined)} entries were put aside: {some or 'none'}"
-        )
-    if quarantined:
-        total = len(records) + len(quarantined)
-        warnings.warn(
-            f"{len(quarantined)} of {total} entries were put aside (see .quarantined): {some}",
-            stacklevel=2,
-        )
+    items = [item for item, _, _ in rows]
     return PairDataset(
-        ids=[record.id for record in records],
-        image_paths=[collection.folder / record.path for record in records],
-        captions=[record.captions for record in records],
-        attributes=[record.attributes for record in records],
-        splits=[record.split for record in records],
+        ids=[name for _, _, name in rows],
+        image_paths=[path for _, path, _ in rows],
+        captions=[captions[item] for item in items],
+        attributes=[attributes[item] for item in items],
+        splits=[splits[item] for item in items],
         quarantined=quarantined,
+        groups=_numbered(items),
     )
 
 
-def _find_images(collection: Collection) -> list[Record]:
-    """The records that are distinct, and have captions and a file inside the collection."""
-    found, ids, files = [], set(), set()
-    for record in collection.records:
-        with collection.put_aside(record.path, record.id):
-            if not is_inside(collection.folder, record.path):
-                raise ValueError(f"leads outside the collection ({record.place})")
-            if not (file := collection.folder / record.path).is_file():
-                raise ValueError(f"the image does not exist ({record.place})")
-            f"{record.id}{record.path}".encode()  # an error if it is not valid Unicode
-            if not record.captions:
-                raise ValueError("image without a caption")
-            if record.id in ids or os.path.realpath(file) in files:
-                raise ValueError(f"duplicate id or image: {record.id!r} ({record.place})")
-            ids.add(record.id)
-            files.add(os.path.realpath(file))
-            found.append(record)
+def check_lists(lists: list[list], expected: str) -> None:
+    """Refuse lists of different lengths, or ids, the first list, that are not unique; ValueError.
 
-    named = {record.path for record in collection.records}
-    for record_id, path in collection.image_files():
-        if path not in named:
-            collection.problems.append(Problem(path, "image without a caption", record_id))
-    return found
+    `expected` says what the lists are, for the message.
+    """
+    if len({len(each) for each in lists}) != 1:
+        raise ValueError(f"{expected}; got {', '.join(str(len(each)) for each in lists)}")
+    ids = lists[0]
+    if len(set(ids)) != len(ids):
+        twice = Counter(ids).most_common(1)[0][0]
+        raise ValueError(f"ids must be unique; {twice!r} comes more than once")
 
 
-def _decode_images(collection: Collection, records: list[Record]) -> list[Record]:
-    """The records whose images decode."""
-    bar = None
-    if len(records) > PROGRESS_FROM:
-        bar = keras.utils.Progbar(len(records), unit_name="image")
-    whole = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        reasons = pool.map(lambda record: _try_to_decode(collection.folder / record.path), records)
-        for number, (record, reason) in enumerate(zip(records, reasons, strict=True), 1):
-            if reason is None:
-                whole.append(record)
-            else:
-                collection.problems.append(Problem(record.path, reason, record.id))
-            if bar is not None:
-                bar.update(number)
-    return whole
-
-
-def _try_to_decode(file: Path) -> str | None:
-    """The reason why an image cannot be used, if there is one."""
-    try:
-        if file.stat().st_size > MAX_IMAGE_BYTES:
-            return f"too large: more than {MAX_IMAGE_BYTES} bytes"
-        decode_image(file.read_bytes())
-    except OSError as error:
-        return f"unreadable: {error.strerror or error}"
-    except tf.errors.OpError as error:
-        return decode_failure(error)
-    return None
-
-
-def _problems_of(collection: Collection, split: str | None) -> list[Problem]:
-    """The problems of one split, and those of which nobody can tell the split."""
-    split_of = {record.id: record.split for record in reversed(collection.records)}
-
-    def concerns(problem: Problem) -> bool:
-        if split is None or problem.record_id is None:
-            return True
-        if collection.is_hashed:
-            return hash_split(problem.record_id) == split
-        return split_of.get(problem.record_id, split) == split
-
-    return [problem for problem in collection.problems if concerns(problem)]
-
-
-def _count_splits(splits: list[str]) -> str:
-    """How many images each split has, in words: "train (6000), dev (1000)"."""
-    counts = Counter(splits)
-    return ", ".join(f"{name or 'no split'} ({count})" for name, count in counts.items()) or "none"
-
-
-def _one_line(text: str) -> str:
-    """A name from an untrusted collection, fit for a message."""
-    return " ".join(text.encode("utf-8", "backslashreplace").decode("utf-8").split())
+def _numbered(groups: list[int]) -> list[int]:
+    """The same groups with the numbers 0, 1, ... in the order in which they come."""
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(group, len(numbers)) for group in groups]

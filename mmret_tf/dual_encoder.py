@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import keras
@@ -175,6 +175,34 @@ class DualEncoder(keras.Model):
         batches = _batches(list(texts), batch_size)
         return _encode(self.text_tower, map(self.text_preprocessor, batches))
 
+    def encode_items(
+        self, images: Sequence[Sequence[ImageSource]], texts: Sequence[Sequence[str]]
+    ) -> np.ndarray:
+        """Embed items that have any number of pictures and texts, for a gallery. Section 7.2.
+
+        An item's embedding is that of its picture; of several, their mean, brought to unit length.
+        Its texts count only where it has no picture, in the same way: captions of a picture are
+        what asks for it. A `FusedEncoder` makes use of both.
+
+        Args:
+            images: for each item its pictures, as `encode_images` takes them; an empty list for
+                an item without.
+            texts: for each item its texts.
+
+        Returns:
+            float32 `[n, dim]`, rows of unit length.
+
+        Raises:
+            ValueError: the lists differ in length, an item has neither picture nor text, or a
+                picture cannot be read.
+
+        >>> model.encode_items([["a.png", "b.png"], []], [[], ["a dog"]])  # doctest: +SKIP
+        """
+        check_items(images, texts)
+        alone = [() if len(each) else words for each, words in zip(images, texts, strict=True)]
+        pictures = mean_vectors(self.encode_images, images, self.embedding_dim)
+        return pictures + mean_vectors(self.encode_texts, alone, self.embedding_dim)
+
     def get_config(self) -> dict:
         parts = {
             "image_tower": self.image_tower,
@@ -205,6 +233,38 @@ def check_texts(texts: Sequence[str]) -> None:
     """Refuse what is no list of strings; ValueError."""
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise ValueError("encode_texts takes a list of strings; for one text, give [text]")
+
+
+def check_items(images: Sequence[Sequence[ImageSource]], texts: Sequence[Sequence[str]]) -> None:
+    """Refuse what is no list of pictures and list of texts for each item; ValueError."""
+    if len(images) != len(texts):
+        raise ValueError(
+            f"images and texts must have one list an item; got {len(images)} and {len(texts)}"
+        )
+    for row, (pictures, words) in enumerate(zip(images, texts, strict=True)):
+        check_images(pictures)
+        check_texts(words)
+        if not len(pictures) and not len(words):
+            raise ValueError(f"item {row} has neither an image nor a text: nothing to embed")
+
+
+def mean_vectors(
+    encode: Callable[[list], np.ndarray], sources: Sequence[Sequence], dim: int
+) -> np.ndarray:
+    """The mean of each item's embeddings at unit length, float32 `[n, dim]`; zeros for none.
+
+    All sources are encoded in one call. An item of one source has its embedding as it is.
+
+    >>> mean_vectors(np.array, [[[1.0, 0.0], [0.0, 1.0]], [], [[0.6, 0.8]]], 2).round(2).tolist()
+    [[0.71, 0.71], [0.0, 0.0], [0.6, 0.8]]
+    """
+    counts = np.array([len(each) for each in sources], int)
+    means = np.zeros((len(sources), dim), np.float32)
+    if flat := [source for each in sources for source in each]:
+        np.add.at(means, np.repeat(np.arange(len(sources)), counts), encode(flat))
+    lengths = np.linalg.norm(means[counts > 1], axis=1, keepdims=True)
+    means[counts > 1] /= np.maximum(lengths, 1e-6)
+    return means
 
 
 def _batches(rows: Sequence, batch_size: int) -> Iterator[Sequence]:
@@ -250,10 +310,15 @@ def load_model(path: str | os.PathLike) -> DualEncoder:
     Raises:
         ValueError: there is no such file, it is no `.keras` file, or holds another kind of model.
     """
+    return load_as(DualEncoder, path)
+
+
+def load_as(kind: type[keras.Model], path: str | os.PathLike) -> keras.Model:
+    """Load a `.keras` file that must hold a model of one kind; ValueError for any other."""
     path = os.fspath(path)
     if not os.path.isfile(path):
         raise ValueError(f"no model at {path}: expected a .keras file")
     model = keras.saving.load_model(path)
-    if not isinstance(model, DualEncoder):
-        raise ValueError(f"{path} holds a {type(model).__name__}, not a DualEncoder")
+    if not isinstance(model, kind):
+        raise ValueError(f"{path} holds a {type(model).__name__}, not a {kind.__name__}")
     return model

@@ -19,6 +19,7 @@ from mmret_tf.folders import claim_folder, open_array, partial_folder, read_mani
 
 if TYPE_CHECKING:
     from mmret_tf.datasets import PairDataset
+    from mmret_tf.items import ItemDataset
 
 FORMAT = "mmret_tf embeddings"
 VERSION = 1
@@ -34,8 +35,9 @@ class EmbeddingStore:
 
     A folder with `embeddings.npy` (`[n, dim]`: float32, float16, or int8 beside the `scales.npy` of
     its rows), `items.jsonl` (a JSON object a line: `{"id", "image", "captions", "attributes"}`,
-    UTF-8) and `manifest.json` (format version, n, dim, dtype, fingerprint of the model, size and
-    SHA-256 of each file). Nothing in it is executed.
+    UTF-8; "image" is null where there is none, and "images" is added where there are several) and
+    `manifest.json` (format version, n, dim, dtype, fingerprint of the model, size and SHA-256 of
+    each file). Nothing in it is executed.
 
     Attributes:
         embeddings: float32 `[n, dim]`; read-only and on disk, unless stored in fewer bits.
@@ -81,16 +83,17 @@ class EmbeddingStore:
     def export(
         cls,
         model: Any,
-        pairs: PairDataset,
+        collection: PairDataset | ItemDataset,
         directory: str | os.PathLike,
         features: np.ndarray | None = None,
         dtype: str = "float32",
     ) -> EmbeddingStore:
-        """Embed all images of a collection and write them to `directory`.
+        """Embed all items of a collection and write them to `directory`.
 
         Every 1,024 rows are saved as they come, in `<directory>.partial`. When the export is killed
-        and called again, chunks of the same model, ids, paths and features are read back, and the
-        rest is encoded; whatever else a killed export left there is deleted.
+        and called again, chunks of the same model, ids, paths, captions (where they are embedded)
+        and features are read back, and the rest is encoded; whatever else a killed export left
+        there is deleted.
 
         At the end, in this order: the whole store is written in `<directory>.partial/new`, its
         manifest last; an older store moves from `directory` to `<directory>.partial/old`; `new`
@@ -99,12 +102,14 @@ class EmbeddingStore:
         one back before it begins.
 
         Args:
-            model: has `encode_images(list of paths) -> [n, dim]`, and `weights`; the name of its
-                `image_encoder`, if it has one, is noted.
-            pairs: the collection; its captions and attributes go into the items.
+            model: has `weights`, and `encode_items(images, captions) -> [n, dim]`, a list of each
+                for every item, or else `encode_images(list of paths) -> [n, dim]`. Of a
+                `FusedEncoder` the fingerprint is that of its dual encoder, which embeds queries.
+                The name of the `image_encoder`, if there is one, is noted.
+            collection: its captions and attributes go into the items.
             directory: does not exist, is empty, or holds an older store, which is replaced.
-            features: the backbone's features of the images `[n, features]`; they are given to
-                `encode_images` in place of the paths.
+            features: the backbone's features of the images `[n, features]`, of a `PairDataset`;
+                they are given to `encode_images` in place of the paths.
             dtype: in which the embeddings are stored: "float32"; "float16", half as large; or
                 "int8", a quarter, with a scale for each row. `loss` says what that costs.
 
@@ -113,27 +118,19 @@ class EmbeddingStore:
 
         Raises:
             ValueError: `directory` holds something else, the collection is empty, features do not
-                fit, attributes are not JSON, or an embedding is NaN or infinite (the message names
-                the item).
+                fit, the model embeds images only and the items may have others, attributes are not
+                JSON, or an embedding is NaN or infinite (the message names the item).
         """
         directory = Path(directory)
-        if len(pairs.ids) == 0:
+        rows = _Rows(model, collection, features)
+        if len(rows.ids) == 0:
             raise ValueError("nothing to embed: the collection has no images")
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
-        if features is not None:
-            features = np.asarray(features)
-            if features.ndim != 2 or len(features) != len(pairs.ids) or features.dtype.kind != "f":
-                raise ValueError(
-                    f"features must be a float array [{len(pairs.ids)}, features], one row an "
-                    f"image; got {features.dtype} of shape {features.shape}"
-                )
-        lines = [_item_line(pairs, row) for row in range(len(pairs.ids))]
+        lines = [rows.line(row) for row in range(len(rows.ids))]
         claim_folder(directory, FORMAT)
 
-        fingerprint = model_fingerprint(model)
-        encoder = getattr(getattr(model, "image_encoder", None), "name", "float32")
-        chunks = _encode_chunks(model, pairs, features, fingerprint, encoder, directory)
+        chunks = _encode_chunks(rows, directory)
         dims = {np.load(chunk, mmap_mode="r").shape[1] for chunk in chunks}
         if len(dims) != 1:
             raise ValueError(f"the model must make embeddings of one width; got {sorted(dims)}")
@@ -144,8 +141,8 @@ class EmbeddingStore:
             "n": n,
             "dim": dim,
             "dtype": dtype,
-            "encoder": encoder,
-            "fingerprint": fingerprint,
+            "encoder": rows.encoder,
+            "fingerprint": rows.fingerprint,
         }
         cosines = []
         with replace_folder(directory, manifest) as new:
@@ -154,11 +151,11 @@ class EmbeddingStore:
             )
             scales = np.empty((n, 1), np.float32)
             for start, chunk in zip(range(0, n, CHUNK_ROWS), chunks, strict=True):
-                rows = slice(start, start + CHUNK_ROWS)
+                block = slice(start, start + CHUNK_ROWS)
                 embeddings = np.load(chunk, allow_pickle=False)
-                stored[rows], scales[rows] = _stored(embeddings, dtype)
+                stored[block], scales[block] = _stored(embeddings, dtype)
                 if dtype != "float32":
-                    cosines.append(row_cosines(embeddings, stored[rows] * scales[rows]))
+                    cosines.append(row_cosines(embeddings, stored[block] * scales[block]))
             stored.flush()
             del stored
             if dtype == "int8":
@@ -259,62 +256,124 @@ def _stored(embeddings: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray 
     return embeddings.astype(dtype), scales
 
 
-def _item_line(pairs: PairDataset, row: int) -> bytes:
-    """One line of `items.jsonl`."""
-    item = {
-        "id": pairs.ids[row],
-        "image": os.path.abspath(pairs.image_paths[row]),
-        "captions": list(pairs.captions[row]),
-        "attributes": pairs.attributes[row],
-    }
-    if not isinstance(item["id"], str):
-        raise ValueError(f"ids of a collection must be strings; got {item['id']!r} in row {row}")
-    try:
-        return _json_bytes(item) + b"\n"
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"item {item['id']!r} cannot be written as JSON: {error}") from None
-
-
 def _json_bytes(value: Any) -> bytes:
     """JSON in UTF-8, Chinese as it is."""
     # A file name that is not UTF-8 comes as lone surrogates; "\udc80" is their JSON escape as well.
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
-def _encode_chunks(
-    model: Any,
-    pairs: PairDataset,
-    features: np.ndarray | None,
-    fingerprint: str,
-    encoder: str,
-    directory: Path,
-) -> list[Path]:
+class _Rows:
+    """What an export embeds, whatever kind of collection and of model it was given."""
+
+    def __init__(
+        self, model: Any, collection: PairDataset | ItemDataset, features: np.ndarray | None
+    ):
+        # An item may have any number of images, a row of pairs has one: not in a list.
+        has_lists = any(isinstance(paths, (list, tuple)) for paths in collection.image_paths)
+        self.model = model
+        self.ids = collection.ids
+        self.images = [
+            [os.path.abspath(path) for path in (paths if has_lists else [paths])]
+            for paths in collection.image_paths
+        ]
+        self.captions = collection.captions
+        self.attributes = collection.attributes
+        self.features = None if features is None else np.asarray(features)
+        self.embeds_items = features is None and hasattr(model, "encode_items")
+        if has_lists and not self.embeds_items:
+            raise ValueError(
+                "an ItemDataset needs a model with encode_items, and no features: for images "
+                "alone, give its pairs()"
+            )
+        if features is not None and (
+            self.features.ndim != 2
+            or len(self.features) != len(self.ids)
+            or self.features.dtype.kind != "f"
+        ):
+            raise ValueError(
+                f"features must be a float array [{len(self.ids)}, features], one row an image; "
+                f"got {self.features.dtype} of shape {self.features.shape}"
+            )
+        # A fused encoder's embeddings lie in the space of its dual encoder, which embeds queries.
+        space = getattr(model, "encoder", model)
+        self.fingerprint = model_fingerprint(space)
+        self.encoder = getattr(getattr(space, "image_encoder", None), "name", "float32")
+        self.made_by = [VERSION, self.fingerprint, self.encoder]
+        if space is not model:
+            # The weights do not tell all: a weighted sum has its weights in its configuration.
+            config = model.to_json() if isinstance(model, keras.Model) else None
+            self.made_by += [model_fingerprint(model), config]
+
+    def line(self, row: int) -> bytes:
+        """One line of `items.jsonl`."""
+        images = self.images[row]
+        item = {"id": self.ids[row], "image": images[0] if images else None}
+        if len(images) > 1:
+            item["images"] = images
+        item |= {"captions": list(self.captions[row]), "attributes": self.attributes[row]}
+        if not isinstance(item["id"], str):
+            raise ValueError(
+                f"ids of a collection must be strings; got {item['id']!r} in row {row}"
+            )
+        try:
+            return _json_bytes(item) + b"\n"
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"item {item['id']!r} cannot be written as JSON: {error}") from None
+
+    def digest(self, block: slice) -> str:
+        """SHA-256 of all that decides the embeddings of some rows."""
+        parts = [*self.made_by, self.ids[block], self.images[block]]
+        if self.embeds_items:
+            parts.append([list(captions) for captions in self.captions[block]])
+        digest = hashlib.sha256(_json_bytes(parts))
+        if self.features is not None:
+            rows = np.ascontiguousarray(self.features[block])
+            digest.update(_json_bytes([str(rows.dtype), rows.shape[1]]) + rows.tobytes())
+        return digest.hexdigest()
+
+    def encode(self, block: slice) -> np.ndarray:
+        """The embeddings of some rows, checked, float32 `[rows, dim]`."""
+        if self.embeds_items:
+            embeddings = self.model.encode_items(self.images[block], self.captions[block])
+        elif self.features is not None:
+            embeddings = self.model.encode_images(self.features[block])
+        else:
+            embeddings = self.model.encode_images([paths[0] for paths in self.images[block]])
+        embeddings = np.asarray(embeddings, np.float32)
+        n = len(self.ids[block])
+        if embeddings.ndim != 2 or len(embeddings) != n:
+            name = "encode_items" if self.embeds_items else "encode_images"
+            raise ValueError(
+                f"{name} must return [n, dim], one row an item, for {n} items; "
+                f"got shape {embeddings.shape}"
+            )
+        bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+        if bad.size:
+            raise ValueError(
+                f"the embedding of item {self.ids[block.start + bad[0]]!r} holds NaN or infinity "
+                f"(and {bad.size - 1} others of its chunk): the model's weights may be broken"
+            )
+        return embeddings
+
+
+def _encode_chunks(rows: _Rows, directory: Path) -> list[Path]:
     """Bring the partial folder up to date; return its chunks in order, `[CHUNK_ROWS, dim]` each.
 
     A chunk is named after what decides its content, so that the file of a name is always right.
     """
     partial = partial_folder(directory)
     partial.mkdir(parents=True, exist_ok=True)
-    n = len(pairs.ids)
+    n = len(rows.ids)
     blocks = [slice(start, min(start + CHUNK_ROWS, n)) for start in range(0, n, CHUNK_ROWS)]
-    chunks = []
-    for block in blocks:
-        paths = [os.path.abspath(path) for path in pairs.image_paths[block]]
-        digest = hashlib.sha256(
-            _json_bytes([VERSION, fingerprint, encoder, pairs.ids[block], paths])
-        )
-        if features is not None:
-            rows = np.ascontiguousarray(features[block])
-            digest.update(_json_bytes([str(rows.dtype), rows.shape[1]]) + rows.tobytes())
-        chunks.append(partial / f"{digest.hexdigest()}.npy")
+    chunks = [partial / f"{rows.digest(block)}.npy" for block in blocks]
     for path in partial.glob("*.npy*"):
         if path not in chunks:
             path.unlink()
 
-    progress = keras.utils.Progbar(n, unit_name="image") if len(chunks) > 1 else None
+    progress = keras.utils.Progbar(n, unit_name="item") if len(chunks) > 1 else None
     for block, chunk in zip(blocks, chunks, strict=True):
         if not chunk.exists():
-            embeddings = _encode(model, pairs, features, block)
+            embeddings = rows.encode(block)
             temporary = chunk.with_name(f"{chunk.name}.partial")
             with open(temporary, "wb") as file:
                 np.save(file, embeddings, allow_pickle=False)
@@ -324,23 +383,3 @@ def _encode_chunks(
         if progress is not None:
             progress.update(block.stop)
     return chunks
-
-
-def _encode(
-    model: Any, pairs: PairDataset, features: np.ndarray | None, block: slice
-) -> np.ndarray:
-    """The embeddings of some rows, checked, float32 `[rows, dim]`."""
-    inputs = list(pairs.image_paths[block]) if features is None else features[block]
-    embeddings = np.asarray(model.encode_images(inputs), np.float32)
-    if embeddings.ndim != 2 or len(embeddings) != len(inputs):
-        raise ValueError(
-            f"encode_images must return [n, dim], one row an image, for {len(inputs)} images; "
-            f"got shape {embeddings.shape}"
-        )
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if bad.size:
-        raise ValueError(
-            f"the embedding of item {pairs.ids[block.start + bad[0]]!r} holds NaN or infinity "
-            f"(and {bad.size - 1} others of its chunk): the model's weights may be broken"
-        )
-    return embeddings

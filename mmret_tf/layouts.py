@@ -6,7 +6,6 @@ What cannot be understood becomes a `Problem` with its place; a reader never sto
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import re
@@ -16,8 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from posixpath import dirname, join, normpath
+from posixpath import join, normpath
 from typing import Any, NamedTuple
+
+from mmret_tf.splits import hash_split, normal_split
 
 LAYOUTS = (
     "captions.jsonl, captions.csv (header image,caption), dataset_*.json (Karpathy), "
@@ -26,14 +27,13 @@ LAYOUTS = (
 )
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 IMAGE_FOLDERS = ("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset")
-SPLIT_ALIASES = {"val": "dev", "valid": "dev", "validation": "dev", "restval": "train"}
 
 # A captions file is read whole; all captions of MS-COCO take 0.1 GiB.
 MAX_CAPTIONS_BYTES = 2**30
 
 
 class Problem(NamedTuple):
-    """Something put aside; `record_id` where it is known which image it belongs to."""
+    """Something put aside; `record_id` where it is known which record it belongs to."""
 
     place: str
     reason: str
@@ -42,17 +42,17 @@ class Problem(NamedTuple):
 
 @dataclass
 class Record:
-    """One image, as the captions file speaks of it."""
+    """One item, as the captions file speaks of it: an image in most layouts."""
 
     id: str
-    path: str  # relative to the collection, with "/"
+    paths: list[str]  # of its images, relative to the collection, with "/"
     place: str  # "captions.jsonl line 3"
     split: str | None = None
     captions: list[str] = field(default_factory=list)
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def set_split(self, split: str | None) -> None:
-        """An image is in one split: the first that is named for it."""
+        """A record is in one split: the first that is named for it."""
         split = normal_split(split or "") or self.split
         if self.split not in (None, split):
             raise ValueError(f"split {split!r}, but {self.id} is in {self.split!r} already")
@@ -85,7 +85,7 @@ class Collection:
         """Add one row of a table to the record of its image."""
         name = normpath(image.strip())
         if name not in self.table:
-            self.table[name] = Record(name, normpath(join(self.base, name)), place)
+            self.table[name] = Record(name, [normpath(join(self.base, name))], place)
             self.records.append(self.table[name])
         with self.put_aside(place, name):
             self.table[name].set_split(split)
@@ -101,26 +101,6 @@ class Collection:
                 caption.encode()  # an error if it is not valid Unicode
                 record.captions.append(caption.strip())
 
-    def image_files(self) -> Iterator[tuple[str, str]]:
-        """The image files that lie there: the id that each would have, and its path."""
-        folders = {dirname(record.path) for record in self.records}
-        for parent in sorted(folders) if self.base is None else [self.base]:
-            if is_inside(self.folder, parent):
-                for name in _files(self.folder / parent, IMAGE_SUFFIXES):
-                    yield name, normpath(join(parent, name))
-
-
-def normal_split(name: str) -> str:
-    """One name for each split: train, dev and test. Any other name stays."""
-    name = name.strip().lower()
-    return SPLIT_ALIASES.get(name, name)
-
-
-def hash_split(record_id: str) -> str:
-    """80 % train, 10 % dev, 10 % test: the same for an id on each machine and in each order."""
-    digest = hashlib.sha256(record_id.encode("utf-8", "surrogatepass")).digest()
-    return (*["train"] * 8, "dev", "test")[int.from_bytes(digest, "big") % 10]
-
 
 def is_inside(folder: Path, path: str) -> bool:
     """Whether a path relative to `folder` stays in it, links followed."""
@@ -133,23 +113,24 @@ def is_inside(folder: Path, path: str) -> bool:
 
 
 def _read_jsonl(collection: Collection, file: Path) -> None:
-    """One object a line: image, captions (or one caption), and perhaps id, split, attributes.
-    Lines with one `caption` each are joined where they speak of the same image."""
-    joined: dict[tuple[str, str], Record] = {}
+    """One object a line: image or images, captions (or one caption), and perhaps id, split,
+    attributes. Images may come without captions, and captions with an id may come without images.
+    Lines with one `caption` each are joined where they speak of the same item."""
+    joined: dict[tuple[str, ...], Record] = {}
     for place, line in _lines(collection, file):
         if not line.strip():
             continue
         with collection.put_aside(place):
             row = json.loads(line.strip())
-            path = normpath(_get(row, "image", str))
-            record = Record(str(_get(row, "id", (str, int), path)), path, place)
+            paths = _image_paths(row)
+            record = Record(str(_get(row, "id", (str, int), *paths[:1])), paths, place)
             split = _get(row, "split", str, None)
             attributes = _get(row, "attributes", dict, {})
             json.dumps(attributes, ensure_ascii=False).encode()
             captions = _get(row, "captions", list, None)
             if captions is None:
-                captions = [_get(row, "caption", str)]
-                record = joined.setdefault((record.id, path), record)
+                captions = [_get(row, "caption", str)] if "caption" in row or not paths else []
+                record = joined.setdefault((record.id, *paths), record)
             record.set_split(split)
             record.attributes.update(attributes)
             if record.place == place:
@@ -205,7 +186,7 @@ def _read_karpathy(collection: Collection, file: Path) -> None:
         with collection.put_aside(place):
             name = normpath(join(_get(row, "filepath", str, "."), _get(row, "filename", str)))
             path = _locate(collection.folder, name, (".", *IMAGE_FOLDERS))
-            record = Record(name, path, place)
+            record = Record(name, [path], place)
             record.set_split(_get(row, "split", str, None))
             sentences = _get(row, "sentences", list)
             collection.records.append(record)
@@ -227,7 +208,7 @@ def _read_coco(collection: Collection, file: Path) -> None:
             name = normpath(_get(row, "file_name", str))
             if image_id in records:
                 raise ValueError(f"duplicate id {image_id}, that of {records[image_id].id}")
-            record = Record(name, _locate(collection.folder, name, places), place)
+            record = Record(name, [_locate(collection.folder, name, places)], place)
             record.set_split(split and split[0])
             records[image_id] = record
     collection.records.extend(records.values())
@@ -242,9 +223,9 @@ def _read_coco(collection: Collection, file: Path) -> None:
 def _read_pairs(collection: Collection, folder: Path) -> None:
     """a.jpg and a.txt, in any subfolder; each line of the text is a caption."""
     images = defaultdict(list)
-    for image in _files(folder, IMAGE_SUFFIXES):
+    for image in files_below(folder, IMAGE_SUFFIXES):
         images[os.path.splitext(image)[0] + ".txt"].append(image)
-    for text in _files(folder, (".txt",)):
+    for text in files_below(folder, (".txt",)):
         with collection.put_aside(text):
             if text not in images:
                 raise ValueError("no image of this name")
@@ -357,6 +338,22 @@ def _get(row: object, key: str, kind: type | tuple[type, ...], default: Any = ..
     return value
 
 
+def _image_paths(row: object) -> list[str]:
+    """The images that a row of JSON names; none if it is text alone."""
+    image, images = _get(row, "image", str, None), _get(row, "images", list, None)
+    if image is None and images is None:
+        if _get(row, "id", (str, int), None) is None:
+            raise ValueError("`image` must be a string, got null (text alone needs an `id`)")
+        return []
+    if image is not None and images is not None:
+        raise ValueError("a row has `image` or `images`, not both")
+    images = [image] if images is None else images
+    if not images or not all(isinstance(each, str) and each for each in images):
+        got = json.dumps(images)[:40]
+        raise ValueError(f"`images` must be a list of strings, at least one; got {got}")
+    return [normpath(each) for each in images]
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON: {error.msg}, line {error.lineno} column {error.colno}"
@@ -387,7 +384,7 @@ def _locate(folder: Path, name: str, places: tuple[str, ...]) -> str:
     return next((path for path in paths if os.path.isfile(join(folder, path))), paths[0])
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
+def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
     """Names of the files with such a suffix below a folder, sorted; hidden ones are passed over."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")

@@ -233,3 +233,42 @@ class EuclideanContrastive(keras.losses.Loss):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "margin": self.margin}
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+class ContrastiveTargets(keras.losses.Loss):
+    """Cross-entropy over the cosines with the targets of a batch: each prediction must pick its own
+    target. For encoders that learn to reach embeddings which exist already (`FusedEncoder`).
+
+    Rows whose targets are the same vector are not negatives of each other.
+
+    Args:
+        temperature: of the softmax over `cos / temperature`, above 0.
+
+    `y_true`: target embeddings `[batch, dim]`; `y_pred`: embeddings `[batch, dim]`; unit rows both.
+
+    >>> loss = ContrastiveTargets(temperature=1.0)
+    >>> print(round(float(loss(ops.eye(2), ops.eye(2))), 4))  # log(1 + exp(-1))
+    0.3133
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.05,
+        reduction: str = "sum_over_batch_size",
+        name: str = "contrastive_targets",
+    ):
+        super().__init__(name=name, reduction=reduction)
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0; got {temperature}")
+        self.temperature = temperature
+
+    def call(self, y_true, y_pred):
+        logits = ops.matmul(y_pred, ops.transpose(y_true)) / self.temperature
+        same = ops.matmul(y_true, ops.transpose(y_true)) > 1 - 1e-5
+        itself = ops.eye(ops.shape(logits)[0], dtype="bool")
+        logits = ops.where(same & ~itself, -1e9, logits)
+        return ops.logsumexp(logits, axis=1) - ops.diagonal(logits)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "temperature": self.temperature}

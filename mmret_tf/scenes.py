@@ -233,10 +233,10 @@ def draw_scenes(split: str = "train", size: int = 2000, seed: int = 0) -> list[S
     chosen: list[Arrangement] = []
     for n_objects, share in ((1, 15), (2, 75), (3, 100)):  # per cent of scenes with so many or less
         quota = (share * size + 50) // 100
-        for arrangement in _shuffled_arrangements(n_objects, generator):
+        for arrangement in shuffled_arrangements(n_objects, generator):
             if len(chosen) >= quota:
                 break
-            if _split_of(arrangement) == split:
+            if split_of(arrangement) == split:
                 chosen.append(arrangement)
     if len(chosen) < size:
         raise ValueError(
@@ -245,7 +245,7 @@ def draw_scenes(split: str = "train", size: int = 2000, seed: int = 0) -> list[S
         )
     generator.shuffle(chosen)
     return [
-        Scene(f"{split}-{seed}-{i:05}", *arrangement, _captions(arrangement, generator))
+        Scene(f"{split}-{seed}-{i:05}", *arrangement, caption_arrangement(arrangement, generator))
         for i, arrangement in enumerate(chosen)
     ]
 
@@ -331,7 +331,7 @@ def _check_free(folder: Path) -> None:
         raise ValueError(f"folder must be new or empty; {folder} {problem}, choose another")
 
 
-def _shuffled_arrangements(n_objects: int, generator: random.Random) -> Iterator[Arrangement]:
+def shuffled_arrangements(n_objects: int, generator: random.Random) -> Iterator[Arrangement]:
     """All arrangements of so many objects in random order, made as they are asked for.
 
     Three objects have a million of them, and a call needs a few hundred: this shuffle (Fisher and
@@ -352,7 +352,7 @@ def _shuffled_arrangements(n_objects: int, generator: random.Random) -> Iterator
             yield tuple(objects), relations[relation]
 
 
-def _split_of(arrangement: Arrangement) -> str:
+def split_of(arrangement: Arrangement) -> str:
     """The split it belongs to, by a hash that is the same in every process and release."""
     objects, relation = arrangement
     canonical = f"{relation}: {', '.join(map(str, objects))}"
@@ -360,7 +360,7 @@ def _split_of(arrangement: Arrangement) -> str:
     return {8: "dev", 9: "test"}.get(tenth, "train")
 
 
-def _captions(arrangement: Arrangement, generator: random.Random) -> tuple[str, ...]:
+def caption_arrangement(arrangement: Arrangement, generator: random.Random) -> tuple[str, ...]:
     """Two of the phrasings in each language."""
     objects, relation = arrangement
     phrasings = generator.sample(ENGLISH_PHRASINGS[relation], 2)

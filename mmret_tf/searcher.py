@@ -10,6 +10,7 @@ import base64
 import html
 import io
 import os
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,17 +23,23 @@ from mmret_tf.brute_force import BruteForceIndex
 from mmret_tf.compression import CompressedImageTower
 from mmret_tf.dual_encoder import DualEncoder, load_model
 from mmret_tf.embeddings import EmbeddingStore, model_fingerprint
+from mmret_tf.fused_encoder import FusedEncoder, load_fused_encoder
 from mmret_tf.index import ScannIndex, load_index
 from mmret_tf.preprocessing import ImageSource
 
 THUMBNAIL = 160  # pixels
+
+# Of the text in a query of text and image, where nothing was trained for such queries.
+EQUAL_SHARES = 0.5
+# What a served model takes in the place of `text_weight=None`: every request must have a number.
+TEXT_WEIGHT_BY_DEFAULT = -1.0
 
 
 @dataclass(frozen=True)
 class SearchResult:
     """One place in a ranking: `rank` counts from 1, `score` is larger for better matches (the
     cosine similarity, unless the index is Euclidean), `item` is the record with the id, the path
-    of the image, its captions and attributes."""
+    of the image (None for text alone), its captions and attributes."""
 
     rank: int
     id: str | int
@@ -55,8 +62,7 @@ class SearchResults(list):
         cards = []
         for result in self:
             jpeg = io.BytesIO()
-            # What comes from a server is without its picture.
-            thumbnail(result.item.get("image", "")).save(jpeg, "JPEG")
+            card(result.item).save(jpeg, "JPEG")
             source = base64.b64encode(jpeg.getvalue()).decode()
             caption = html.escape(" / ".join(result.item["captions"][:1]))
             cards.append(
@@ -71,7 +77,8 @@ class Searcher:
     """A model, the index of a gallery's embeddings, and the gallery's items.
 
     Args:
-        model: the dual encoder that made the embeddings.
+        model: the dual encoder that made the embeddings; or a `FusedEncoder` upon it, which then
+            embeds the queries that have both text and image.
         index: `BruteForceIndex` or `ScannIndex`.
         items: one record an id of the index, `{"id", "image", "captions", "attributes"}`.
 
@@ -80,14 +87,18 @@ class Searcher:
     """
 
     def __init__(
-        self, model: DualEncoder, index: BruteForceIndex | ScannIndex, items: Sequence[dict]
+        self,
+        model: DualEncoder | FusedEncoder,
+        index: BruteForceIndex | ScannIndex,
+        items: Sequence[dict],
     ):
         if index.dim != model.embedding_dim:
             raise ValueError(
                 f"the index holds embeddings of width {index.dim}, and the model makes width "
                 f"{model.embedding_dim}: build the index from this model's embeddings"
             )
-        self.model = model
+        self.fusion = model if isinstance(model, FusedEncoder) else None
+        self.model = model if self.fusion is None else self.fusion.encoder
         self.index = index
         self.items = {item["id"]: item for item in items}
         missing = [key for key in np.asarray(index.ids).tolist() if key not in self.items]
@@ -99,7 +110,8 @@ class Searcher:
 
     @classmethod
     def open(cls, run: str | os.PathLike, compressed: bool = False) -> Searcher:
-        """Open a run's folder: `model.keras`, `embeddings/` and `index/`.
+        """Open a run's folder: `model.keras`, `embeddings/` and `index/`; and `fusion.keras`, if
+        there is one, a `FusedEncoder` for queries of text and image.
 
         Args:
             run: the folder.
@@ -119,25 +131,35 @@ class Searcher:
                 f"{store.directory} was made by another model than {run / 'model.keras'}: "
                 "run `mmret embed` and `mmret index` again"
             )
+        if (run / "fusion.keras").exists():
+            model = load_fused_encoder(run / "fusion.keras")
+            if model_fingerprint(model.encoder) != store.fingerprint:
+                raise ValueError(
+                    f"{run / 'fusion.keras'} stands on another model than {run / 'model.keras'}: "
+                    "train it again, or move it away"
+                )
+        searcher = cls(model, load_index(run / "index"), store.items)
         if compressed:
-            model.image_encoder = CompressedImageTower.load(run / "compressed", model)
-        return cls(model, load_index(run / "index"), store.items)
+            tower = CompressedImageTower.load(run / "compressed", searcher.model)
+            searcher.model.image_encoder = tower
+        return searcher
 
     def search(
         self,
         text: str | None = None,
         image: ImageSource | None = None,
         k: int = 10,
-        text_weight: float = 0.5,
+        text_weight: float | None = None,
     ) -> SearchResults:
         """Rank the gallery for one query. Section 3.1(5).
 
         Args:
             text: a query in words, in any language that the model was trained on.
-            image: a query picture: path, encoded bytes, PIL image or array. With a text, the
-                query is the weighted sum of the two embeddings (section 3.2(3)).
+            image: a query picture: path, encoded bytes, PIL image or array.
             k: how many results; the whole gallery if it holds fewer.
-            text_weight: share of the text in a query of both, 0 to 1.
+            text_weight: makes of a query of both the weighted sum of their embeddings (section
+                3.2(3)), with this share of the text, 0 to 1. By default the trained fusion embeds
+                such a query; without one, the shares are equal.
 
         Returns:
             A list of `SearchResult`, best first.
@@ -146,14 +168,16 @@ class Searcher:
             ValueError: neither text nor image is given, k is below 1, or the picture is unreadable.
         """
         check_query(text, image, text_weight)
-        parts = []
-        if text is not None:
-            share = text_weight if image is not None else 1.0
-            parts.append(share * self.model.encode_texts([text])[0])
-        if image is not None:
-            share = 1 - text_weight if text is not None else 1.0
-            parts.append(share * self.model.encode_images([image])[0])
-        query = np.sum(parts, axis=0)
+        if image is None:
+            query = self.model.encode_texts([text])[0]
+        elif text is None:
+            query = self.model.encode_images([image])[0]
+        elif text_weight is None and self.fusion is not None:
+            query = self.fusion.encode_items([[image]], [[text]])[0]
+        else:
+            share = EQUAL_SHARES if text_weight is None else text_weight
+            texts, images = self.model.encode_texts([text]), self.model.encode_images([image])
+            query = share * texts[0] + (1 - share) * images[0]
         ids, scores = self.index.search(query / max(np.linalg.norm(query), 1e-6), k=k)
         return SearchResults(
             SearchResult(rank, key, score, self.items[key])
@@ -163,13 +187,13 @@ class Searcher:
         )
 
 
-def check_query(text: str | None, image: ImageSource | None, text_weight: float) -> None:
+def check_query(text: str | None, image: ImageSource | None, text_weight: float | None) -> None:
     """Refuse what is no query; ValueError."""
     if text is None and image is None:
         raise ValueError("a query needs text, an image, or both; got neither")
     if not isinstance(text, str | None):
         raise ValueError(f"text must be a string; got {text!r:.80}")
-    if not 0 <= text_weight <= 1:
+    if text_weight is not None and not 0 <= text_weight <= 1:
         raise ValueError(f"text_weight must be from 0 to 1; got {text_weight}")
 
 
@@ -183,6 +207,26 @@ def thumbnail(path: str | os.PathLike) -> Image.Image:
         grey = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "lightgrey")
         ImageDraw.Draw(grey).text((8, THUMBNAIL // 2), "file not found", fill="black")
         return grey
+
+
+def card(item: dict) -> Image.Image:
+    """An item as a square picture: its first image, or its first caption where it has none.
+
+    What comes from a server is without its image, too.
+    """
+    if item.get("image"):
+        return thumbnail(item["image"])
+    text = " ".join(" ".join(item["captions"][:1]).split())
+    text = text.encode("utf-8", "replace").decode()  # half a character has no glyph
+    blank = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "whitesmoke")
+    draw, font = ImageDraw.Draw(blank), _font(text)
+    lines = [""]
+    for piece in PIECES.findall(text):
+        if draw.textlength(lines[-1] + piece.rstrip(), font) > THUMBNAIL - 16:
+            lines.append("")
+        lines[-1] += piece
+    draw.multiline_text((8, 6), "\n".join(lines[:7]), fill="black", font=font)
+    return blank
 
 
 def draw_gallery(
@@ -210,7 +254,7 @@ def draw_gallery(
         draw.text((pad, top), textwrap.shorten(title, 110), fill="black", font=font)
         for column, result in enumerate(results):
             left, below = pad + column * (THUMBNAIL + pad), top + title_height
-            sheet.paste(thumbnail(result.item["image"]), (left, below))
+            sheet.paste(card(result.item), (left, below))
             if right_ids is not None and result.id == right_ids[row]:
                 box = (left - 4, below - 4, left + THUMBNAIL + 3, below + THUMBNAIL + 3)
                 draw.rectangle(box, outline="green", width=4)
@@ -221,6 +265,9 @@ def draw_gallery(
     sheet.save(temporary, "PNG")
     os.replace(temporary, path)
 
+
+# Where a line may break: after a Chinese character, and after a word; a long one, anywhere.
+PIECES = re.compile(r"[\u2e80-\uffff]\s*|[^\s\u2e80-\uffff]{1,12}\s*")
 
 # Fonts with Chinese glyphs, as Debian, Fedora, macOS and Windows name their files.
 CHINESE_FONTS = (

@@ -98,7 +98,8 @@ def export_saved_model(
     gallery = None if index is None else GalleryGraph(source.index, source.items, k, index)
 
     archive = keras.export.ExportArchive()
-    signatures = make_signatures(model, gallery)
+    fusion = None if isinstance(source, DualEncoder) else source.fusion
+    signatures = make_signatures(model, gallery, fusion)
     for signature, (function, inputs) in signatures.items():
         archive.add_endpoint(signature, function, inputs)  # the first is serving_default as well
     # Its tables. Variables are found through the functions; tracked, they are written twice.

@@ -20,7 +20,12 @@ from urllib3.util import Retry
 from mmret_tf.brute_force import checked_count
 from mmret_tf.dual_encoder import check_images, check_texts
 from mmret_tf.preprocessing import ImageSource, rgb_array
-from mmret_tf.searcher import SearchResult, SearchResults, check_query
+from mmret_tf.searcher import (
+    TEXT_WEIGHT_BY_DEFAULT,
+    SearchResult,
+    SearchResults,
+    check_query,
+)
 
 # Both transports speak in HTTP's statuses: 408 is for an answer that is late, 503 for none at all.
 BUSY = (429, 502, 503, 504)
@@ -92,7 +97,7 @@ class ServingClient:
         text: str | None = None,
         image: ImageSource | None = None,
         k: int = 10,
-        text_weight: float = 0.5,
+        text_weight: float | None = None,
     ) -> SearchResults:
         """Rank the gallery for one query, with the arguments of `Searcher.search`.
 
@@ -107,7 +112,9 @@ class ServingClient:
             inputs["image"] = [_encoded(image)]
         signature = "search_by_" + "_and_".join(inputs)
         if len(inputs) == 2:
-            inputs["text_weight"] = [float(text_weight)]
+            inputs["text_weight"] = [
+                TEXT_WEIGHT_BY_DEFAULT if text_weight is None else float(text_weight)
+            ]
         found = self._predict(signature, inputs, "ids", "scores", "captions")
         best = zip(*(rows[0][:k].tolist() for rows in found), strict=True)
         return SearchResults(

@@ -12,8 +12,10 @@ import tensorflow as tf
 
 from mmret_tf.brute_force import BLOCK_SCORES, BruteForceIndex
 from mmret_tf.dual_encoder import DualEncoder
+from mmret_tf.fused_encoder import FusedEncoder
 from mmret_tf.index import ScannIndex
 from mmret_tf.preprocessing import crop_and_resize, decode_image
+from mmret_tf.searcher import EQUAL_SHARES, TEXT_WEIGHT_BY_DEFAULT
 
 # Items beyond the k-th that are scored once more, exactly: rounding may have put them too low.
 SPARE = 16
@@ -133,17 +135,19 @@ class GalleryGraph(tf.Module):
 
 
 def make_signatures(
-    model: DualEncoder, gallery: GalleryGraph | None
+    model: DualEncoder, gallery: GalleryGraph | None, fusion: FusedEncoder | None = None
 ) -> dict[str, tuple[Callable[..., Answer], list[tf.TensorSpec]]]:
     """Each signature's name, its function, and the inputs that the function takes.
 
     `text`, `image` (encoded, of any format and size that `decode_image` takes), `text_weight` and
     `embedding` have one row a query; `embedding` is also what the encoders answer. Empty inputs are
-    an error, and so is a picture that cannot be read; an empty or unknown text is not.
+    an error, and so is a picture that cannot be read; an empty or unknown text is not. A
+    `text_weight` of -1 is that of `Searcher.search` where none is given.
 
     Args:
         model: the dual encoder.
         gallery: what is searched; without it there are only `encode_text` and `encode_image`.
+        fusion: trained for queries of text and image, upon the same dual encoder.
     """
     text = tf.TensorSpec([None], tf.string, "text")
     image = tf.TensorSpec([None], tf.string, "image")
@@ -158,26 +162,54 @@ def make_signatures(
             return model.text_tower(model.text_preprocessor(text), training=False)
 
     @tf.function(input_signature=[image])
-    def images(image: tf.Tensor) -> tf.Tensor:
+    def pictures(image: tf.Tensor) -> tf.Tensor:
         with _some_rows(image):
-            pictures = tf.map_fn(
+            return tf.map_fn(
                 lambda contents: crop_and_resize(decode_image(contents), size),
                 image,
                 fn_output_signature=tf.TensorSpec((size, size, 3), tf.uint8),
             )
-        return model.image_tower(pictures, training=False)
+
+    @tf.function(input_signature=[image])
+    def images(image: tf.Tensor) -> tf.Tensor:
+        return model.image_tower(pictures(image), training=False)
+
+    def weighted(text: tf.Tensor, image: tf.Tensor, text_weight: tf.Tensor) -> tf.Tensor:
+        share = tf.where(text_weight < 0, EQUAL_SHARES, text_weight)[:, None]
+        return share * texts(text) + (1 - share) * images(image)
+
+    @tf.function(input_signature=[text, image])
+    def fused(text: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+        features = {
+            "image": fusion.image_features(pictures(image)),
+            "text": fusion.text_features(model.text_preprocessor(text)),
+        }
+        return fusion(features, training=False)
 
     def both(text: tf.Tensor, image: tf.Tensor, text_weight: tf.Tensor) -> tf.Tensor:
         n = tf.size(text_weight)
+        is_default = text_weight == TEXT_WEIGHT_BY_DEFAULT
         is_even = (tf.size(text) == n) & (tf.size(image) == n)
-        is_share = tf.reduce_all((text_weight >= 0) & (text_weight <= 1))
+        is_share = tf.reduce_all((text_weight >= 0) & (text_weight <= 1) | is_default)
         checks = [
             tf.debugging.Assert(is_even, ["text, image and text_weight must have equal rows"]),
-            tf.debugging.Assert(is_share, ["text_weight must be from 0 to 1"]),
+            tf.debugging.Assert(is_share, ["text_weight must be from 0 to 1, or -1"]),
         ]
         with tf.control_dependencies(checks):
-            share = tf.identity(text_weight)[:, None]
-        return share * texts(text) + (1 - share) * images(image)
+            text_weight = tf.identity(text_weight)
+        if fusion is None:
+            return weighted(text, image, text_weight)
+        # Of a batch of requests each goes its own way; most batches go one way only.
+        nothing = tf.zeros([n, model.embedding_dim])
+        return tf.where(
+            is_default[:, None],
+            tf.cond(tf.reduce_any(is_default), lambda: fused(text, image), lambda: nothing),
+            tf.cond(
+                tf.reduce_all(is_default),
+                lambda: nothing,
+                lambda: weighted(text, image, text_weight),
+            ),
+        )
 
     encoders = {
         "encode_text": (lambda text: {"embedding": texts(text)}, [text]),

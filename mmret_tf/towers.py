@@ -6,6 +6,7 @@ an Embedding followed by a recurrent network (LSTM) for text.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 
@@ -13,6 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers, ops
+
+from mmret_tf.transformer import TransformerEncoder
 
 RNNS = ("lstm", "gru", "bilstm", "transformer")
 
@@ -76,16 +79,39 @@ class ImageTower(keras.Model):
         self.projection.build((None, backbone.output_shape[-1]))
         self.built = True
         self._features = None
+        self._feature_map = None
 
     def build(self, input_shape):
         """Nothing is left to build: all weights are made in `__init__`."""
 
     def features(self, images, training: bool = False):
         """Images `[batch, height, width, 3]`, levels 0 to 255 -> features `[batch, features]`."""
+        return self.backbone(self._scaled(images), training=training)
+
+    def _scaled(self, images):
+        """Levels 0 to 255 as the backbone wants them."""
         images = ops.cast(images, "float32")
         if self.scaling:
             images = getattr(keras.applications, self.scaling).preprocess_input(images)
-        return self.backbone(images, training=training)
+        return images
+
+    def regions(self, images):
+        """Images `[batch, height, width, 3]` -> the backbone's last feature map, a vector for each
+        region (图像区域): `[batch, regions, channels]`.
+
+        Raises:
+            ValueError: the backbone has no feature map.
+        """
+        if self._feature_map is None:
+            maps = [each.output for each in self.backbone.layers if len(each.output.shape) == 4]
+            if len(maps) < 2:  # the input is one
+                raise ValueError(f"{self.backbone.name} pools no feature map: it has no regions")
+            # A function, or Keras would take it for a part of the tower, and save it too.
+            self._feature_map = functools.partial(
+                keras.Model(self.backbone.input, maps[-1]), training=False
+            )
+        feature_map = self._feature_map(self._scaled(images))
+        return ops.reshape(feature_map, (ops.shape(images)[0], -1, feature_map.shape[-1]))
 
     def features_on_batch(self, images) -> np.ndarray:
         """`features` of a batch as a NumPy array, in a compiled graph: to be kept for later."""
@@ -242,85 +268,6 @@ def _ease_the_start(network: keras.Model) -> None:
         block = layer.name.removesuffix("_3_bn")
         if f"{block}_add" in names and f"{block}_0_conv" not in names:
             layer.gamma.assign(ops.zeros_like(layer.gamma))
-
-
-@keras.saving.register_keras_serializable("mmret_tf")
-class TransformerEncoder(layers.Layer):
-    """A small Transformer in the place of the recurrent network (arXiv 1706.03762).
-
-    Two blocks of self-attention and feed-forward, normalised first, over word vectors with
-    sinusoidal positions; the mean of the real tokens is the result. Masked tokens take no part.
-
-    Call: `[batch, length, word_dim]` with Keras' mask -> `[batch, units]`.
-
-    Args:
-        units: width of the blocks and of the result; a multiple of 4, the number of heads.
-    """
-
-    HEADS = 4
-    BLOCKS = 2
-
-    def __init__(self, units: int, **kwargs):
-        super().__init__(**kwargs)
-        if units % self.HEADS:
-            raise ValueError(f"units must be a multiple of {self.HEADS}; got {units}")
-        self.supports_masking = True
-        self.units = units
-        self.entry = layers.Dense(units)
-        self.blocks = [
-            (
-                layers.LayerNormalization(),
-                layers.MultiHeadAttention(self.HEADS, units // self.HEADS),
-                layers.LayerNormalization(),
-                layers.Dense(4 * units, activation="gelu"),
-                layers.Dense(units),
-            )
-            for _ in range(self.BLOCKS)
-        ]
-        self.last_norm = layers.LayerNormalization()
-
-    def build(self, input_shape):
-        hidden = (*input_shape[:-1], self.units)
-        self.entry.build(input_shape)
-        for norm, attention, next_norm, widen, narrow in self.blocks:
-            norm.build(hidden)
-            attention.build(hidden, hidden)
-            next_norm.build(hidden)
-            widen.build(hidden)
-            narrow.build((*input_shape[:-1], 4 * self.units))
-        self.last_norm.build(hidden)
-
-    def call(self, words, mask=None):
-        if mask is None:
-            mask = ops.ones(ops.shape(words)[:2], dtype="bool")
-        hidden = self.entry(words)
-        hidden = hidden + ops.cast(self._positions(ops.shape(words)[1]), hidden.dtype)
-        attend = mask[:, None, :]  # [batch, 1, length]: nobody looks at padding
-        for norm, attention, next_norm, widen, narrow in self.blocks:
-            normed = norm(hidden)
-            hidden = hidden + attention(normed, normed, attention_mask=attend)
-            hidden = hidden + narrow(widen(next_norm(hidden)))
-        real = ops.cast(mask, hidden.dtype)[:, :, None]
-        # An empty caption has no token to take the mean of: its result is zeros.
-        return ops.sum(self.last_norm(hidden) * real, axis=1) / ops.maximum(
-            ops.sum(real, axis=1), 1
-        )
-
-    def _positions(self, length):
-        """Sines and cosines of each position, `[length, units]`."""
-        waves = ops.power(10000.0, -ops.arange(self.units // 2, dtype="float32") * 2 / self.units)
-        angles = ops.arange(length, dtype="float32")[:, None] * waves
-        return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=1)
-
-    def compute_mask(self, inputs, mask=None):
-        """The mask ends here: the result has no time axis."""
-        return None
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], self.units)
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "units": self.units}
 
 
 def text_tower(

@@ -17,10 +17,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from mmret_tf.datasets import PairDataset, load_pairs
-from mmret_tf.dual_encoder import DualEncoder, load_model
+from mmret_tf.datasets import PairDataset
+from mmret_tf.dual_encoder import DualEncoder, load_model, mean_vectors
 from mmret_tf.embeddings import EmbeddingStore, model_fingerprint
 from mmret_tf.evaluation import evaluate_retrieval
+from mmret_tf.items import ItemDataset, load_items
 from mmret_tf.losses import ContrastiveCosine
 from mmret_tf.preprocessing import ImageSource, TextPreprocessor, load_batches
 from mmret_tf.towers import RNNS, ImageTower, image_tower, text_tower
@@ -33,7 +34,7 @@ class TrainConfig:
     """All that decides a training run; saved as the run's `config.json`.
 
     Args:
-        data: "scenes", or a collection that `load_pairs` knows.
+        data: "scenes", or a collection that `load_items` knows.
         scenes: number of training scenes, where data is "scenes".
         backbone: a name in `keras.applications`, or a `.keras` file.
         weights: "imagenet", "none" or a `.weights.h5` file; of a named backbone.
@@ -158,7 +159,7 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
     write_json(run / "config.json", dataclasses.asdict(config))
     steps = config.epochs * max(1, len(train_pairs) // config.batch_size)
     model = build_model(config, train_pairs.all_captions(), steps)
-    features_of = backbone_features(model, gallery, run / "features")
+    features_of = backbone_features(model, [gallery.pairs(), train_pairs], run / "features")
 
     keep = KeepModel(run / "model.keras")
     callbacks = [keep, keras.callbacks.TerminateOnNaN()]
@@ -188,7 +189,11 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
         model = load_model(keep.path)
     fit_seconds = time.monotonic() - fit_started
 
-    EmbeddingStore.export(model, gallery, run / "embeddings", features=features_of(gallery))
+    if gallery.is_plain:
+        pairs = gallery.pairs()
+        EmbeddingStore.export(model, pairs, run / "embeddings", features=features_of(pairs))
+    else:
+        EmbeddingStore.export(model, gallery, run / "embeddings")
     report = {
         "config": dataclasses.asdict(config),
         "train_images": len(train_pairs),
@@ -205,17 +210,21 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
     return report
 
 
-def load_splits(config: TrainConfig) -> tuple[PairDataset, PairDataset | None, PairDataset]:
-    """The training split, the development split (if there is one), and the gallery to search.
+def load_splits(config: TrainConfig) -> tuple[PairDataset, PairDataset | None, ItemDataset]:
+    """The pairs to train on, those of the development split (if it has any), and the gallery.
 
-    The gallery is the whole collection; of drawn scenes, the ones never trained on.
+    The gallery is the whole collection, with what is no pair; of drawn scenes, the ones never
+    trained on.
     """
     if config.data == "scenes":
-        development = load_pairs("scenes", "dev", 200, config.seed)
-        return load_pairs("scenes", "train", config.scenes, config.seed), development, development
-    gallery = load_pairs(config.data)
+        gallery = load_items("scenes", "dev", 200, config.seed)
+        training = load_items("scenes", "train", config.scenes, config.seed)
+    else:
+        gallery = load_items(config.data)
+        training = gallery.split("train")
     development = gallery.split("dev") if "dev" in gallery.splits else None
-    return gallery.split("train"), development, gallery
+    has_pairs = development is not None and development.has_pairs
+    return training.pairs(), development.pairs() if has_pairs else None, gallery
 
 
 class _Backbone:
@@ -234,7 +243,7 @@ class _Backbone:
 
 
 def backbone_features(
-    model: DualEncoder, pairs: PairDataset, directory: str | os.PathLike
+    model: DualEncoder, parts: Sequence[PairDataset], directory: str | os.PathLike
 ) -> Callable[[PairDataset], np.ndarray | None]:
     """Compute a frozen backbone's features of all images, once, and keep them in a folder.
 
@@ -242,12 +251,16 @@ def backbone_features(
     an interrupted computation goes on where it stopped.
 
     Returns:
-        A function from a part of `pairs` to its features `[n, features]`; it gives `None` where the
+        A function from some rows of `parts` to their features `[n, features]`; it gives `None` where the
         backbone is trained, and its features change with every step.
     """
     tower = model.image_tower
     if tower.backbone.trainable:
         return lambda part: None
+    rows = {key: (part, row) for part in parts for row, key in enumerate(part.ids)}
+    columns = ("image_paths", "captions", "attributes", "splits")
+    taken = {name: [getattr(part, name)[row] for part, row in rows.values()] for name in columns}
+    pairs = PairDataset(list(rows), **taken)
     encoder = _Backbone(tower)
     try:
         store = EmbeddingStore.open(directory)
@@ -264,7 +277,8 @@ def evaluate(model: DualEncoder, pairs: PairDataset, features: np.ndarray | None
 
     Args:
         model: the dual encoder.
-        pairs: images with any number of captions.
+        pairs: images with any number of captions. Several images of one item count as one, by the
+            mean of their embeddings, as in a gallery.
         features: the backbone's features of the images, `[n_images, features]`, if known.
 
     Returns:
@@ -273,6 +287,11 @@ def evaluate(model: DualEncoder, pairs: PairDataset, features: np.ndarray | None
         apart, the captions of the other left out.
     """
     images = model.encode_images(pairs.image_paths if features is None else features)
+    items = {group: [] for group in pairs.groups}
+    for group, image in zip(pairs.groups, images, strict=True):
+        items[group].append(image)
+    images = mean_vectors(np.array, list(items.values()), images.shape[1])
+    pairs = pairs.subset(pairs.first_rows())
     captions = pairs.all_captions()
     texts, image_of = model.encode_texts(captions), pairs.caption_to_image()
     metrics = {"images": len(images), "captions": len(captions)}

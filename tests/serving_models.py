@@ -75,7 +75,8 @@ class Toy(tf.Module):
             )
 
         def by_both(text, image, text_weight):
-            return self.find(text_weight * size(text) + (1 - text_weight) * size(image), text)
+            share = tf.where(text_weight == -1.0, 0.5, text_weight)  # -1: none was given
+            return self.find(share * size(text) + (1 - share) * size(image), text)
 
         functions = {
             "serving_default": (by_text, text),
@@ -128,8 +129,9 @@ def ask_everything(searcher, texts, images, k):
     """
     model, rows = searcher.model, len(texts)
     pictures = [{"b64": base64.b64encode(image).decode()} for image in images]
-    weights = [row / rows for row in range(rows)]
-    both = {"text": texts, "image": pictures, "text_weight": weights}
+    weights = [None, *(row / rows for row in range(1, rows))]
+    sent = [-1.0 if weight is None else weight for weight in weights]
+    both = {"text": texts, "image": pictures, "text_weight": sent}
     by_text = [searcher.search(text, k=k) for text in texts]
     by_image = [searcher.search(image=image, k=k) for image in images]
     by_both = [

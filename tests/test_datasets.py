@@ -12,7 +12,7 @@ import tensorflow as tf
 from conftest import draw, load_quietly, write, write_jsonl
 from PIL import Image
 
-from mmret_tf import datasets, layouts
+from mmret_tf import layouts, loading
 from mmret_tf.datasets import PairDataset, load_pairs
 
 
@@ -106,7 +106,7 @@ def test_large_files_and_folders_named_like_files_are_not_read(tmp_path, monkeyp
     draw(tmp_path / "large.png")
     with open(tmp_path / "large.png", "ab") as file:
         file.truncate(2**20)
-    monkeypatch.setattr(datasets, "MAX_IMAGE_BYTES", 2**19)
+    monkeypatch.setattr(loading, "MAX_IMAGE_BYTES", 2**19)
     write(tmp_path / "captions.csv", "image,caption", "a.png,x", "b.png,x", "large.png,x")
     assert load_quietly(tmp_path).quarantined == [
         ("b.png", "the image does not exist (captions.csv line 3)"),
@@ -118,7 +118,7 @@ def test_large_files_and_folders_named_like_files_are_not_read(tmp_path, monkeyp
 
 
 def test_a_long_scan_shows_its_progress(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(datasets, "PROGRESS_FROM", 2)
+    monkeypatch.setattr(loading, "PROGRESS_FROM", 2)
     names = ["a.png", "b.png", "c.png"]
     for number, name in enumerate(names, 1):
         draw(tmp_path / name)

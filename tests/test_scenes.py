@@ -151,7 +151,7 @@ def test_a_small_world_is_dealt_out_completely_to_the_three_splits(monkeypatch):
 
 def test_nearly_all_scenes_are_for_training():
     splits = Counter(
-        scenes._split_of(((left, right), "left of"))
+        scenes.split_of(((left, right), "left of"))
         for left, right in itertools.product(scenes.OBJECTS, repeat=2)
     )
     # 6,400 pairs: one standard deviation is 0.5 % of them for train, 0.4 % for dev and test.
@@ -175,7 +175,7 @@ def test_most_scenes_have_two_objects(split, size, expected):
 
 
 def test_larger_scenes_stand_in_where_small_ones_run_out():
-    possible = Counter(scenes._split_of(((thing,), None)) for thing in scenes.OBJECTS)
+    possible = Counter(scenes.split_of(((thing,), None)) for thing in scenes.OBJECTS)
     drawn = draw_scenes("test", size=500)
     counts = Counter(len(scene.objects) for scene in drawn)
     assert 0 < possible["test"] < 75

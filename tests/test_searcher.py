@@ -7,7 +7,10 @@ from PIL import Image
 
 from mmret_tf.brute_force import BruteForceIndex
 from mmret_tf.datasets import PairDataset
+from mmret_tf.dual_encoder import load_model
 from mmret_tf.embeddings import EmbeddingStore
+from mmret_tf.fused_encoder import FusedEncoder
+from mmret_tf.fusion import GatedFusion
 from mmret_tf.index import build_index
 from mmret_tf.searcher import THUMBNAIL, Searcher, draw_gallery
 
@@ -57,6 +60,38 @@ def test_text_image_and_both_rank_by_cosine(run, model, pairs):
         assert [result.rank for result in results] == [1, 2, 3, 4]
         assert np.allclose([result.score for result in results], scores, atol=1e-5)
         assert [result.item["id"] for result in results] == ids
+
+
+def test_a_query_of_both_goes_through_the_trained_fusion_of_the_run(run, model, pairs):
+    fused = FusedEncoder(load_model(run / "model.keras"), GatedFusion(4))
+    generator = np.random.default_rng(0)
+    weights = fused.fusion.get_weights()
+    fused.fusion.set_weights([each + generator.normal(size=each.shape) for each in weights])
+    query = {"text": "红色的圆", "image": pairs.image_paths[1]}
+    weighted = Searcher.open(run).search(**query)
+    fused.save(run / "fusion.keras")
+    searcher = Searcher.open(run)
+    expected = fused.encode_items([[query["image"]]], [[query["text"]]])[0]
+    ids, scores = expected_order(model, pairs, expected)
+    results = searcher.search(**query)
+    assert [result.id for result in results] == ids
+    assert np.allclose([result.score for result in results], scores, atol=1e-5)
+    assert [result.score for result in results] != [result.score for result in weighted]
+    # An explicit weight asks for the weighted sum, and one modality goes as before.
+    half = searcher.search(**query, text_weight=0.5)
+    assert [(each.id, each.score) for each in half] == [(each.id, each.score) for each in weighted]
+    text, _ = expected_order(model, pairs, model.encode_texts(["红色的圆"])[0])
+    assert [result.id for result in searcher.search(text="红色的圆")] == text
+
+
+def test_a_fusion_upon_another_model_is_refused(run, model):
+    model.set_weights([weight + 1 for weight in model.get_weights()])
+    FusedEncoder(model, GatedFusion(4)).save(run / "fusion.keras")
+    with pytest.raises(ValueError, match="fusion.keras stands on another model"):
+        Searcher.open(run)
+    model.save(run / "fusion.keras")
+    with pytest.raises(ValueError, match="holds a DualEncoder, not a FusedEncoder"):
+        Searcher.open(run)
 
 
 def test_a_picture_in_the_gallery_finds_itself_however_it_is_given(run, pairs):

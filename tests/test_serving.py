@@ -18,6 +18,8 @@ from serving_models import ask_everything, make_searcher, picture
 
 from mmret_tf import serving
 from mmret_tf.dual_encoder import load_model
+from mmret_tf.fused_encoder import FusedEncoder, load_fused_encoder
+from mmret_tf.fusion import GatedFusion, HybridFusion
 from mmret_tf.index import build_index
 from mmret_tf.searcher import Searcher
 from mmret_tf.serving import docker_command, export_saved_model
@@ -94,6 +96,10 @@ def test_every_signature_answers_as_python_does(engine, searcher, exports, run):
             answers = run_scann(requests)
     else:
         answers = run(requests)
+    check_answers(asked, answers)
+
+
+def check_answers(asked, answers):
     for ((signature, _), right), answer in zip(asked, answers, strict=True):
         if signature.startswith("encode"):
             np.testing.assert_allclose(answer["embedding"], right, atol=1e-5)
@@ -104,6 +110,27 @@ def test_every_signature_answers_as_python_does(engine, searcher, exports, run):
             assert answer["ids"][row] == [result.id for result in results]
             captions = [result.item["captions"] for result in results]
             assert [text.split("\n") for text in answer["captions"][row]] == captions
+
+
+@pytest.mark.parametrize("make_fusion", [lambda: GatedFusion(4), lambda: HybridFusion(4, heads=2)])
+def test_a_trained_fusion_answers_as_python_does(make_fusion, searcher, tmp_path):
+    fused = FusedEncoder(make_searcher().model, make_fusion())
+    generator = np.random.default_rng(0)
+    weights = fused.fusion.get_weights()
+    fused.fusion.set_weights([each + 0.5 * generator.normal(size=each.shape) for each in weights])
+    fused.save(tmp_path / "fusion.keras")
+    fused = load_fused_encoder(tmp_path / "fusion.keras")
+    with_fusion = Searcher(fused, searcher.index, list(searcher.items.values()))
+    query = {"text": "a red circle", "image": picture(0)}
+    plain, trained = searcher.search(**query), with_fusion.search(**query)
+    assert [result.id for result in plain] != [result.id for result in trained]
+
+    export = export_saved_model(with_fusion, tmp_path / "fused", 1, k=7)
+    asked = []
+    for rows in (1, 3):  # the first row is without a weight, and the others have one
+        asked += ask_everything(with_fusion, TEXTS[:rows], [picture(row) for row in range(rows)], 7)
+    with loaded(export) as run:
+        check_answers(asked, run([request for request, _ in asked]))
 
 
 def test_a_bad_request_is_refused_in_words_and_the_next_one_answered(run):

@@ -1,0 +1,247 @@
+"""What each fusion is worth: missing modalities, composed queries, and real photographs.
+
+    python tests/benchmarks/fusion.py
+    python tests/benchmarks/fusion.py --run runs/flickr8k --data flickr8k
+
+The first trains a dual encoder on drawn scenes, and prints three tables: recall of each strategy
+when items miss a modality, composed queries, and early, late and hybrid fusion side by side. The
+second takes a run of real photographs whose items lose captions. Everything is compared over the
+same embeddings, items and queries; fusions learn from training pictures, recall is over others.
+"""
+
+import argparse
+import json
+import time
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+from compression import small_tower
+
+import mmret_tf as mm
+from mmret_tf.changes import draw_changes
+
+RATES = (0.0, 0.3, 0.6, 0.9)
+DIM = 256
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", help="a run of real photographs, instead of scenes")
+    parser.add_argument("--data", help="its collection")
+    parser.add_argument("--json", help="where to write the figures as well")
+    options = parser.parse_args()
+    if options.run:
+        model = mm.load_model(f"{options.run}/model.keras")
+        training, items = (mm.load_pairs(options.data, split) for split in ("train", "dev"))
+        report = {"missing": missing_modalities(model, training, items, lost=("text",))}
+    else:
+        model = train_dual_encoder()
+        training = mm.load_pairs("scenes", "train", 4000, seed=1)
+        items = mm.load_pairs("scenes", "test", 1000)
+        report = {"missing": missing_modalities(model, training, items, lost=("image", "text"))}
+        report["composed"] = composed_queries(model)
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=2)
+
+
+def train_dual_encoder(scenes: int = 4000, epochs: int = 12) -> mm.DualEncoder:
+    """Four convolutions and an LSTM, on drawn scenes, from scratch."""
+    keras.utils.set_random_seed(0)
+    pairs = mm.load_pairs("scenes", "train", scenes)
+    text = mm.TextPreprocessor(max_tokens=1000, sequence_length=32)
+    text.adapt(pairs.all_captions())
+    tower = small_tower(SimpleNamespace(image_size=64, embedding_dim=DIM))
+    words = mm.text_tower(text.vocabulary_size(), embedding_dim=DIM)
+    model = mm.DualEncoder(tower, words, text)
+    dataset = pairs.as_dataset(model, 64, training=True, min_crop=1.0)
+    model.compile(
+        keras.optimizers.Adam(rising_and_falling(epochs * len(dataset))),
+        loss=mm.losses.ContrastiveCosine(),
+    )
+    model.fit(
+        dataset.repeat(), steps_per_epoch=len(dataset), epochs=epochs, verbose=0, shuffle=False
+    )
+    metrics = mm.evaluate(model, mm.load_pairs("scenes", "test", 500))
+    print(f"dual encoder: text to image R@1 {metrics['t2i_R@1']:.1%}")
+    return model
+
+
+def rising_and_falling(steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, steps - steps // 10, warmup_target=1e-3, warmup_steps=steps // 10
+    )
+
+
+def fit(fused: mm.FusedEncoder, inputs: dict, targets: np.ndarray, epochs: int = 6) -> float:
+    """Train a fusion; the seconds that it took."""
+    keras.utils.set_random_seed(0)
+    steps = epochs * -(-len(targets) // 128)
+    fused.compile(
+        keras.optimizers.Adam(rising_and_falling(steps)), loss=mm.losses.ContrastiveTargets()
+    )
+    started = time.monotonic()
+    fused.fit(inputs, targets, batch_size=128, epochs=epochs, verbose=0)
+    return time.monotonic() - started
+
+
+def recall(scores: np.ndarray, right: np.ndarray, k: int) -> float:
+    """Share of queries, per cent, whose right item is among the k best; the worst rank on ties."""
+    ranks = (scores >= scores[np.arange(len(scores)), right][:, None]).sum(axis=1)
+    return 100 * float((ranks <= k).mean())
+
+
+def missing_modalities(model, training, items, lost: tuple[str, ...]) -> dict[str, list[float]]:
+    """R@10 of each strategy while more and more items miss a modality.
+
+    An item is an image and one caption; its other captions are the queries. At each rate, so many
+    items, chosen at random, lose one of `lost`, chosen at random.
+    """
+    inputs, targets = mm.item_examples(mm.FusedEncoder(model, mm.WeightedSum()), training)
+    generator = np.random.default_rng(0)
+    own = np.array([generator.integers(len(captions)) for captions in items.captions])
+    captions = [texts[number] for texts, number in zip(items.captions, own, strict=True)]
+    whole = {
+        "image": model.encode_images(items.image_paths),
+        "text": model.encode_texts(captions),
+    }
+    queries = model.encode_texts(
+        [
+            text
+            for texts, number in zip(items.captions, own, strict=True)
+            for text in texts[:number] + texts[number + 1 :]
+        ]
+    )
+    right = np.repeat(np.arange(len(items)), [len(texts) - 1 for texts in items.captions])
+
+    strategies = untrained_strategies(model) | trained_strategies(model, inputs, targets)
+    table = {name: [] for name in strategies}
+    order = generator.permutation(len(items))
+    loses = generator.choice(lost, len(items))
+    for rate in RATES:
+        rows = {name: vectors.copy() for name, vectors in whole.items()}
+        for item in order[: round(rate * len(items))]:
+            rows[loses[item]][item] = 0
+        for name, score in strategies.items():
+            table[name].append(recall(score(queries, rows), right, k=10))
+    print(f"\nR@10 of {len(items)} items, {len(queries)} queries in words, by share that misses")
+    print(" or ".join(lost))
+    show(table, [f"{rate:.0%}" for rate in RATES])
+    return table
+
+
+def untrained_strategies(model) -> dict:
+    """From queries `[n, dim]` and items `{name: [m, dim]}` to scores `[n, m]`, nothing learnt."""
+
+    def by_modality(queries, rows):
+        return {
+            name: np.where(vectors.any(axis=1), queries @ vectors.T, np.nan)
+            for name, vectors in rows.items()
+        }
+
+    plain = mm.FusedEncoder(model, mm.WeightedSum())
+    return {
+        "image only": lambda queries, rows: queries @ rows["image"].T,
+        "text only": lambda queries, rows: queries @ rows["text"].T,
+        "weighted scores": lambda queries, rows: mm.WeightedScores()(
+            by_modality(queries, rows)
+        ).numpy(),
+        "reciprocal ranks": lambda queries, rows: mm.ReciprocalRankFusion()(
+            by_modality(queries, rows)
+        ).numpy(),
+        "weighted sum": scores_of(plain),
+    }
+
+
+def scores_of(fused: mm.FusedEncoder):
+    return lambda queries, rows: queries @ fused.predict(rows, batch_size=512, verbose=0).T
+
+
+def trained_strategies(model, inputs: dict, targets: np.ndarray) -> dict:
+    """Imputers before a concatenation that learnt from complete items; an ensemble; and fusions
+    that learnt with modality dropout."""
+    concatenate = mm.Concatenate(DIM)
+    fit(mm.FusedEncoder(model, concatenate), inputs, targets)
+    constant, mean, nearest, predictor = (
+        mm.ConstantImputer(0.0),
+        mm.MeanImputer(),
+        mm.NearestImputer(neighbours=5),
+        mm.ModalityPredictor(),
+    )
+    distinct = {name: vectors[:: len(vectors) // 4000] for name, vectors in inputs.items()}
+    for imputer in (mean, nearest, predictor):
+        imputer.adapt(distinct)
+    imputers = {"constant": constant, "mean": mean, "nearest": nearest, "predicted": predictor}
+    strategies = {
+        f"{name}, concatenated": scores_of(mm.FusedEncoder(model, concatenate, imputer))
+        for name, imputer in imputers.items()
+    }
+
+    heads = {}
+    for name in ("image", "text"):
+        alone = mm.FusedEncoder(model, mm.Concatenate(DIM))
+        fit(alone, {name: inputs[name]}, targets)
+        vector = keras.Input((DIM,))
+        heads[name] = keras.Model(vector, alone.fusion({name: vector}))
+    strategies["ensemble"] = scores_of(mm.FusedEncoder(model, mm.EnsembleFusion(heads)))
+    for name, fusion in (("concatenated", mm.Concatenate(DIM)), ("gated", mm.GatedFusion(DIM))):
+        fused = mm.FusedEncoder(model, fusion, modality_dropout=0.5)
+        fit(fused, inputs, targets)
+        strategies[f"{name}, modality dropout"] = scores_of(fused)
+    return strategies
+
+
+def composed_queries(model) -> dict[str, dict[str, float]]:
+    """A picture and words that change it: which picture of the gallery is meant?
+
+    The gallery holds all sources and targets of the test; the picture that is shown does not count
+    as an answer. Several targets of one source are in it, so the picture alone cannot tell them.
+    """
+    training, test = draw_changes("train", 1500), draw_changes("test", 200)
+    gallery = {scene.id: scene for change in test for scene in (change.source, change.target)}
+    row_of = {key: row for row, key in enumerate(gallery)}
+    embeddings = model.encode_images([scene.draw() for scene in gallery.values()])
+    queries = [(change, text) for change in test for text in change.texts]
+    shown = np.array([row_of[change.source.id] for change, _ in queries])
+    right = np.array([row_of[change.target.id] for change, _ in queries])
+    images, texts = [change.source.draw() for change, _ in queries], [text for _, text in queries]
+
+    def measure(vectors: np.ndarray) -> dict[str, float]:
+        scores = vectors @ embeddings.T
+        scores[np.arange(len(scores)), shown] = -np.inf
+        return {f"R@{k}": recall(scores, right, k) for k in (1, 5)}
+
+    image, text = model.encode_images(images), model.encode_texts(texts)
+    table = {
+        "image only": measure(image),
+        "text only": measure(text),
+        "weighted sum": measure(image + text),
+    }
+    targets = model.encode_images([change.target.draw() for change in training])
+    sources = [[change.source.draw()] for change in training]
+    for name, fusion in {
+        "late: Concatenate": mm.Concatenate(DIM),
+        "late: GatedFusion": mm.GatedFusion(DIM),
+        "early: EarlyFusion": mm.EarlyFusion(DIM, units=128),
+        "hybrid: HybridFusion": mm.HybridFusion(DIM),
+    }.items():
+        fused = mm.FusedEncoder(model, fusion)
+        # One text of each change: its fourth text of the fourth change, and so on.
+        chosen = [[change.texts[i % 4]] for i, change in enumerate(training)]
+        seconds = fit(fused, fused.features(sources, chosen), targets)
+        found = fused.encode_items([[each] for each in images], [[each] for each in texts])
+        table[name] = measure(found) | {"parameters": fusion.count_params(), "seconds": seconds}
+    print(f"\ncomposed queries: {len(queries)} over {len(gallery)} pictures")
+    show({name: list(row.values()) for name, row in table.items()}, [*table["late: GatedFusion"]])
+    return table
+
+
+def show(table: dict[str, list[float]], columns) -> None:
+    print(f"{'':34}" + "".join(f"{column:>12}" for column in columns))
+    for name, values in table.items():
+        print(f"{name:34}" + "".join(f"{value:12,.1f}" for value in values))
+
+
+if __name__ == "__main__":
+    main()
