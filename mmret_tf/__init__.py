@@ -27,9 +27,10 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
     from mmret_tf.dual_encoder import DualEncoder, load_model
     from mmret_tf.embeddings import EmbeddingStore
     from mmret_tf.evaluation import evaluate_retrieval
-    from mmret_tf.fused_encoder import FusedEncoder, item_examples
+    from mmret_tf.fused_encoder import FusedEncoder, item_examples, load_fused_encoder
     from mmret_tf.fusion import Concatenate, EarlyFusion, GatedFusion, HybridFusion, WeightedSum
     from mmret_tf.index import ScannIndex, build_index, load_index
+    from mmret_tf.items import ItemDataset, caption_items, load_items
     from mmret_tf.missing import (
         ConstantImputer,
         EnsembleFusion,
@@ -38,6 +39,7 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
         ModalityPredictor,
         NearestImputer,
     )
+    from mmret_tf.multimodal import MultimodalRetrievalModel, item_labels, top_k_images
     from mmret_tf.preprocessing import TextPreprocessor, decode_image, load_image
     from mmret_tf.score_fusion import ReciprocalRankFusion, WeightedScores
     from mmret_tf.searcher import Searcher, SearchResult, SearchResults
@@ -57,9 +59,11 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
         "FusedEncoder",
         "GatedFusion",
         "HybridFusion",
+        "ItemDataset",
         "MeanImputer",
         "ModalityDropout",
         "ModalityPredictor",
+        "MultimodalRetrievalModel",
         "NearestImputer",
         "PairDataset",
         "ReciprocalRankFusion",
@@ -74,6 +78,7 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
         "WeightedScores",
         "WeightedSum",
         "build_index",
+        "caption_items",
         "compress_image_tower",
         "decode_image",
         "distill_image_tower",
@@ -82,11 +87,15 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
         "export_saved_model",
         "image_tower",
         "item_examples",
+        "item_labels",
+        "load_fused_encoder",
         "load_image",
         "load_index",
+        "load_items",
         "load_model",
         "load_pairs",
         "losses",
         "text_tower",
+        "top_k_images",
         "train",
     ]

@@ -15,6 +15,7 @@ from mmret_tf.scenes import (
     COLOURS,
     SHAPES,
     SIZES,
+    SPLITS,
     Arrangement,
     Scene,
     SceneObject,
@@ -78,12 +79,16 @@ def draw_changes(split: str = "train", scenes: int = 500, seed: int = 0) -> list
         seed: the same arguments give the same changes.
 
     Raises:
-        ValueError: no such split, or it has fewer such scenes.
+        ValueError: no such split, no scenes, or more than the split has.
 
     >>> change = draw_changes("dev", scenes=1)[0]
     >>> len(change.texts), change.source.relation == change.target.relation
     (4, True)
     """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+    if scenes < 1:
+        raise ValueError(f"scenes must be at least 1; got {scenes}")
     generator = random.Random(f"changes {split} {scenes} {seed}")
     taken: set[Arrangement] = set()
     changes: list[Change] = []

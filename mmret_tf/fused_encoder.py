@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras import ops
 
 from mmret_tf.datasets import PairDataset
-from mmret_tf.dual_encoder import DualEncoder, check_texts, load_as
+from mmret_tf.dual_encoder import DualEncoder, check_texts, load_as, mean_vectors
 from mmret_tf.fusion import Fusion, presence
 from mmret_tf.missing import Imputer, ModalityDropout
 from mmret_tf.preprocessing import ImageSource, load_batches
@@ -141,8 +141,8 @@ class FusedEncoder(keras.Model):
                 "text": _joined_sequences(self._words, texts, self.fusion.widths["text"]),
             }
         return {
-            "image": _mean_vectors(self.encoder.encode_images, images, self.embedding_dim),
-            "text": _mean_vectors(self.encoder.encode_texts, texts, self.embedding_dim),
+            "image": mean_vectors(self.encoder.encode_images, images, self.embedding_dim),
+            "text": mean_vectors(self.encoder.encode_texts, texts, self.embedding_dim),
         }
 
     def encode_items(
@@ -254,14 +254,6 @@ def load_fused_encoder(path: str | os.PathLike) -> FusedEncoder:
         ValueError: there is no such file, it is no `.keras` file, or holds another kind of model.
     """
     return load_as(FusedEncoder, path)
-
-
-def _mean_vectors(encode: Callable, sources: Sequence[Sequence], dim: int) -> np.ndarray:
-    """The mean of each item's vectors, brought to unit length, `[n, dim]`; zeros for none."""
-    means = np.zeros((len(sources), dim), np.float32)
-    if flat := [source for each in sources for source in each]:
-        np.add.at(means, np.repeat(np.arange(len(sources)), [*map(len, sources)]), encode(flat))
-    return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-6)
 
 
 def _joined_sequences(encode: Callable, sources: Sequence[Sequence], width: int) -> np.ndarray:

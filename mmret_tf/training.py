@@ -245,13 +245,13 @@ class _Backbone:
 def backbone_features(
     model: DualEncoder, parts: Sequence[PairDataset], directory: str | os.PathLike
 ) -> Callable[[PairDataset], np.ndarray | None]:
-    """Compute a frozen backbone's features of all images, once, and keep them in a folder.
+    """Compute a frozen backbone's features of all images, once each, and keep them in a folder.
 
     They are read again where the folder already holds those of the same backbone and images, and
     an interrupted computation goes on where it stopped.
 
     Returns:
-        A function from some rows of `parts` to their features `[n, features]`; it gives `None` where the
+        A function from rows of `parts` to their features `[n, features]`; it gives `None` where the
         backbone is trained, and its features change with every step.
     """
     tower = model.image_tower

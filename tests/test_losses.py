@@ -159,3 +159,28 @@ def test_losses_survive_serialization(loss):
 def test_bad_settings_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_contrastive_targets_is_a_softmax_over_the_targets():
+    """Cosines of row 0 with the targets: 0.6 and 0.8; of row 1: 0 and 1; at temperature 0.5."""
+    predictions = np.array([[0.6, 0.8], [0.0, 1.0]], np.float32)
+    targets = np.eye(2, dtype=np.float32)
+    expected = [
+        np.log(np.exp(1.2) + np.exp(1.6)) - 1.2,
+        np.log(np.exp(0.0) + np.exp(2.0)) - 2.0,
+    ]
+    loss = losses.ContrastiveTargets(temperature=0.5)
+    assert np.isclose(float(loss(targets, predictions)), np.mean(expected), atol=1e-5)
+
+
+def test_equal_targets_are_no_negatives_of_each_other():
+    predictions = np.array([[0.6, 0.8], [0.8, 0.6], [0.0, 1.0]], np.float32)
+    targets = np.array([[1.0, 0], [1, 0], [0, 1]], np.float32)
+    rows = [0, 2]
+    loss = losses.ContrastiveTargets(temperature=0.5, reduction="none")
+    expected = loss(targets[rows], predictions[rows]).numpy()
+    assert np.allclose(loss(targets, predictions).numpy()[0], expected[0], atol=1e-5)
+    again = losses.ContrastiveTargets.from_config(loss.get_config())
+    assert np.array_equal(again(targets, predictions), loss(targets, predictions))
+    with pytest.raises(ValueError, match="temperature must be above 0; got 0"):
+        losses.ContrastiveTargets(temperature=0)

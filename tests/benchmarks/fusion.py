@@ -38,7 +38,7 @@ def main() -> None:
     else:
         model = train_dual_encoder()
         training = mm.load_pairs("scenes", "train", 4000, seed=1)
-        items = mm.load_pairs("scenes", "test", 1000)
+        items = mm.load_pairs("scenes", "test", 5000)
         report = {"missing": missing_modalities(model, training, items, lost=("image", "text"))}
         report["composed"] = composed_queries(model)
     if options.json:
