@@ -39,7 +39,7 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
         ModalityPredictor,
         NearestImputer,
     )
-    from mmret_tf.multimodal import MultimodalRetrievalModel, item_labels, top_k_images
+    from mmret_tf.multimodal import MultimodalRetrievalModel, item_labels, rank_items, top_k_images
     from mmret_tf.preprocessing import TextPreprocessor, decode_image, load_image
     from mmret_tf.score_fusion import ReciprocalRankFusion, WeightedScores
     from mmret_tf.searcher import Searcher, SearchResult, SearchResults
@@ -95,6 +95,7 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
         "load_model",
         "load_pairs",
         "losses",
+        "rank_items",
         "text_tower",
         "top_k_images",
         "train",

@@ -107,14 +107,15 @@ class MultimodalRetrievalModel(tf.keras.Model):
 def item_labels(item_ids: Sequence[str] | Sequence[int], width: int, seed: int = 0) -> np.ndarray:
     """Labels for `MultimodalRetrievalModel`: a random direction for each item. Section 5.
 
-    Pairs of one item share its label. With one label for all, or with matching pairs and cosine
-    similarity alone, the best a model can do is to give every input the same vector; random
+    Pairs of one item share its label. With one label for all, or with cosine similarity between
+    matching pairs alone, one and the same vector for every input is as good as any; random
     directions are nearly at right angles where there are many coordinates, so that each item has
     to get a vector of its own.
 
     An item that was not trained on has no label that its pairs would be near to, which is why
     `DualEncoder` is the one to use. Features behind a ReLU, as those of ResNet50, are never
-    negative: the loss then ends near -0.7, not at -1, and the ranking is right all the same.
+    negative, and half of a label is: the loss then ends near -0.7, not at -1. Ranking works all
+    the same.
 
     Args:
         item_ids: `[n]`, the item of each pair. The label is drawn by a hash of the id: it is the

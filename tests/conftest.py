@@ -89,8 +89,33 @@ def write_jsonl(folder, *rows):
     return write(folder / "captions.jsonl", *(json.dumps(r, ensure_ascii=False) for r in rows))
 
 
-def load_quietly(*args, **kwargs):
+def load_quietly(*args, loader=load_pairs, **kwargs):
     """Load a collection of which something is put aside, and is meant to be."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return load_pairs(*args, **kwargs)
+        return loader(*args, **kwargs)
+
+
+# Items of every kind, and files of every kind of damage.
+MIXED_ROWS = (
+    {"image": "red.png", "captions": ["a red circle", "红色的圆"], "split": "train"},
+    {"id": "two", "images": ["blue.png", "cut.jpg", "navy.png"], "captions": ["a blue square"]},
+    {"id": "note", "captions": ["a red circle", "红色的圆"], "attributes": {"kind": "note"}},
+    {"image": "alone.png", "split": "train"},
+    {"id": "lost", "images": ["gone.png", "empty.png"], "captions": ["a red circle"]},
+    {"image": "dev.png", "caption": "蓝色的方块", "split": "dev"},
+    {"id": "dev note", "caption": "a blue square", "split": "dev"},
+)
+
+
+def make_mixed_collection(folder):
+    """A folder with `MIXED_ROWS`, of which "lost" has no usable image, and "two" a broken one."""
+    colours = {"red": (255, 0, 0), "blue": (0, 0, 255), "navy": (0, 0, 128), "alone": (200, 9, 9)}
+    folder.mkdir()
+    for name, colour in {**colours, "dev": (0, 9, 200)}.items():
+        Image.new("RGB", (20, 16), colour).save(folder / f"{name}.png")
+    Image.new("RGB", (20, 16), "red").save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-200])
+    (folder / "empty.png").write_bytes(b"")
+    write_jsonl(folder, *({"split": "train"} | row for row in MIXED_ROWS))
+    return folder

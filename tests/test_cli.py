@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import make_backbone
+from conftest import make_backbone, make_mixed_collection
 from PIL import Image
 
 from mmret_tf import cli
@@ -101,6 +101,32 @@ def test_from_pictures_to_ranked_results(photos, tmp_path, capsys):
     )
     assert done.returncode == 0, done.stderr
     assert len(re.findall("a picture of", done.stdout)) >= 3
+
+
+def test_a_collection_with_text_alone_and_several_images(tmp_path, capsys):
+    photos, run = make_mixed_collection(tmp_path / "mixed"), tmp_path / "run"
+    make_backbone().save(tmp_path / "backbone.keras")
+    options = ["--data", photos, "--backbone", tmp_path / "backbone.keras", "--run", run]
+    code, out, err = mmret(
+        capsys, "train", *options, "--image-size", 32, "--epochs", 1, "--batch-size", 2
+    )
+    assert code == 0 and "put aside: gone.png" in out, err
+    search = ["search", "--run", run, "a red circle", "--gallery", tmp_path / "gallery.png"]
+    code, out, err = mmret(capsys, *search)
+    places = [line.split()[2] for line in out.splitlines() if re.match(r" +\d  -?\d\.", line)]
+    expected = ["red.png", "blue.png", "alone.png", "dev.png"]
+    expected = [str(photos / name) for name in expected] + ["note", "dev"]
+    assert code == 0 and sorted(places) == sorted(expected), err
+
+    code, out, err = mmret(capsys, "embed", "--run", run, "--data", photos, "--split", "dev")
+    assert code == 0 and "Image tower in" in out and "2 embeddings" in out, err
+    rows = '{"id": "a", "caption": "a red circle"}\n{"id": "b", "caption": "a blue square"}\n'
+    (tmp_path / "notes.jsonl").write_text(rows)
+    code, out, err = mmret(capsys, "embed", "--run", run, "--data", tmp_path / "notes.jsonl")
+    assert code == 0 and "Image tower in" not in out and "2 embeddings" in out, err
+    assert mmret(capsys, "index", "--run", run)[0] == 0
+    code, out, err = mmret(capsys, "search", "--run", run, "--image", photos / "red.png")
+    assert code == 0 and len(re.findall("  [ab]\n", out)) == 2, err
 
 
 @pytest.mark.parametrize(

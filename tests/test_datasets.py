@@ -166,6 +166,7 @@ def test_captions_and_images_line_up():
     assert pairs.caption_to_image().tolist() == [0, 0, 1]
     assert pairs.subset([1, 0]).ids == ["y", "x"]
     assert pairs.subset(np.array([1])).captions == [["b"]]
+    assert pairs.groups == [0, 1] and pairs.subset([1]).groups == [0]
     assert repr(pairs) == (
         "PairDataset(2 images, 3 captions, splits: no split (1), dev (1), 0 put aside)"
     )
@@ -177,6 +178,7 @@ def test_captions_and_images_line_up():
         ({"ids": ["x", "x"]}, "ids must be unique; 'x' comes more than once"),
         ({"captions": [["a"], []]}, "every image must have a caption; 'y' has none"),
         ({"splits": ["dev"]}, "one item an image; got 2, 2, 2, 2, 1"),
+        ({"groups": [0]}, "one item an image; got 2, 2, 2, 2, 2, 1"),
     ],
 )
 def test_a_pair_dataset_is_consistent(change, message):
@@ -262,6 +264,22 @@ def test_a_picture_is_mirrored_only_if_its_caption_names_no_side(tmp_path):
     )
     assert set(mirrored) == set(free)
     assert all(0 < count < 15 for count in mirrored.values())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_images_of_one_item_have_one_target(training):
+    pairs = PairDataset(
+        ["x#0", "y", "x#1", "z"], [""] * 4, [["x"], ["y"], ["x"], ["z"]], [{}] * 4, [""] * 4
+    )
+    pairs.groups = [7, 3, 7, 5]
+    assert pairs.first_rows() == [0, 1, 3]
+    part = pairs.subset([3, 2, 0])
+    assert part.groups == [0, 1, 1] and part.subset([1, 2]).groups == [0, 0]
+    features = np.arange(4.0)[:, None]
+    dataset = pairs.as_dataset(MODEL, 2, training, features=features)
+    assert all(groups.dtype == tf.int64 for _, groups in dataset)
+    seen = [(group, caption, float(image[0])) for group, caption, image in epoch(dataset)]
+    assert sorted(seen) == [(3, "y", 1), (5, "z", 3), (7, "x", 0), (7, "x", 2)]
 
 
 def test_only_training_drops_a_part_of_a_batch_and_never_the_only_one(tmp_path):

@@ -123,9 +123,44 @@ def test_encode_texts_agrees_with_predict_at_any_batch_size(model, batch):
     assert np.isfinite(model.encode_texts(["", "unknown words", "圆"])).all()
 
 
+def test_an_item_is_the_mean_of_its_pictures_or_else_of_its_texts(model, batch):
+    pictures, texts = list(batch["image"]), list(CAPTIONS)
+    rows, words = model.encode_images(pictures), model.encode_texts(texts)
+    found = model.encode_items(
+        [pictures[:1], pictures[1:4], [], [], batch["image"][2:3]],
+        [[], texts[:2], texts[2:3], texts[1:], texts],
+    )
+
+    def mean(vectors):
+        return vectors.mean(axis=0) / np.linalg.norm(vectors.mean(axis=0))
+
+    expected = [rows[0], mean(rows[1:4]), words[2], mean(words[1:]), rows[2]]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_array_equal(
+        model.encode_items([[each] for each in pictures], [texts] * 4), rows
+    )
+
+
+def test_all_pictures_of_items_are_embedded_in_one_call(model, batch, monkeypatch):
+    calls = []
+    for name in ("encode_images", "encode_texts"):
+        monkeypatch.setattr(
+            model,
+            name,
+            lambda each, name=name: calls.append((name, len(each))) or np.eye(4)[: len(each)],
+        )
+    model.encode_items([list(batch["image"][:2]), [], list(batch["image"][2:])], [["a"], ["b"], []])
+    assert calls == [("encode_images", 4), ("encode_texts", 1)]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda m: m.encode_items([["a.png"]], []), "one list an item; got 1 and 0"),
+        (lambda m: m.encode_items([[], []], [["a"], []]), "item 1 has neither an image nor a text"),
+        (lambda m: m.encode_items(["a.png"], [[]]), r"give \[picture\]"),
+        (lambda m: m.encode_items([[]], ["a dog"]), r"give \[text\]"),
         (lambda m: m.encode_texts("a red circle"), r"give \[text\]"),
         (lambda m: m.encode_texts([1]), "list of strings"),
         (lambda m: m.encode_texts([]), "nothing to encode"),

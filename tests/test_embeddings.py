@@ -11,6 +11,7 @@ import pytest
 from mmret_tf import embeddings, folders
 from mmret_tf.embeddings import EmbeddingStore, model_fingerprint, row_cosines
 from mmret_tf.folders import file_sha256
+from mmret_tf.items import ItemDataset
 
 N = 10
 
@@ -44,6 +45,26 @@ def make_pairs(n=N, captions=None, prefix=""):
         captions=captions or [[f"number {i}", f"数字 {i}"] for i in range(n)],
         attributes=[{"n": i} for i in range(n)],
     )
+
+
+def make_items(captions=("x", "y"), second="2.png"):
+    """An item of two images, one of one, and one of text alone."""
+    files = [[Path("/images/1.png"), Path("/images") / second], [Path("/images/3.png")], []]
+    texts = [[captions[0]], [], [captions[1]]]
+    return ItemDataset(["a", "b", "c"], files, texts, [{}, {"n": 1}, {}], [""] * 3)
+
+
+class FakeItemModel(FakeModel):
+    """Embeds an item as (sum of its images' numbers, length of its texts)."""
+
+    def encode_items(self, images, texts):
+        self.encoded.append((images, texts))
+        return np.array(
+            [
+                [sum(map(self.number, paths)) * self.weights[0][0], sum(map(len, words))]
+                for paths, words in zip(images, texts, strict=True)
+            ]
+        )
 
 
 EXPECTED = np.stack([np.arange(N), np.ones(N)], axis=1).astype(np.float32)
@@ -126,6 +147,69 @@ def test_embeddings_may_be_stored_in_fewer_bits(folder, dtype, step):
     cosines = row_cosines(store.embeddings, rows)
     assert store.loss["mean"] == pytest.approx(1 - cosines.mean()) and cosines[3] == 0
     assert EmbeddingStore.export(model, pairs, folder).loss == {"mean": 0, "max": 0}
+
+
+def test_items_are_embedded_and_written_with_all_their_images(folder):
+    store = EmbeddingStore.export(FakeItemModel(), make_items(), folder)
+    assert store.embeddings.tolist() == [[3, 1], [3, 0], [0, 1]]
+    paths = ["/images/1.png", "/images/2.png"]
+    assert store.items == [
+        {"id": "a", "image": paths[0], "images": paths, "captions": ["x"], "attributes": {}},
+        {"id": "b", "image": "/images/3.png", "captions": [], "attributes": {"n": 1}},
+        {"id": "c", "image": None, "captions": ["y"], "attributes": {}},
+    ]
+    model = FakeItemModel()
+    EmbeddingStore.export(model, make_pairs(2), folder)  # pairs, as items of one image
+    paths = [["/images/0.png"], ["/images/1.png"]]
+    assert model.encoded == [(paths, [["number 0", "数字 0"], ["number 1", "数字 1"]])]
+    model = FakeItemModel()
+    EmbeddingStore.export(model, make_pairs(2), folder, features=np.ones((2, 3)))
+    assert model.encoded == [1, 1]  # by encode_images
+
+
+@pytest.mark.parametrize(
+    ("change", "is_resumed"),
+    [({}, True), ({"captions": ("x", "z")}, False), ({"second": "4.png"}, False)],
+)
+def test_a_chunk_of_items_knows_all_images_and_captions(folder, monkeypatch, change, is_resumed):
+    monkeypatch.setattr(embeddings, "CHUNK_ROWS", 2)
+    model = FakeItemModel()
+    encode = model.encode_items
+
+    def die_at_the_second_chunk(images, texts):
+        if model.encoded:
+            raise KeyboardInterrupt
+        return encode(images, texts)
+
+    model.encode_items = die_at_the_second_chunk
+    before = make_items(("y", "z")) if "captions" in change else make_items()
+    with pytest.raises(KeyboardInterrupt):
+        EmbeddingStore.export(model, before, folder)
+    model = FakeItemModel()
+    EmbeddingStore.export(model, make_items(**change), folder)
+    assert len(model.encoded) == (1 if is_resumed else 2)
+
+
+def test_items_need_a_model_that_embeds_items(folder):
+    for model, features in ((FakeModel(), None), (FakeItemModel(), np.ones((3, 2)))):
+        with pytest.raises(ValueError, match="needs a model with encode_items, and no features"):
+            EmbeddingStore.export(model, make_items(), folder, features)
+    assert not folder.parent.exists()
+
+
+def test_a_model_upon_an_encoder_has_the_encoders_fingerprint(folder):
+    model = FakeItemModel(5.0, fails_at=None)
+    model.encoder = FakeModel(2.0)
+    model.encoder.image_encoder = types.SimpleNamespace(name="int8")
+    store = EmbeddingStore.export(model, make_items(), folder)
+    assert store.fingerprint == model_fingerprint(model.encoder) and store.encoder == "int8"
+    digests = set()
+    for weight in (5.0, 6.0):
+        model.weights = [np.full((2,), weight, np.float32)]
+        digests.add(embeddings._Rows(model, make_items(), None).digest(slice(0, 3)))
+    model.encoder = FakeModel(3.0)
+    digests.add(embeddings._Rows(model, make_items(), None).digest(slice(0, 3)))
+    assert len(digests) == 3
 
 
 def test_what_another_form_of_the_tower_embedded_is_not_mixed_in(folder):

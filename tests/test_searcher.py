@@ -12,7 +12,7 @@ from mmret_tf.embeddings import EmbeddingStore
 from mmret_tf.fused_encoder import FusedEncoder
 from mmret_tf.fusion import GatedFusion
 from mmret_tf.index import build_index
-from mmret_tf.searcher import THUMBNAIL, Searcher, draw_gallery
+from mmret_tf.searcher import THUMBNAIL, Searcher, card, draw_gallery
 
 
 @pytest.fixture
@@ -136,6 +136,21 @@ def test_html_shows_pictures_and_escapes_captions(model, pairs):
     assert len(repr(results).splitlines()) == 4
     assert page.count("data:image/jpeg;base64,") == 4
     assert "<script>" not in page and "&lt;script&gt;" in page and "红" in page
+
+
+def test_a_card_without_a_picture_shows_the_first_caption():
+    def inked_rows(*captions, image=None):
+        pixels = np.asarray(card({"image": image, "captions": list(captions)}).convert("L"))
+        assert pixels.shape == (THUMBNAIL, THUMBNAIL)
+        return (pixels < 128).any(axis=1)
+
+    assert not inked_rows().any() and not inked_rows("").any()
+    one, many = inked_rows("red", "not shown"), inked_rows("a red circle " * 50)
+    assert one[:40].any() and not one[40:].any() and many[-40:].any()
+    assert (inked_rows("红色的圆" * 12) != one).any()
+    for strange in ("two\nlines\t\0", "\udc80", "🦊", "x" * 10_000, " \u2028 "):
+        inked_rows(strange)
+    assert inked_rows("red", image="gone.png")[THUMBNAIL // 2 :].any()  # "file not found"
 
 
 def test_gallery_picture(run, pairs, tmp_path):

@@ -107,3 +107,10 @@ def test_a_query_of_length_zero_has_cosine_zero_and_nan_is_refused():
 def test_scann_needs_an_index_of_scann():
     with pytest.raises(ValueError, match="needs a ScannIndex, and this is a BruteForceIndex"):
         graph(BruteForceIndex.build(np.eye(3), ["a", "b", "c"]), engine="scann")
+
+
+def test_an_item_without_captions_answers_with_none():
+    index = BruteForceIndex.build(np.eye(2), ["a", "b"])
+    items = {"a": {"id": "a", "captions": []}, "b": {"id": "b", "captions": ["two\nlines"]}}
+    answer = GalleryGraph(index, items, 2, "brute_force").search(tf.constant(np.eye(2), tf.float32))
+    assert answer["captions"].numpy().tolist() == [[b"", b"two lines"], [b"two lines", b""]]

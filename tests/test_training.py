@@ -119,6 +119,15 @@ def test_features_of_a_frozen_backbone_are_computed_once(finished, tmp_path, mon
         train(dataclasses.replace(config, backbone=other), run)
 
 
+def test_a_frozen_backbone_trains_on_scenes_too(config, tmp_path):
+    """Their gallery is not what they train on."""
+    scenes = dataclasses.replace(config, data="scenes", scenes=8, epochs=1, batch_size=4)
+    report = train(scenes, tmp_path / "run")
+    assert report["train_images"] == 8 and report["development_images"] == 200
+    assert len(EmbeddingStore.open(tmp_path / "run" / "features")) == 208
+    assert len(EmbeddingStore.open(tmp_path / "run" / "embeddings")) == 200
+
+
 def test_ctrl_c_keeps_the_last_epoch(config, tmp_path, monkeypatch):
     class CtrlC(KeepModel):
         def on_epoch_begin(self, epoch, logs=None):
