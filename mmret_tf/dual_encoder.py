@@ -255,8 +255,10 @@ def mean_vectors(
 
     All sources are encoded in one call. An item of one source has its embedding as it is.
 
-    >>> mean_vectors(np.array, [[[1.0, 0.0], [0.0, 1.0]], [], [[0.6, 0.8]]], 2).round(2).tolist()
-    [[0.71, 0.71], [0.0, 0.0], [0.6, 0.8]]
+    >>> mean_vectors(np.array, [[[3.0, 0.0], [0.0, 4.0]], [], [[0.8, 0.6]]], 2).round(1)
+    array([[0.6, 0.8],
+           [0. , 0. ],
+           [0.8, 0.6]], dtype=float32)
     """
     counts = np.array([len(each) for each in sources], int)
     means = np.zeros((len(sources), dim), np.float32)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras import ops
 
 from mmret_tf.datasets import PairDataset
-from mmret_tf.dual_encoder import DualEncoder, check_texts, load_as, mean_vectors
+from mmret_tf.dual_encoder import DualEncoder, check_items, load_as, mean_vectors
 from mmret_tf.fusion import Fusion, presence
 from mmret_tf.missing import Imputer, ModalityDropout
 from mmret_tf.preprocessing import ImageSource, load_batches
@@ -129,12 +129,10 @@ class FusedEncoder(keras.Model):
             Zeros where there is nothing.
 
         Raises:
-            ValueError: the lists differ in length, or a picture cannot be read.
+            ValueError: the lists differ in length, an item has neither picture nor text, or a
+                picture cannot be read.
         """
-        if len(images) != len(texts):
-            raise ValueError(
-                f"images and texts must have one list an item; got {len(images)} and {len(texts)}"
-            )
+        check_items(images, texts)
         if self.fusion.takes_sequences:
             return {
                 "image": _joined_sequences(self._regions, images, self.fusion.widths["image"]),
@@ -157,11 +155,8 @@ class FusedEncoder(keras.Model):
             float32 `[n, dim]`, rows of unit length.
 
         Raises:
-            ValueError: an item has neither picture nor text, or as for `features`.
+            ValueError: as for `features`.
         """
-        for row, parts in enumerate(zip(images, texts, strict=False)):
-            if not any(map(len, parts)):
-                raise ValueError(f"item {row} has neither an image nor a text: nothing to embed")
         features = self.features(images, texts)
         blocks = (slice(start, start + 256) for start in range(0, len(images), 256))
         return np.concatenate(
@@ -178,7 +173,6 @@ class FusedEncoder(keras.Model):
 
     def _words(self, texts: Sequence[str]) -> np.ndarray:
         """`[n, length, width]`."""
-        check_texts(texts)
         blocks = (texts[start : start + 256] for start in range(0, len(texts), 256))
         tokens = map(self.encoder.text_preprocessor, blocks)
         return np.concatenate([self._compiled["text"](block) for block in tokens])

@@ -103,6 +103,7 @@ def test_from_pictures_to_ranked_results(photos, tmp_path, capsys):
     assert len(re.findall("a picture of", done.stdout)) >= 3
 
 
+@pytest.mark.filterwarnings("ignore:.*put aside")
 def test_a_collection_with_text_alone_and_several_images(tmp_path, capsys):
     photos, run = make_mixed_collection(tmp_path / "mixed"), tmp_path / "run"
     make_backbone().save(tmp_path / "backbone.keras")

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from conftest import draw, load_quietly, make_backbone, make_mixed_collection, write_jsonl
 
+from mmret_tf import embeddings
 from mmret_tf.datasets import PairDataset, load_pairs
-from mmret_tf.embeddings import EmbeddingStore
+from mmret_tf.embeddings import EmbeddingStore, model_fingerprint
+from mmret_tf.fused_encoder import FusedEncoder, load_fused_encoder
+from mmret_tf.fusion import GatedFusion, WeightedSum
 from mmret_tf.index import build_index
 from mmret_tf.items import ItemDataset, caption_items, load_items
 from mmret_tf.searcher import Searcher
@@ -185,6 +188,26 @@ def test_every_kind_of_query_finds_every_kind_of_item(kind, items, model, tmp_pa
         )
         assert len(repr(results).splitlines()) == len(gallery)
         assert results._repr_html_().count("data:image/jpeg") == len(gallery)
+
+
+def test_a_fused_encoder_embeds_images_and_texts_of_an_item(items, model, tmp_path):
+    fused = FusedEncoder(model, GatedFusion(model.embedding_dim))
+    fused.save(tmp_path / "fusion.keras")
+    for each in (fused, load_fused_encoder(tmp_path / "fusion.keras")):
+        store = EmbeddingStore.export(each, items, tmp_path / "store")
+        expected = fused.encode_items(items.image_paths, items.captions)
+        np.testing.assert_allclose(store.embeddings, expected, atol=1e-5)
+        assert store.fingerprint == model_fingerprint(model)
+
+
+def test_fusions_that_differ_in_configuration_alone_share_no_chunks(items, model):
+    digests = set()
+    for share in (0.3, 0.4):
+        fused = FusedEncoder(model, WeightedSum({"image": share, "text": 1 - share}, learned=False))
+        rows = embeddings._Rows(fused, items, None)
+        digests.add(rows.digest(slice(0, 6)))
+        assert rows.fingerprint == model_fingerprint(model)
+    assert len(digests) == 2
 
 
 def test_such_a_collection_can_be_trained_on(folder, tmp_path):
