@@ -50,6 +50,28 @@ def any_of(present):
     return present if len(present.shape) == 1 else ops.any(present, axis=-1)
 
 
+def known_vectors(inputs: dict, mask: dict | None, widths: dict[str, int]) -> tuple[dict, dict]:
+    """Inputs with zeros for all that is absent, and their presence, in the order of `widths`.
+
+    A modality that was left out is absent in all rows; ValueError for one that nobody knows.
+    """
+    if unknown := set(inputs) - set(widths):
+        raise ValueError(
+            f"this layer was made for {', '.join(widths)}; got {', '.join(sorted(unknown))} too"
+        )
+    present = presence(inputs, mask)
+    batch = ops.shape(next(iter(inputs.values())))[0]
+    for name in set(widths) - set(inputs):
+        inputs = {**inputs, name: ops.zeros((batch, widths[name]))}
+        present[name] = ops.zeros((batch,), "bool")
+    # Chosen, not multiplied: an absent vector may hold anything, NaN too.
+    known = {
+        name: ops.where(present[name][..., None], ops.cast(inputs[name], "float32"), 0.0)
+        for name in widths
+    }
+    return known, {name: present[name] for name in widths}
+
+
 def _identity_if_square(shape, dtype=None):
     """A projection within one space starts as no projection at all."""
     if shape[0] == shape[1]:
@@ -66,8 +88,9 @@ class Fusion(layers.Layer):
 
     takes_sequences = False
 
-    def __init__(self, **kwargs):
+    def __init__(self, dim: int | None, **kwargs):
         super().__init__(**kwargs)
+        self.dim = dim  # None until `make_weights`, where the inputs decide
         self.supports_masking = True  # Keras' masks of the inputs come as `mask`; here they end
 
     def build(self, input_shape: dict):
@@ -75,10 +98,6 @@ class Fusion(layers.Layer):
         self.make_weights(self.widths)
 
     def call(self, inputs, mask=None, training=False):
-        if unknown := set(inputs) - set(self.widths):
-            raise ValueError(
-                f"{self.name} was made for {', '.join(self.widths)}; got {', '.join(unknown)} too"
-            )
         for name, vectors in inputs.items():
             if len(vectors.shape) != 2 and not (self.takes_sequences and len(vectors.shape) == 3):
                 kinds = "[batch, width] or [batch, length, width]"
@@ -86,17 +105,7 @@ class Fusion(layers.Layer):
                     f"{type(self).__name__} takes {kinds if self.takes_sequences else kinds[:14]}; "
                     f"got {name} of shape {tuple(vectors.shape)}"
                 )
-        present = presence(inputs, mask)
-        batch = ops.shape(next(iter(inputs.values())))[0]
-        for name in self.widths:  # in their order, whatever the order of the dict
-            if name not in inputs:
-                inputs = {**inputs, name: ops.zeros((batch, self.widths[name]))}
-                present[name] = ops.zeros((batch,), "bool")
-        # Chosen, not multiplied: an absent vector may hold anything, NaN too.
-        inputs = {
-            name: ops.where(present[name][..., None], ops.cast(inputs[name], "float32"), 0.0)
-            for name in self.widths
-        }
+        inputs, present = known_vectors(inputs, mask, self.widths)
         something = ops.any(ops.stack([any_of(each) for each in present.values()]), axis=0)
         return ops.where(something[:, None], unit_length(self.fuse(inputs, present, training)), 0.0)
 
@@ -125,10 +134,6 @@ class Concatenate(Fusion):
     >>> layer({"image": image, "text": text}).numpy().round(3)
     array([[0.707, 0.707]], dtype=float32)
     """
-
-    def __init__(self, dim: int, **kwargs):
-        super().__init__(**kwargs)
-        self.dim = dim
 
     def make_weights(self, widths):
         def blocks(shape, dtype=None):
@@ -159,7 +164,7 @@ class WeightedSum(Fusion):
     """
 
     def __init__(self, weights: dict[str, float] | None = None, learned: bool = False, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(dim=None, **kwargs)
         check_weights(weights)
         self.weights_given = weights
         self.learned = learned
@@ -206,10 +211,6 @@ class GatedFusion(Fusion):
     array([[0.707, 0.707]], dtype=float32)
     """
 
-    def __init__(self, dim: int, **kwargs):
-        super().__init__(**kwargs)
-        self.dim = dim
-
     def make_weights(self, widths):
         self.values = {
             name: layers.Dense(self.dim, kernel_initializer=_identity_if_square) for name in widths
@@ -237,7 +238,7 @@ class EarlyFusion(Fusion):
 
     Args:
         dim: width of the result.
-        units: width of the Transformer, see `towers.TransformerEncoder`.
+        units: width of the Transformer, see `transformer.TransformerEncoder`.
 
     >>> layer = EarlyFusion(dim=3, units=8)
     >>> layer({"image": ops.ones((2, 4, 5)), "text": ops.ones((2, 6, 7))}).shape
@@ -247,17 +248,18 @@ class EarlyFusion(Fusion):
     takes_sequences = True
 
     def __init__(self, dim: int, units: int = 256, **kwargs):
-        super().__init__(**kwargs)
-        self.dim = dim
+        super().__init__(dim, **kwargs)
         self.units = units
         self.encoder = TransformerEncoder(units, positions=False)
         self.projection = layers.Dense(dim)
 
     def make_weights(self, widths):
-        self.entries = {name: layers.Dense(self.units) for name in widths}
+        # A bias tells the encoder from which modality a token comes.
+        bias = keras.initializers.RandomNormal(stddev=0.1)
+        self.entries = {
+            name: layers.Dense(self.units, bias_initializer=bias.clone()) for name in widths
+        }
         for name, width in widths.items():
-            # Its bias tells the encoder from which modality a token comes.
-            self.entries[name].bias_initializer = keras.initializers.RandomNormal(stddev=0.1)
             self.entries[name].build((None, width))
         self.encoder.build((None, None, self.units))
         self.projection.build((None, self.units))
@@ -297,10 +299,9 @@ class HybridFusion(Fusion):
     takes_sequences = True
 
     def __init__(self, dim: int, heads: int = 4, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(dim, **kwargs)
         if dim % heads:
             raise ValueError(f"dim must be a multiple of heads; got {dim} and {heads}")
-        self.dim = dim
         self.heads = heads
         self.late = GatedFusion(dim)
 

@@ -7,7 +7,7 @@ there.
 
 An imputer stands before a fusion, `FusedEncoder(..., imputer=MeanImputer())`, and gives back the
 same dict with each absent row filled. What it fills in comes from complete rows: `adapt` shows it
-them (`ModalityPredictor` is trained on them by `fit`).
+them, and a `ModalityPredictor` is trained on them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from mmret_tf.fusion import Fusion, any_of, presence
+from mmret_tf.fusion import Fusion, any_of, known_vectors, presence
 from mmret_tf.towers import UnitLength, unit_length
 
 
@@ -47,8 +47,7 @@ class Imputer(layers.Layer):
         self.start(config["widths"])
 
     def call(self, inputs, mask=None):
-        present = presence(inputs, mask)
-        known = {name: ops.where(present[name][:, None], inputs[name], 0.0) for name in self.widths}
+        known, present = known_vectors(inputs, mask, self.widths)
         return {
             name: ops.where(present[name][:, None], known[name], self.fill(name, known, present))
             for name in self.widths
@@ -58,7 +57,8 @@ class Imputer(layers.Layer):
         return None
 
     def compute_output_shape(self, input_shape, **kwargs):
-        return input_shape
+        batch = next(iter(input_shape.values()))[0]
+        return {name: (batch, width) for name, width in self.widths.items()}
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
@@ -275,9 +275,8 @@ class EnsembleFusion(Fusion):
         dims = {model.output_shape[-1] for model in models.values()}
         if len(dims) != 1:
             raise ValueError(f"the models must give vectors of one width; got {sorted(dims)}")
-        super().__init__(**kwargs)
+        super().__init__(dims.pop(), **kwargs)
         self.models = models
-        self.dim = dims.pop()
 
     def make_weights(self, widths):
         if set(widths) != set(self.models):
@@ -312,16 +311,19 @@ class ModalityDropout(layers.Layer):
 
     Args:
         rate: from 0 to below 1.
-        seed: of the draws.
+
+    >>> present = {"image": ops.array([True, True]), "text": ops.array([True, False])}
+    >>> hidden = ModalityDropout(0.9)(present, training=True)
+    >>> ops.logical_or(hidden["image"], hidden["text"]).numpy().tolist()  # one stays
+    [True, True]
     """
 
-    def __init__(self, rate: float, seed: int = 0, **kwargs):
+    def __init__(self, rate: float, **kwargs):
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
             raise ValueError(f"rate must be from 0 to below 1; got {rate}")
         self.rate = rate
-        self.seed = seed
-        self.generator = keras.random.SeedGenerator(seed)
+        self.generator = keras.random.SeedGenerator()
         self.built = True
 
     def call(self, present, training=False):
@@ -339,7 +341,7 @@ class ModalityDropout(layers.Layer):
         return kept
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+        return {**super().get_config(), "rate": self.rate}
 
 
 def _complete_rows(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -32,7 +32,11 @@ class WeightedScores(layers.Layer):
     def __init__(self, weights: dict[str, float] | None = None, **kwargs):
         super().__init__(**kwargs)
         check_weights(weights)
+        self.supports_masking = True
         self.weights_given = weights
+
+    def compute_mask(self, inputs, mask=None):
+        return None
 
     def call(self, inputs, mask=None):
         return _mean_of_present(inputs, _scored(inputs, mask), self.weights_given)
@@ -62,7 +66,11 @@ class ReciprocalRankFusion(layers.Layer):
         super().__init__(**kwargs)
         if constant < 0:
             raise ValueError(f"constant must be at least 0; got {constant}")
+        self.supports_masking = True
         self.constant = constant
+
+    def compute_mask(self, inputs, mask=None):
+        return None
 
     def call(self, inputs, mask=None):
         present = _scored(inputs, mask)

@@ -110,8 +110,8 @@ class Searcher:
 
     @classmethod
     def open(cls, run: str | os.PathLike, compressed: bool = False) -> Searcher:
-        """Open a run's folder: `model.keras`, `embeddings/` and `index/`; and `fusion.keras`, if
-        there is one, a `FusedEncoder` for queries of text and image.
+        """Open a run's folder: `model.keras`, `embeddings/` and `index/`. A `fusion.keras`, if
+        there is one, is a `FusedEncoder` for queries of text and image, and brings its model.
 
         Args:
             run: the folder.
@@ -124,19 +124,20 @@ class Searcher:
         run = Path(run)
         if not run.is_dir():
             raise ValueError(f"no run at {run}: expected a folder that `mmret train` made")
-        model = load_model(run / "model.keras")
         store = EmbeddingStore.open(run / "embeddings")
-        if store.fingerprint != model_fingerprint(model):
-            raise ValueError(
-                f"{store.directory} was made by another model than {run / 'model.keras'}: "
-                "run `mmret embed` and `mmret index` again"
-            )
         if (run / "fusion.keras").exists():
             model = load_fused_encoder(run / "fusion.keras")
-            if model_fingerprint(model.encoder) != store.fingerprint:
+            if store.fingerprint != model_fingerprint(model.encoder):
                 raise ValueError(
-                    f"{run / 'fusion.keras'} stands on another model than {run / 'model.keras'}: "
-                    "train it again, or move it away"
+                    f"{run / 'fusion.keras'} stands on another model than the one that made "
+                    f"{store.directory}: train it again, or move it away"
+                )
+        else:
+            model = load_model(run / "model.keras")
+            if store.fingerprint != model_fingerprint(model):
+                raise ValueError(
+                    f"{store.directory} was made by another model than {run / 'model.keras'}: "
+                    "run `mmret embed` and `mmret index` again"
                 )
         searcher = cls(model, load_index(run / "index"), store.items)
         if compressed:

@@ -150,6 +150,7 @@ def test_the_loss_of_the_document_does_as_well(model, pictures):
 
 
 def test_modality_dropout_hides_in_training_alone(model, pictures):
+    keras.utils.set_random_seed(0)
     fused = FusedEncoder(model, WeightedSum(), modality_dropout=0.9)
     inputs = fused.features([[pictures[0]]] * 50, [["a blue square"]] * 50)
     both = fused(inputs).numpy()
