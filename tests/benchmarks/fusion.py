@@ -74,7 +74,7 @@ def rising_and_falling(steps: int) -> keras.optimizers.schedules.LearningRateSch
     )
 
 
-def fit(fused: mm.FusedEncoder, inputs: dict, targets: np.ndarray, epochs: int = 6) -> float:
+def fit(fused: mm.FusedEncoder, inputs: dict, targets: np.ndarray, epochs: int) -> float:
     """Train a fusion; the seconds that it took."""
     keras.utils.set_random_seed(0)
     steps = epochs * -(-len(targets) // 128)
@@ -162,7 +162,7 @@ def trained_strategies(model, inputs: dict, targets: np.ndarray) -> dict:
     """Imputers before a concatenation that learnt from complete items; an ensemble; and fusions
     that learnt with modality dropout."""
     concatenate = mm.Concatenate(DIM)
-    fit(mm.FusedEncoder(model, concatenate), inputs, targets)
+    fit(mm.FusedEncoder(model, concatenate), inputs, targets, epochs=6)
     constant, mean, nearest, predictor = (
         mm.ConstantImputer(0.0),
         mm.MeanImputer(),
@@ -181,13 +181,13 @@ def trained_strategies(model, inputs: dict, targets: np.ndarray) -> dict:
     heads = {}
     for name in ("image", "text"):
         alone = mm.FusedEncoder(model, mm.Concatenate(DIM))
-        fit(alone, {name: inputs[name]}, targets)
+        fit(alone, {name: inputs[name]}, targets, epochs=6)
         vector = keras.Input((DIM,))
         heads[name] = keras.Model(vector, alone.fusion({name: vector}))
     strategies["ensemble"] = scores_of(mm.FusedEncoder(model, mm.EnsembleFusion(heads)))
     for name, fusion in (("concatenated", mm.Concatenate(DIM)), ("gated", mm.GatedFusion(DIM))):
         fused = mm.FusedEncoder(model, fusion, modality_dropout=0.5)
-        fit(fused, inputs, targets)
+        fit(fused, inputs, targets, epochs=6)
         strategies[f"{name}, modality dropout"] = scores_of(fused)
     return strategies
 
@@ -212,14 +212,18 @@ def composed_queries(model) -> dict[str, dict[str, float]]:
         scores[np.arange(len(scores)), shown] = -np.inf
         return {f"R@{k}": recall(scores, right, k) for k in (1, 5)}
 
-    image, text = model.encode_images(images), model.encode_texts(texts)
+    image, text = embeddings[shown], model.encode_texts(texts)
     table = {
         "image only": measure(image),
         "text only": measure(text),
         "weighted sum": measure(image + text),
     }
+    examples = [(change, text) for change in training for text in change.texts]
+    sources = [[change.source.draw()] for change, _ in examples]
+    commands = [[text] for _, text in examples]
     targets = model.encode_images([change.target.draw() for change in training])
-    sources = [[change.source.draw()] for change in training]
+    targets = np.repeat(targets, [len(change.texts) for change in training], axis=0)
+    features = {}
     for name, fusion in {
         "late: Concatenate": mm.Concatenate(DIM),
         "late: GatedFusion": mm.GatedFusion(DIM),
@@ -227,9 +231,9 @@ def composed_queries(model) -> dict[str, dict[str, float]]:
         "hybrid: HybridFusion": mm.HybridFusion(DIM),
     }.items():
         fused = mm.FusedEncoder(model, fusion)
-        # One text of each change: its fourth text of the fourth change, and so on.
-        chosen = [[change.texts[i % 4]] for i, change in enumerate(training)]
-        seconds = fit(fused, fused.features(sources, chosen), targets)
+        if fusion.takes_sequences not in features:
+            features[fusion.takes_sequences] = fused.features(sources, commands)
+        seconds = fit(fused, features[fusion.takes_sequences], targets, epochs=4)
         found = fused.encode_items([[each] for each in images], [[each] for each in texts])
         table[name] = measure(found) | {"parameters": fusion.count_params(), "seconds": seconds}
     print(f"\ncomposed queries: {len(queries)} over {len(gallery)} pictures")
