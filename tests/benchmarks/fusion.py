@@ -3,10 +3,11 @@
     python tests/benchmarks/fusion.py
     python tests/benchmarks/fusion.py --run runs/flickr8k --data flickr8k
 
-The first trains a dual encoder on drawn scenes, and prints three tables: recall of each strategy
-when items miss a modality, composed queries, and early, late and hybrid fusion side by side. The
-second takes a run of real photographs whose items lose captions. Everything is compared over the
-same embeddings, items and queries; fusions learn from training pictures, recall is over others.
+The first trains a dual encoder on drawn scenes, and prints two tables: recall of each strategy when
+items miss a modality, and composed queries, with early, late and hybrid fusion side by side. The
+second takes a run of real photographs whose items lose captions, and prints the first table. Everything
+is compared over the same embeddings, items and queries; fusions learn from training pictures,
+recall is over others.
 """
 
 import argparse
@@ -74,7 +75,7 @@ def rising_and_falling(steps: int) -> keras.optimizers.schedules.LearningRateSch
     )
 
 
-def fit(fused: mm.FusedEncoder, inputs: dict, targets: np.ndarray, epochs: int) -> float:
+def fit(fused: mm.FusedEncoder, inputs: dict, targets: np.ndarray, epochs: int = 6) -> float:
     """Train a fusion; the seconds that it took."""
     keras.utils.set_random_seed(0)
     steps = epochs * -(-len(targets) // 128)
@@ -162,7 +163,7 @@ def trained_strategies(model, inputs: dict, targets: np.ndarray) -> dict:
     """Imputers before a concatenation that learnt from complete items; an ensemble; and fusions
     that learnt with modality dropout."""
     concatenate = mm.Concatenate(DIM)
-    fit(mm.FusedEncoder(model, concatenate), inputs, targets, epochs=6)
+    fit(mm.FusedEncoder(model, concatenate), inputs, targets)
     constant, mean, nearest, predictor = (
         mm.ConstantImputer(0.0),
         mm.MeanImputer(),
@@ -181,13 +182,13 @@ def trained_strategies(model, inputs: dict, targets: np.ndarray) -> dict:
     heads = {}
     for name in ("image", "text"):
         alone = mm.FusedEncoder(model, mm.Concatenate(DIM))
-        fit(alone, {name: inputs[name]}, targets, epochs=6)
+        fit(alone, {name: inputs[name]}, targets)
         vector = keras.Input((DIM,))
         heads[name] = keras.Model(vector, alone.fusion({name: vector}))
     strategies["ensemble"] = scores_of(mm.FusedEncoder(model, mm.EnsembleFusion(heads)))
     for name, fusion in (("concatenated", mm.Concatenate(DIM)), ("gated", mm.GatedFusion(DIM))):
         fused = mm.FusedEncoder(model, fusion, modality_dropout=0.5)
-        fit(fused, inputs, targets, epochs=6)
+        fit(fused, inputs, targets)
         strategies[f"{name}, modality dropout"] = scores_of(fused)
     return strategies
 
@@ -218,11 +219,13 @@ def composed_queries(model) -> dict[str, dict[str, float]]:
         "text only": measure(text),
         "weighted sum": measure(image + text),
     }
-    examples = [(change, text) for change in training for text in change.texts]
-    sources = [[change.source.draw()] for change, _ in examples]
-    commands = [[text] for _, text in examples]
+    # Every text of a change is an example: early fusion needs as many to learn at all.
+    commands = [[text] for change in training for text in change.texts]
+    counts = [len(change.texts) for change in training]
+    drawn = [[change.source.draw()] for change in training]
+    sources = [drawn[row] for row in np.repeat(np.arange(len(drawn)), counts)]
     targets = model.encode_images([change.target.draw() for change in training])
-    targets = np.repeat(targets, [len(change.texts) for change in training], axis=0)
+    targets = np.repeat(targets, counts, axis=0)
     features = {}
     for name, fusion in {
         "late: Concatenate": mm.Concatenate(DIM),
