@@ -5,9 +5,9 @@
 
 The first trains a dual encoder on drawn scenes, and prints two tables: recall of each strategy when
 items miss a modality, and composed queries, with early, late and hybrid fusion side by side. The
-second takes a run of real photographs whose items lose captions, and prints the first table. Everything
-is compared over the same embeddings, items and queries; fusions learn from training pictures,
-recall is over others.
+second takes a run of real photographs whose items lose captions, and prints the first table.
+Everything is compared over the same embeddings, items and queries; fusions learn from training
+pictures, recall is over others.
 """
 
 import argparse
