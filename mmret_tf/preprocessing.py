@@ -160,12 +160,21 @@ def _to_levels(image: tf.Tensor) -> tf.Tensor:
 
 
 @functools.cache
-def _decoder(image_size: int) -> tf.types.experimental.PolymorphicFunction:
+def _decoder(image_size: int) -> tf.types.experimental.ConcreteFunction:
     """Bytes to the square picture of one size, traced once a size."""
     return tf.function(
         lambda contents: crop_and_resize(decode_image(contents), image_size),
         input_signature=[tf.TensorSpec((), tf.string)],
-    )
+    ).get_concrete_function()
+
+
+@functools.cache
+def _cropper(image_size: int) -> tf.types.experimental.ConcreteFunction:
+    """Levels `[height, width, 3]` to the square picture of one size, traced once a size."""
+    return tf.function(
+        lambda image: crop_and_resize(image, image_size),
+        input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
+    ).get_concrete_function()
 
 
 def load_image(source: ImageSource, image_size: int) -> np.ndarray:
@@ -199,8 +208,9 @@ def load_image(source: ImageSource, image_size: int) -> np.ndarray:
         except tf.errors.InvalidArgumentError as error:
             raise ValueError(f"{name}: {decode_failure(error)}") from None
     if isinstance(source, Image.Image):
-        source = np.asarray(ImageOps.exif_transpose(source).convert("RGBA"))
-    return crop_and_resize(rgb_array(source), image_size).numpy()
+        channels = "RGBA" if source.has_transparency_data else "RGB"
+        source = np.asarray(ImageOps.exif_transpose(source).convert(channels))
+    return _cropper(image_size)(rgb_array(source)).numpy()
 
 
 def load_batches(
@@ -222,6 +232,7 @@ def load_batches(
     >>> [batch.shape for batch in load_batches(np.zeros((3, 9, 9, 3)), 8, batch_size=2)]
     [(2, 8, 8, 3), (1, 8, 8, 3)]
     """
+    _decoder(image_size), _cropper(image_size)  # traced once, not by every thread
     with ThreadPoolExecutor() as pool:
         ahead: list[Future] = []
         for start in range(0, len(sources) + batch_size, batch_size):
