@@ -317,10 +317,7 @@ def load_model(path: str | os.PathLike) -> DualEncoder:
 
 def load_as(kind: type[keras.Model], path: str | os.PathLike) -> keras.Model:
     """Load a `.keras` file that must hold a model of one kind; ValueError for any other."""
-    path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise ValueError(f"no model at {path}: expected a .keras file")
-    model = keras.saving.load_model(path)
+    model = towers.read_keras_file(path)
     if not isinstance(model, kind):
-        raise ValueError(f"{path} holds a {type(model).__name__}, not a {kind.__name__}")
+        raise ValueError(f"{os.fspath(path)} holds a {type(model).__name__}, not a {kind.__name__}")
     return model

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import zipfile
 
 import keras
 import numpy as np
@@ -199,9 +200,7 @@ def image_tower(
     elif isinstance(backbone, keras.Model):
         network = backbone
     else:
-        if not os.path.isfile(backbone):
-            raise ValueError(f"no backbone at {os.fspath(backbone)}: expected a .keras file")
-        network = keras.saving.load_model(backbone, compile=False)
+        network = read_keras_file(backbone, compile=False)
     if len(network.output_shape) != 2:
         raise ValueError(
             "a backbone must map images to features [batch, features], as average pooling does; "
@@ -217,6 +216,17 @@ def image_tower(
         normalize_features=not network.trainable,
         name="image_tower",
     )
+
+
+def read_keras_file(path: str | os.PathLike, compile: bool = True) -> keras.Model:
+    """Load a `.keras` file; ValueError when there is none, or it is damaged."""
+    if not os.path.isfile(path):
+        raise ValueError(f"no model at {os.fspath(path)}: expected a .keras file")
+    try:
+        zipfile.ZipFile(path).close()  # Keras would call what is no archive "not found"
+        return keras.saving.load_model(path, compile=compile)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{os.fspath(path)} is no .keras file, or damaged: {error}") from None
 
 
 def _application(

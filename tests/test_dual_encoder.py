@@ -216,8 +216,13 @@ def test_load_model_refuses_other_files(tmp_path):
     with pytest.raises(ValueError, match="holds a Functional, not a DualEncoder"):
         load_model(tmp_path / "other.keras")
     (tmp_path / "rubbish.keras").write_bytes(b"rubbish")
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="rubbish.keras is no .keras file, or damaged"):
         load_model(tmp_path / "rubbish.keras")
+    damaged = bytearray((tmp_path / "other.keras").read_bytes())
+    damaged[len(damaged) // 2] ^= 1  # one bit of the weights
+    (tmp_path / "damaged.keras").write_bytes(damaged)
+    with pytest.raises(ValueError, match="damaged.keras is no .keras file, or damaged: Bad CRC"):
+        load_model(tmp_path / "damaged.keras")
 
 
 def test_collapse_raises_one_alarm_and_scores_no_better_than_chance(model, batch):

@@ -112,7 +112,7 @@ def test_imagenet_weights_that_cannot_be_fetched(monkeypatch):
     [
         ({"backbone": "ResNet5"}, "no backbone 'ResNet5': expected a name in keras.applications"),
         ({"backbone": "resnet"}, "no backbone 'resnet'"),
-        ({"backbone": "gone.keras"}, "no backbone at gone.keras: expected a .keras file"),
+        ({"backbone": "gone.keras"}, "no model at gone.keras: expected a .keras file"),
         ({"weights": "gone.h5"}, "no weights at gone.h5"),
         (
             {"backbone": UNPOOLED},
