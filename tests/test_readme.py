@@ -41,6 +41,8 @@ def test_links_and_pictures_exist():
 
 
 def test_ci_runs_the_commands_of_the_readme():
-    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert 'pip install -e ".[test]" && pytest' in README
-    assert 'pip install --quiet -e ".[test]"' in script and "\npytest" in script
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace(" --quiet", "")
+    tests = README.split("## Tests")[1]
+    for command in ('pip install -e ".[test]"', "pytest", "pytest notebooks"):
+        assert re.search(rf"^{re.escape(command)}(  #.*)?$", tests, flags=re.MULTILINE), command
+        assert f"\n{command}\n" in script, command
