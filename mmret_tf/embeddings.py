@@ -124,7 +124,7 @@ class EmbeddingStore:
         directory = Path(directory)
         rows = _Rows(model, collection, features)
         if len(rows.ids) == 0:
-            raise ValueError("nothing to embed: the collection has no images")
+            raise ValueError("nothing to embed: the collection is empty")
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
         lines = [rows.line(row) for row in range(len(rows.ids))]
