@@ -118,8 +118,10 @@ class ServingClient:
         found = self._predict(signature, inputs, "ids", "scores", "captions")
         best = zip(*(rows[0][:k].tolist() for rows in found), strict=True)
         return SearchResults(
-            SearchResult(rank, key, score, {"id": key, "captions": captions.split("\n")})
-            for rank, (key, score, captions) in enumerate(best, 1)
+            SearchResult(
+                rank, key, score, {"id": key, "captions": lines.split("\n") if lines else []}
+            )
+            for rank, (key, score, lines) in enumerate(best, 1)
         )
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
