@@ -366,7 +366,7 @@ def test_what_cannot_be_embedded_is_refused_before_the_model_runs(folder):
     pairs.attributes[3] = {"colour": {1, 2}}
     with pytest.raises(ValueError, match="item '003' cannot be written as JSON"):
         EmbeddingStore.export(model, pairs, folder)
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="collection is empty"):
         EmbeddingStore.export(model, make_pairs(0), folder)
     with pytest.raises(ValueError, match="dtype must be one of float32, float16, int8; got 'int4'"):
         EmbeddingStore.export(model, make_pairs(), folder, dtype="int4")
