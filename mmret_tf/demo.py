@@ -53,8 +53,9 @@ def run_demo(run: str | os.PathLike, epochs: int, seed: int) -> dict:
     model = load_model(run / "model.keras")
     pairs = load_pairs("scenes", "test", TEST_SCENES, seed)
     store = EmbeddingStore.export(model, pairs, run / "embeddings")
-    build_index(store.embeddings, store.ids).save(run / "index")
-    searcher = Searcher.open(run)
+    index = build_index(store.embeddings, store.ids)
+    index.save(run / "index")
+    searcher = Searcher(model, index, store.items)
 
     # One English and one Chinese caption of each of two scenes, then a picture as the query.
     chosen = [(row, caption) for row in (0, 1) for caption in (0, -1)]

@@ -5,7 +5,7 @@ import json
 from PIL import Image
 
 from mmret_tf import demo
-from mmret_tf.dual_encoder import DualEncoder, load_model
+from mmret_tf.dual_encoder import DualEncoder
 from mmret_tf.scenes import draw_scenes
 from mmret_tf.searcher import Searcher
 
@@ -27,7 +27,8 @@ def test_the_whole_road_with_resnet50(tmp_path, monkeypatch):
         report["queries"][4]["found"][0] == report["queries"][4]["right"]
     )  # an image finds itself
 
-    assert load_model(tmp_path / "demo" / "model.keras").image_tower.backbone.name == "resnet50"
-    results = Searcher.open(tmp_path / "demo").search("红色的圆", k=20)
+    searcher = Searcher.open(tmp_path / "demo")
+    assert searcher.model.image_tower.backbone.name == "resnet50"
+    results = searcher.search("红色的圆", k=20)
     assert {result.id for result in results} == {scene.id for scene in draw_scenes("test", 20, 0)}
     assert Image.open(tmp_path / "demo" / "gallery.png").size[0] > 8 * 160
