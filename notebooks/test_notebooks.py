@@ -12,6 +12,7 @@ NOTEBOOKS = sorted(Path(__file__).parent.glob("*.ipynb"))
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))  # drawn scenes are cached there
+    assert path.stat().st_size < 600_000
     notebook = nbformat.read(path, as_version=4)
     kept = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in kept), "run the notebook and save it with outputs"

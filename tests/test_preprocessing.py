@@ -210,6 +210,17 @@ def test_grey_and_transparent_arrays():
     assert load_image(clear, 4).tolist() == np.full((4, 4, 3), 255).tolist()
 
 
+@pytest.mark.parametrize(
+    ("mode", "transparent"), [("RGBA", None), ("LA", None), ("P", 0), ("L", 0), ("RGB", (0, 0, 0))]
+)
+def test_clear_pillow_images_lie_over_white(mode, transparent):
+    image = Image.new(mode, (4, 4))  # all zeros: clear where there is an alpha channel, else black
+    if transparent is not None:
+        assert load_image(image, 4).max() == 0
+        image.info["transparency"] = transparent
+    assert load_image(image, 4).min() == 255
+
+
 def test_nfkc_of_every_code_point():
     points = [chr(code) for code in range(1, 0x30000) if not 0xD800 <= code < 0xE000]
     expected = [unicodedata.normalize("NFKC", point) for point in points]
