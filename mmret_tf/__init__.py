@@ -41,6 +41,7 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
     )
     from mmret_tf.multimodal import MultimodalRetrievalModel, item_labels, rank_items, top_k_images
     from mmret_tf.preprocessing import TextPreprocessor, decode_image, load_image
+    from mmret_tf.scann_engine import ScannConfig
     from mmret_tf.score_fusion import ReciprocalRankFusion, WeightedScores
     from mmret_tf.searcher import Searcher, SearchResult, SearchResults
     from mmret_tf.serving import ServingClient, export_saved_model
@@ -68,6 +69,7 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
         "PairDataset",
         "ReciprocalRankFusion",
         "RetrievalMetrics",
+        "ScannConfig",
         "ScannIndex",
         "SearchResult",
         "SearchResults",

@@ -1,50 +1,54 @@
 """Exact search (精确检索): ids and embeddings in, the k best ids and their scores out.
 
-Every query is compared with every embedding, which makes `BruteForceIndex` the oracle of
-any other index, and the right one for small galleries. Arrays and ids, never models. Sections 2.4
-and 3.1(5) of the document.
+Every query is compared with every embedding, which makes `BruteForceIndex` the oracle of any other
+index, and the right one for small galleries. Arrays and ids, never models. Sections 2.4 and 3.1(5)
+of the document.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mmret_tf.checks import Ids, checked_count, checked_ids, checked_queries
+from mmret_tf.filters import AttributeTable
 from mmret_tf.folders import replace_folder
+from mmret_tf.segments import Found, Segment, Snapshot, checked_segment, merged
 
 FORMAT = "mmret_tf index"
-VERSION = 1
+VERSION = 2
 
-METRICS = ("cosine", "euclidean")
-
-# Scores held at once (float32, so 64 MiB, and as much again to find the k-th).
-BLOCK_SCORES = 2**24
-
-# A float32 matrix product is right to this, relative to the lengths of its rows.
-MARGIN = 1e-5
-
-Ids = Sequence[str] | Sequence[int] | np.ndarray
+# Added, replaced and deleted items are put up with until there are so many, or this share of all.
+FEW_CHANGES = 1000
+CHANGED_SHARE = 0.1
 
 
 class Index:
-    """What both indexes have: rows and their ids, checks, exact search, and files."""
+    """What both indexes have: search among the items that are allowed, changes, and files.
 
-    def __init__(self, vectors: np.ndarray, ids: list, metric: str):
-        self.vectors = vectors  # [n, dim] float32, of unit length if the metric is cosine
-        self.ids = ids
+    Any number of threads may search while others change the index: a search answers for the items
+    that were there when it began, and sees every change that had returned by then.
+
+    Attributes:
+        metric: "cosine" or "euclidean".
+    """
+
+    def __init__(self, snapshot: Snapshot, metric: str):
         self.metric = metric
-        self.stats: dict[str, Any] = {"mode": "exact", "recall": 1.0}
+        self._snapshot = snapshot
+        self._row_of: dict[str | int, int] | None = None
+        # The first is held for moments, to exchange the two above; the second throughout a change.
+        self._exchange, self._change = threading.Lock(), threading.RLock()
 
     def __len__(self) -> int:
         """The number of items."""
-        return len(self.ids)
+        return len(self._snapshot)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} items, dim {self.dim}, {self.metric!r})"
@@ -52,32 +56,144 @@ class Index:
     @property
     def dim(self) -> int:
         """Width of the embeddings."""
-        return self.vectors.shape[1]
+        return self._snapshot.base.vectors.shape[1]
 
-    def search(self, queries: npt.ArrayLike, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def ids(self) -> list[str] | list[int]:
+        """The ids of all items, in the order in which they were added."""
+        return self._snapshot.compact().ids.tolist()
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """`[n, dim]` float32, an embedding an id; of unit length if the metric is cosine."""
+        return self._snapshot.compact().vectors
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """How the index searches: "mode" and "recall"."""
+        return {"mode": "exact", "recall": 1.0}
+
+    def search(
+        self,
+        queries: npt.ArrayLike,
+        k: int = 10,
+        where: Mapping[str, Any] | None = None,
+        exclude_ids: Collection[str] | Collection[int] = (),
+    ) -> Found:
         """The k items with the highest scores, for each query, best first. Section 3.1(5).
 
         The score is the cosine similarity (余弦相似度) for the metric "cosine"; queries need not
         be of unit length, and one of length 0 has cosine 0 with everything. For "euclidean"
         (欧氏距离) it is the NEGATIVE of the document's distance, the sum of squared differences:
-        larger is better in both. Of items with one score, the one built in first comes first.
+        larger is better in both. Of items with one score, the one added first comes first.
 
         Args:
             queries: `[n_queries, dim]`, or `[dim]` for one.
-            k: how many; an index with fewer items returns all of them.
+            k: how many; all are returned where fewer items may be.
+            where: a condition on the items' attributes (属性过滤), as
+                `{"colour": "red", "price": {"$gte": 10, "$lt": 20}}`; see
+                `mmret_tf.filters.check_condition`.
+            exclude_ids: items not to return, such as the query's own; others than the index has do
+                not matter.
 
         Returns:
             ids `[n_queries, min(k, n)]`, strings or int64 as they were given, and scores, float32
-            of the same shape.
+            of the same shape; n is the number of items that fulfil the condition.
 
         Raises:
-            ValueError: k is below 1, or queries are empty, of another width, or hold NaN or
-                infinity.
+            ValueError: k is below 1; queries are empty, of another width, or hold NaN or infinity;
+                the condition is none, or on an attribute that no item has.
+
+        >>> index = BruteForceIndex.build([[1, 0], [0, 1]], ["a", "b"], attributes=[{}, {"red": 1}])
+        >>> index.search([1, 0], where={"red": 1})[0].tolist(), index.search([1, 0], 1)[0].tolist()
+        ([['b']], [['a']])
         """
         k = checked_count(k, "k")
         queries = checked_queries(queries, self.dim, self.metric)
-        rows, scores = self._nearest(queries, min(k, len(self)))
-        return np.array([[self.ids[row] for row in found] for found in rows.tolist()]), scores
+        if isinstance(exclude_ids, (str, bytes)) or not isinstance(exclude_ids, Collection):
+            raise ValueError(f"exclude_ids must be a list of ids; got {exclude_ids!r:.80}")
+        self._check_kind(exclude_ids, "exclude_ids")
+        with self._exchange:
+            snapshot = self._snapshot
+            excluded = self._rows_of(exclude_ids) if len(exclude_ids) else []
+        allowed = snapshot.allowed(where, [row for row in excluded if row is not None])
+        rows, scores = self._nearest(snapshot, queries, k, allowed)
+        return snapshot.ids_of(rows), scores
+
+    def upsert(
+        self,
+        ids: Ids,
+        embeddings: npt.ArrayLike,
+        attributes: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add items, and replace those with ids that the index has. Searches see them at once.
+
+        What was added is searched exactly, beside what was built. When so much has changed that
+        searches would become slow (1,000 items and a tenth of all), the call also does what
+        `rebalance` does.
+
+        Args:
+            ids: `[n]`, of the kind that the index has.
+            embeddings: `[n, dim]`.
+            attributes: for each what `where` may ask for. By default a replaced item keeps its
+                attributes, and a new one has none.
+
+        Raises:
+            ValueError: as for `build`; nothing is changed then.
+        """
+        new = checked_segment(embeddings, ids, self.metric, attributes)
+        if new.vectors.shape[1] != self.dim:
+            raise ValueError(f"embeddings must have width {self.dim}; got {new.vectors.shape[1]}")
+        names = new.ids.tolist()
+        with self._change:
+            snapshot = self._snapshot
+            self._check_kind(names, "ids")
+            with self._exchange:
+                rows = self._rows_of(names)
+            if attributes is None:
+                records = [{} if row is None else snapshot.record_of(row) for row in rows]
+                new = Segment(new.vectors, new.ids, AttributeTable(records))
+            changed = snapshot.changed(new, [row for row in rows if row is not None])
+            with self._exchange:
+                self._snapshot = changed
+                self._row_of.update(zip(names, range(snapshot.n_rows, changed.n_rows), strict=True))
+            self._rebalance_if_due()
+
+    def delete(self, ids: Ids) -> None:
+        """Remove items. Searches see it at once; see `upsert` for what it costs.
+
+        Args:
+            ids: different ids that the index has.
+
+        Raises:
+            ValueError: an id comes twice, or the index does not have it; nothing is removed then.
+        """
+        names = list(ids) if isinstance(ids, Collection) else ids
+        names = checked_ids(names, len(names)).tolist()
+        with self._change:
+            snapshot = self._snapshot
+            with self._exchange:
+                rows = self._rows_of(names)
+            if unknown := [name for name, row in zip(names, rows, strict=True) if row is None]:
+                raise ValueError(
+                    f"{len(unknown)} ids are not in the index, the first is {unknown[0]!r:.80}"
+                )
+            changed = snapshot.changed(snapshot.base.part(slice(0)), rows)
+            with self._exchange:
+                self._snapshot = changed
+                for name in names:
+                    del self._row_of[name]
+            self._rebalance_if_due()
+
+    def rebalance(self) -> None:
+        """Build anew from the items that there are now, so that search is as fast as it can be.
+
+        `upsert` and `delete` do so by themselves when much has changed. Searches go on meanwhile.
+        """
+        with self._change:
+            snapshot = self._rebuilt(self._snapshot.compact())
+            with self._exchange:
+                self._snapshot, self._row_of = snapshot, None
 
     def save(self, directory: str | os.PathLike) -> None:
         """Write the index as a folder, whole or not at all; it may be moved afterwards.
@@ -88,64 +204,65 @@ class Index:
         Raises:
             ValueError: the folder holds something else.
         """
+        snapshot = self._snapshot
         manifest = {
             "format": FORMAT,
             "version": VERSION,
             "class": type(self).__name__,
             "metric": self.metric,
-            "n": len(self),
+            "n": len(snapshot.base),
+            "n_fresh": len(snapshot.fresh),
             "dim": self.dim,
-            "stats": self.stats,
+            **self._description(),
         }
         with replace_folder(Path(directory), manifest) as new:
-            self._write(new)
+            self._write(snapshot, new)
 
-    def _write(self, folder: Path) -> None:
-        (folder / "ids.json").write_text(json.dumps(self.ids), encoding="utf-8")
-        np.save(folder / "dataset.npy", self.vectors, allow_pickle=False)
+    def _check_kind(self, ids: Collection, name: str) -> None:
+        """Refuse strings where ids are integers, and the other way."""
+        snapshot = self._snapshot
+        kind = str if snapshot.id_dtype.kind == "O" else (int, np.integer)
+        if len(snapshot) and (bad := [key for key in ids if not isinstance(key, kind)]):
+            expected = "strings" if kind is str else "integers"
+            raise ValueError(f"{name} must be {expected}, as in the index; got {bad[0]!r:.80}")
 
-    @functools.cached_property
-    def _square_norms(self) -> np.ndarray:
-        """`[n]` float32."""
-        return np.einsum("nd,nd->n", self.vectors, self.vectors)
+    def _rows_of(self, ids: Collection) -> list[int | None]:
+        """The row of each id, None where the index has none; `_exchange` must be held."""
+        if self._row_of is None:
+            snapshot = self._snapshot
+            rows = np.flatnonzero(~snapshot.dead)
+            self._row_of = dict(zip(snapshot.ids_of(rows).tolist(), rows.tolist(), strict=True))
+        return [self._row_of.get(key) for key in ids]
 
-    def _nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows `[n_queries, k]` and their scores, by comparing every query with every item.
+    def _rebalance_if_due(self) -> None:
+        snapshot = self._snapshot
+        changes = len(snapshot.fresh) + snapshot.n_dead
+        if changes > max(FEW_CHANGES, CHANGED_SHARE * snapshot.n_rows):
+            self.rebalance()
 
-        The float32 product only chooses candidates: what may, by its error, be among the k best.
-        Each is then scored in float64, so that equal items have equal scores wherever they stand.
-        """
-        rows = np.empty((len(queries), k), np.int64)
-        scores = np.empty((len(queries), k), np.float32)
-        queries_per_block = max(1, BLOCK_SCORES // len(self))
-        for start in range(0, len(queries), queries_per_block):
-            block = queries[start : start + queries_per_block]
-            rough = block @ self.vectors.T  # [block, n]
-            margin = np.full(len(block), MARGIN, np.float32)
-            if self.metric == "euclidean":
-                # |query|^2 is one number a query and moves no rank; without it less is cancelled.
-                rough = 2 * rough - self._square_norms
-                margin *= np.einsum("qd,qd->q", block, block) + self._square_norms.max()
-            kth = np.partition(rough, len(self) - k, axis=1)[:, len(self) - k]
-            for i, query in enumerate(block):
-                candidates = np.flatnonzero(rough[i] >= kth[i] - 2 * margin[i])
-                exact = self._scores(candidates, query)
-                best = np.lexsort((candidates, -exact))[:k]
-                rows[start + i], scores[start + i] = candidates[best], exact[best]
-        return rows, scores
+    def _nearest(
+        self, snapshot: Snapshot, queries: np.ndarray, k: int, allowed: np.ndarray | None
+    ) -> Found:
+        """The best k of both segments."""
+        n = len(snapshot.base)
+        old, new = (None, None) if allowed is None else (allowed[:n], allowed[n:])
+        base = snapshot.engine or snapshot.base
+        found = base.nearest(queries, k, self.metric, old)
+        if not len(snapshot.fresh):
+            return found
+        rows, scores = snapshot.fresh.nearest(queries, k, self.metric, new)
+        return merged(found, (rows + n, scores), k)
 
-    def _scores(self, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
-        """Scores of some rows against one query `[dim]`, summed in float64; float32 `[rows]`."""
-        scores = np.empty(len(rows), np.float32)
-        for start in range(0, len(rows), 2**14):  # all rows, where all embeddings are the same
-            part = self.vectors[rows[start : start + 2**14]].astype(np.float64)
-            if self.metric == "cosine":
-                part = np.clip(np.einsum("nd,d->n", part, query), -1, 1)
-            else:
-                part -= query
-                part = 0.0 - np.einsum("nd,nd->n", part, part)
-            scores[start : start + 2**14] = part
-        return scores
+    # What `ScannIndex` does in ways of its own.
+
+    def _rebuilt(self, items: Segment) -> Snapshot:
+        return Snapshot.of(items)
+
+    def _description(self) -> dict[str, Any]:
+        return {}
+
+    def _write(self, snapshot: Snapshot, folder: Path) -> None:
+        snapshot.write(folder)
 
 
 class BruteForceIndex(Index):
@@ -158,89 +275,28 @@ class BruteForceIndex(Index):
     """
 
     @classmethod
-    def build(cls, embeddings: npt.ArrayLike, ids: Ids, metric: str = "cosine") -> BruteForceIndex:
+    def build(
+        cls,
+        embeddings: npt.ArrayLike,
+        ids: Ids,
+        metric: str = "cosine",
+        attributes: Sequence[Mapping[str, Any]] | None = None,
+    ) -> BruteForceIndex:
         """Index some embeddings; they are copied, and normalised in the copy for "cosine".
+
+        Float32 numbers that NumPy maps from a file (`numpy.load(path, mmap_mode="r")`) are
+        searched where they are, without a copy, unless "cosine" finds rows that have another
+        length than 1.
 
         Args:
             embeddings: `[n, dim]`.
             ids: `[n]` different strings, or different integers.
             metric: "cosine" or "euclidean".
+            attributes: for each item a dictionary `{name: value}` that `search(where=...)` may ask
+                for. A value is a string, number or boolean, or a list of these.
 
         Raises:
             ValueError: no embeddings, NaN or infinity in them, ids that come twice or do not fit,
-                or another metric.
+                attributes that do not fit, or another metric.
         """
-        return cls(*checked_items(embeddings, ids, metric))
-
-
-def checked_count(value: int, name: str) -> int:
-    """A number of things that must be an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}")
-    return int(value)
-
-
-def checked_items(embeddings: npt.ArrayLike, ids: Ids, metric: str) -> tuple[np.ndarray, list, str]:
-    """What an index is built from, checked and copied."""
-    if metric not in METRICS:
-        raise ValueError(f'metric must be "cosine" or "euclidean"; got {metric!r}')
-    vectors = _checked_rows(embeddings, "embeddings", metric)
-    return vectors, checked_ids(ids, len(vectors)), metric
-
-
-def checked_queries(queries: npt.ArrayLike, dim: int, metric: str) -> np.ndarray:
-    """`[n_queries, dim]`, or `[dim]` for one, checked and copied."""
-    rows = np.reshape(queries, (1, -1)) if np.ndim(queries) == 1 else queries
-    rows = _checked_rows(rows, "queries", metric)
-    if rows.shape[1] != dim:
-        raise ValueError(f"queries must have width {dim}; got {rows.shape[1]}")
-    return rows
-
-
-def _checked_rows(array: npt.ArrayLike, name: str, metric: str) -> np.ndarray:
-    """Check `[n, dim]` numbers; return a float32 copy, with rows of unit length for cosine."""
-    try:
-        with np.errstate(over="ignore"):
-            rows = np.array(array, dtype=np.float32, order="C")
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be an array of numbers [n, dim]; {error}") from None
-    if rows.ndim != 2 or rows.size == 0:
-        raise ValueError(f"{name} must be a non-empty array [n, dim]; got shape {rows.shape}")
-    # A sum in float64 can neither overflow nor vanish, and NaN or infinity shows in it.
-    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-    # Squared distances must fit into float32, which ends at 3.4e38.
-    bad = np.flatnonzero(~(norms < (np.inf if metric == "cosine" else 1e18)))
-    if bad.size:
-        raise ValueError(
-            f"{name} holds NaN, infinity or too large numbers in {bad.size} rows, "
-            f"the first is row {bad[0]}"
-        )
-    if metric == "cosine":
-        norms[norms == 0] = 1
-        np.divide(rows, norms[:, None], out=rows, casting="same_kind")
-    return rows
-
-
-def checked_ids(ids: Ids, n: int) -> list:
-    """Check that there are n different ids, and return them as a list of `str` or of `int`."""
-    if isinstance(ids, (str, bytes)) or not hasattr(ids, "__iter__"):
-        raise ValueError(f"ids must be a list of {n} strings or integers; got {ids!r:.80}")
-    ids = [key.item() if isinstance(key, np.generic) else key for key in ids]
-    if len(ids) != n:
-        raise ValueError(f"ids must have one id a row: there are {n} rows and {len(ids)} ids")
-    types = {type(key) for key in ids}
-    if types not in ({str}, {int}):
-        names = sorted(each.__name__ for each in types)
-        raise ValueError(f"ids must be all strings or all integers; got {', '.join(names)}")
-    if len(set(ids)) != n:
-        seen: set = set()
-        twice = list(dict.fromkeys(key for key in ids if key in seen or seen.add(key)))
-        raise ValueError(
-            f"ids must be unique; {len(twice)} come more than once: "
-            + ", ".join(map(repr, twice[:3]))
-        )
-    # NumPy's strings drop a final NUL, and its integers have 64 bits.
-    bad = [key for key in ids if ("\0" in key if types == {str} else not -(2**63) <= key < 2**63)]
-    if bad:
-        raise ValueError(f"ids must fit into a NumPy array, without NUL; got {bad[0]!r}")
-    return ids
+        return cls(Snapshot.of(checked_segment(embeddings, ids, metric, attributes)), metric)

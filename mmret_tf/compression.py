@@ -117,7 +117,7 @@ class CompressedImageTower:
         directory = Path(directory)
         if not directory.is_dir():
             raise ValueError(f"no compressed tower at {directory}: `mmret compress` makes one")
-        manifest = read_manifest(directory, FORMAT, VERSION)
+        directory, manifest = read_manifest(directory, FORMAT, VERSION)
         if manifest.get("fingerprint") != model_fingerprint(model):
             raise ValueError(
                 f"{directory} was made from another model than this one: compress this one "

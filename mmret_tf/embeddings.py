@@ -176,7 +176,7 @@ class EmbeddingStore:
             ValueError: there is no store, or it is damaged, or of a newer version of mmret_tf.
         """
         directory = Path(directory)
-        manifest = read_manifest(directory, FORMAT, VERSION)
+        directory, manifest = read_manifest(directory, FORMAT, VERSION)
         n, dim, dtype = (manifest.get(name) for name in ("n", "dim", "dtype"))
         if dtype not in DTYPES:
             raise ValueError(f"{directory} is damaged: its dtype is {dtype!r}")

@@ -87,7 +87,7 @@ def claim_folder(folder: Path, kind: str) -> None:
 
 @contextlib.contextmanager
 def replace_folder(folder: Path, manifest: dict) -> Iterator[Path]:
-    """Write a folder so that a kill leaves the old content or the new, or none; never a half.
+    """Write a folder so that a kill leaves the old content or the new, never a half.
 
     Yields an empty folder to fill. On leaving, its files are listed in its `manifest.json`, with
     sizes and SHA-256, and it takes the place of `folder` (see `EmbeddingStore.export` for the
@@ -127,8 +127,10 @@ def replace_folder(folder: Path, manifest: dict) -> Iterator[Path]:
     shutil.rmtree(partial)
 
 
-def read_manifest(folder: Path, kind: str, version: int) -> dict:
-    """Check a folder against its `manifest.json`, and return that.
+def read_manifest(folder: Path, kind: str, version: int) -> tuple[Path, dict]:
+    """Check a folder against its `manifest.json`; return where its files stand, and that.
+
+    They stand in the folder, or beside it where a kill came between the moves of `replace_folder`.
 
     The folder must hold exactly the files that are listed, with the listed sizes and SHA-256. That
     finds damage, and files that slipped in; it is no signature: whoever can write the folder can
@@ -142,6 +144,9 @@ def read_manifest(folder: Path, kind: str, version: int) -> dict:
     Raises:
         ValueError: missing, of another format, newer, or damaged.
     """
+    old = partial_folder(folder) / "old"
+    if not folder.exists() and old.exists():
+        folder = old
     manifest = _parse_manifest(folder, kind)
     if manifest.get("version") != version:
         raise ValueError(
@@ -162,7 +167,7 @@ def read_manifest(folder: Path, kind: str, version: int) -> dict:
             raise ValueError(f"{folder} is damaged: {name!r} must have {expected['size']} bytes")
         if file_sha256(path) != expected["sha256"]:
             raise ValueError(f"{folder} is damaged: {name!r} has another SHA-256 than it had")
-    return manifest
+    return folder, manifest
 
 
 def _parse_manifest(folder: Path, kind: str) -> dict:

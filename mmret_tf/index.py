@@ -6,73 +6,56 @@ back to exact search, and say so, where ScaNN is not installed. Sections 4.3 and
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import tempfile
 import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mmret_tf.brute_force import (
-    FORMAT,
-    MARGIN,
-    METRICS,
-    VERSION,
-    BruteForceIndex,
-    Ids,
-    Index,
-    checked_ids,
-    checked_items,
-    checked_queries,
-)
+from mmret_tf.brute_force import FORMAT, VERSION, BruteForceIndex, Index
+from mmret_tf.checks import Ids, checked_queries
+from mmret_tf.exact import METRICS
 from mmret_tf.folders import open_array, read_manifest
+from mmret_tf.scann_engine import (
+    EXACT_BELOW,
+    SCANN_FILES,
+    TUNED_QUERIES,
+    Goal,
+    ScannConfig,
+    ScannEngine,
+    import_scann,
+    tensors,
+    threads,
+)
+from mmret_tf.segments import Segment, Snapshot, checked_segment, read_snapshot
 
-# Below the first, exact search is as fast as any other; below the second, a tree gains nothing.
-EXACT_BELOW = 20_000
-HASHED_BELOW = 100_000
+FILES = {"ids.json", "attributes.json", "dataset.npy", "fresh.npy", "queries.npy"}
 
-# Recall is measured at this k, on at most this many queries.
-TUNED_K = 10
-TUNED_QUERIES = 200
 
-# What ScaNN writes. Its item ids, a pickle, are not among them: they stand in ids.json.
-SCANN_FILES = {
-    "scann_config.pb",
-    "scann_assets.pbtxt",
-    "dataset.npy",
-    "hashed_dataset.npy",
-    "ah_codebook.pb",
-    "serialized_partitioner.pb",
-    "datapoint_to_token.npy",
-}
-ASSETS = re.compile(r'(assets \{\n  asset_type: \w+\n  asset_path: "\w+\.(npy|pb)"\n\}\n)+')
+# How long tuning may look for something faster, once it has reached the target.
+TUNING_SECONDS = 30.0
+
+
+def silent(line: str) -> None:
+    """Report no progress."""
 
 
 class ScannIndex(Index):
     """Approximate search with ScaNN (近似最近邻), tuned to a recall. Section 7.2, arXiv 1908.10396.
-
-    Attributes:
-        stats: "mode", one of "exact" (below 20,000 items), "hashed" (below 100,000) and
-            "partitioned", and "recall". Where the search is approximate: the "recall_target"; the
-            recall at 10 that was "measured_on" "queries" or "perturbed embeddings", and on how
-            many ("n_measured"); "reorder", the candidates that are scored exactly; and, if
-            partitioned, the number of "leaves" and "leaves_to_search".
 
     >>> index = ScannIndex.build(np.eye(4), ["a", "b", "c", "d"])
     >>> index.search([0, 3, 0, 0], k=1)[0].tolist(), index.stats["mode"]
     ([['b']], 'exact')
     """
 
-    def __init__(
-        self, vectors: np.ndarray, ids: list, metric: str, searcher: Any, stats: dict[str, Any]
-    ):
-        super().__init__(vectors, ids, metric)
-        self.stats = stats
-        self._searcher = searcher
+    def __init__(self, snapshot: Snapshot, metric: str, goal: Goal, config: ScannConfig | None):
+        super().__init__(snapshot, metric)
+        self._goal = goal
+        self._config = config  # what the user gave
 
     @classmethod
     def build(
@@ -80,153 +63,176 @@ class ScannIndex(Index):
         embeddings: npt.ArrayLike,
         ids: Ids,
         recall_target: float = 0.95,
-        metric: str = "cosine",
         queries: npt.ArrayLike | None = None,
+        k: int = 10,
+        metric: str = "cosine",
+        *,
+        attributes: Sequence[Mapping[str, Any]] | None = None,
+        config: ScannConfig | None = None,
+        seconds: float = TUNING_SECONDS,
+        progress: Callable[[str], None] = silent,
     ) -> ScannIndex:
         """Index some embeddings in the way that fits their number.
 
-        Small galleries are searched exactly. In larger ones the search is widened (twice as many
-        leaves and candidates, again and again) until it finds the share `recall_target` of the 10
-        nearest, on up to 200 queries, with two standard errors to spare for the queries to come.
-        An item that scores as high as the 10th nearest counts as found.
+        Fewer than 20,000 are searched exactly: that is as fast, and ScaNN has nothing to do. More
+        are partitioned into leaves, and the search is made as wide as the recall needs, and no
+        wider, by trying it: see `tune`.
 
         Args:
-            embeddings: `[n, dim]`.
+            embeddings: `[n, dim]`; copied, or left in their file, as `BruteForceIndex.build` says.
             ids: `[n]` different strings, or different integers.
-            recall_target: recall at 10 to reach, above 0 and up to 1.
+            recall_target: the share of the k nearest that searches are to find, above 0 and up to
+                1.
+            queries: `[n_queries, dim]` to measure recall on; of more than 2,000 some are drawn.
+                Best embeddings of texts: where texts are the queries, embeddings of images say
+                little. Without them, embeddings of the gallery with some noise are taken, which are
+                found more easily than queries are. They are kept, and saved, for the next tuning.
+            k: how many answers the recall is about.
             metric: "cosine" or "euclidean".
-            queries: `[n_queries, dim]` to measure recall on, best embeddings of texts: where texts
-                are the queries, embeddings of images say little. Without them, embeddings of the
-                gallery with some noise are taken.
+            attributes: as for `BruteForceIndex.build`.
+            config: how ScaNN is to be set up, whatever the number of items.
+            seconds: how long tuning may look for something faster, once it has reached the target.
+            progress: is told what is being done, a line each; `print`, for example.
 
         Raises:
             ValueError: as for `BruteForceIndex.build`, or a target that is no share.
             ImportError: ScaNN is not installed; see `build_index`.
         """
-        if not 0 < recall_target <= 1:
-            raise ValueError(f"recall_target must be above 0 and at most 1; got {recall_target}")
-        scann = _import_scann()
-        vectors, ids, metric = checked_items(embeddings, ids, metric)
-        n, dim = vectors.shape
-        if queries is not None:
-            queries = checked_queries(queries, dim, metric)
-        builder = scann.builder(
-            vectors, TUNED_K, "dot_product" if metric == "cosine" else "squared_l2"
-        )
-        if n < EXACT_BELOW:
-            searcher = builder.score_brute_force().build()
-            return cls(vectors, ids, metric, searcher, {"mode": "exact", "recall": 1.0})
-        stats = {"mode": "hashed", "reorder": 5 * TUNED_K}
-        if n >= HASHED_BELOW:
-            leaves = round(n**0.5)
-            start = max(1, leaves // 100)
-            stats = {**stats, "mode": "partitioned", "leaves": leaves, "leaves_to_search": start}
-            builder = builder.tree(leaves, start)
-        # The threshold of the paper is meant for inner products of unit vectors.
-        threshold = {"anisotropic_quantization_threshold": 0.2} if metric == "cosine" else {}
-        searcher = builder.score_ah(min(2, dim), **threshold).reorder(stats["reorder"]).build()
-        index = cls(vectors, ids, metric, searcher, stats)
-        index._widen(recall_target, queries)
+        import_scann()
+        items = checked_segment(embeddings, ids, metric, attributes)
+        goal = Goal(recall_target, k, some_queries(queries, items.vectors.shape[1], metric))
+        if config and (config.leaves or 0) > len(items):
+            raise ValueError(
+                f"leaves must be at most the number of items, {len(items)}; got {config.leaves}"
+            )
+        index = cls(Snapshot.of(items), metric, goal, config)
+        index._snapshot = index._rebuilt(items, seconds, progress)
         return index
 
-    def _widen(self, recall_target: float, queries: np.ndarray | None) -> None:
-        """Double the effort until the target is reached; fill in `stats`."""
-        random = np.random.default_rng(0)
-        source = self.vectors if queries is None else queries
-        chosen = source[np.sort(random.permutation(len(source))[:TUNED_QUERIES])]
-        if queries is None:
-            noise = random.standard_normal(chosen.shape, np.float32) / self.dim**0.5
-            noise *= np.linalg.norm(chosen, axis=1, keepdims=True)
-            chosen = checked_queries(chosen + 0.1 * noise, self.dim, self.metric)
-        k = min(TUNED_K, len(self))
-        kth = super()._nearest(chosen, k)[1][:, -1:]
-        enough = kth - (1e-6 if self.metric == "cosine" else MARGIN * np.abs(kth))  # a tie
-        while True:
-            _, found = self._approximate(chosen, k)
-            share = np.mean(found >= enough, axis=1)  # [n_queries]
-            recall = float(share.mean())
-            doubt = 2 * share.std() / len(share) ** 0.5
-            wider = {"reorder": min(2 * self.stats["reorder"], len(self))}
-            if self.stats["mode"] == "partitioned":
-                twice = 2 * self.stats["leaves_to_search"]
-                wider["leaves_to_search"] = min(twice, self.stats["leaves"])
-            if recall - doubt >= recall_target or wider.items() <= self.stats.items():
-                break
-            self.stats.update(wider)
-        self.stats |= {
-            "recall": recall,
-            "recall_target": recall_target,
-            "measured_on": "perturbed embeddings" if queries is None else "queries",
-            "n_measured": len(chosen),
-        }
+    @property
+    def stats(self) -> dict[str, Any]:
+        """How the index searches, and what was measured.
+
+        "mode": "exact", "hashed" (by a `ScannConfig` without leaves) or "partitioned"; "recall".
+        Where the search is approximate also "recall_target"; "k", which the recall is about;
+        "measured_on" ("queries" or "perturbed embeddings") and how many, "n_measured";
+        "queries_per_second" in a batch of these; "single_query_ms", the median of one at a time;
+        the number of "leaves", of "leaves_to_search", and of candidates to "reorder".
+        """
+        engine = self._snapshot.engine
+        return dict(engine.stats) if engine else super().stats
+
+    def tune(
+        self,
+        recall_target: float | None = None,
+        queries: npt.ArrayLike | None = None,
+        k: int | None = None,
+        *,
+        seconds: float = TUNING_SECONDS,
+        progress: Callable[[str], None] = silent,
+    ) -> None:
+        """Measure anew how widely to search, without building anew. Searches go on meanwhile.
+
+        For each number of candidates to score again, the fewest leaves that reach the target are
+        found, with one standard error (标准误差) to spare for the queries to come, and the fastest
+        of these pairs is taken. An item that scores as high as the k-th nearest counts as found. An
+        exact index has nothing to tune.
+
+        Args:
+            recall_target: see `build`; by default, like the others, as it was.
+            queries: see `build`.
+            k: see `build`.
+            seconds: see `build`.
+            progress: see `build`.
+
+        Raises:
+            ValueError: as for `build`.
+        """
+        with self._change:
+            snapshot, goal = self._snapshot, self._goal
+            self._goal = Goal(
+                goal.recall_target if recall_target is None else recall_target,
+                goal.k if k is None else k,
+                goal.queries if queries is None else some_queries(queries, self.dim, self.metric),
+            )
+            if snapshot.engine:
+                engine = snapshot.engine.tuned(self._goal, seconds, progress)
+                with self._exchange:
+                    self._snapshot = replace(snapshot, engine=engine)
 
     def effort(self, k: int) -> dict[str, int]:
         """How widely ScaNN searches for k items: the arguments of its search functions."""
-        effort = {}
-        if self.stats["mode"] != "exact":
-            candidates = self.stats["reorder"] * max(k, TUNED_K) // TUNED_K
-            effort["pre_reorder_num_neighbors"] = min(candidates, len(self))
-        if self.stats["mode"] == "partitioned":
-            effort["leaves_to_search"] = self.stats["leaves_to_search"]
+        engine = self._snapshot.engine
+        if not engine:
+            return {}
+        setting = engine.setting(k)
+        effort = {"pre_reorder_num_neighbors": max(setting.reorder, k)}
+        if engine.config.leaves:
+            effort["leaves_to_search"] = setting.leaves_to_search
         return effort
 
     def tensors(self) -> list:
-        """What ScaNN has learnt, as its TensorFlow op takes it (see `scann_ops.ScannState`)."""
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            self._searcher.serialize(name, relative_path=True)
+        """What ScaNN has learnt of the items, as its TensorFlow op takes it.
 
-            def proto(name: str) -> list[bytes] | str:
-                path = folder / f"{name}.pb"
-                return [path.read_bytes()] if path.exists() else ""
+        Raises:
+            ValueError: the index was changed since it was built, or that op cannot do the same.
+        """
+        snapshot = self._snapshot
+        if len(snapshot.fresh) or snapshot.n_dead:
+            raise ValueError("the index was changed: call its rebalance() before exporting it")
+        vectors, engine = snapshot.base.vectors, snapshot.engine
+        if not engine:
+            measure = "dot_product" if self.metric == "cosine" else "squared_l2"
+            builder = import_scann().builder(vectors, 10, measure).score_brute_force()
+            return tensors(builder.set_n_training_threads(threads()).build(), vectors)
+        if engine.config.soar_lambda or engine.config.reorder_dtype != "float32":
+            raise ValueError(
+                "ScaNN's TensorFlow op knows neither soar_lambda nor a reorder_dtype of fewer "
+                'digits: build the index without them, or export with index="brute_force"'
+            )
+        return tensors(engine.searcher, vectors)
 
-            def array(name: str, missing: np.generic) -> np.ndarray | np.generic:
-                path = folder / f"{name}.npy"
-                return np.load(path, allow_pickle=False) if path.exists() else missing
+    def _rebuilt(
+        self,
+        items: Segment,
+        seconds: float = TUNING_SECONDS,
+        progress: Callable[[str], None] = silent,
+    ) -> Snapshot:
+        config = self._config
+        if config is None and len(items) >= EXACT_BELOW:
+            config = ScannConfig(leaves=round(2 * len(items) ** 0.5))
+        if config is None or len(items) < (config.leaves or 1):  # after deletes
+            return Snapshot.of(items)
+        engine = ScannEngine.train(items, self.metric, config, progress)
+        return Snapshot.of(items, engine.tuned(self._goal, seconds, progress))
 
-            return [
-                proto("scann_config"),
-                proto("serialized_partitioner"),
-                array("datapoint_to_token", np.int32(0)),
-                proto("ah_codebook"),
-                array("hashed_dataset", np.uint8(0)),
-                np.int8(0),  # int8 vectors, their scales and norms: not used by `build`
-                np.float32(0),
-                np.float32(0),
-                np.asarray(self.vectors),
-            ]
+    def _description(self) -> dict[str, Any]:
+        goal, engine = self._goal, self._snapshot.engine
+        return {
+            "recall_target": goal.recall_target,
+            "k": goal.k,
+            "n_queries": 0 if goal.queries is None else len(goal.queries),
+            "config": self._config and asdict(self._config),
+            "engine": engine and {"config": asdict(engine.config), "stats": engine.stats},
+        }
 
-    def _approximate(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """What ScaNN finds: rows and scores `[n_queries, k]`, NaN where it found fewer than k."""
-        rows, scores = self._searcher.search_batched_parallel(
-            queries, final_num_neighbors=k, **self.effort(k)
-        )
-        scores = np.clip(scores, -1, 1) if self.metric == "cosine" else np.minimum(0.0 - scores, 0)
-        return rows.astype(np.int64), scores
-
-    def _nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        rows, scores = self._approximate(queries, k)
-        order = np.lexsort((rows, -scores))
-        rows = np.take_along_axis(rows, order, axis=1)
-        scores = np.take_along_axis(scores, order, axis=1)
-        # The leaves that were searched may hold fewer than k items.
-        short = np.isnan(scores).any(axis=1)
-        if short.any():
-            rows[short], scores[short] = super()._nearest(queries[short], k)
-        return rows, scores
-
-    def _write(self, folder: Path) -> None:
-        super()._write(folder)
-        # It writes the same dataset.npy once more.
-        self._searcher.serialize(str(folder), relative_path=True)
+    def _write(self, snapshot: Snapshot, folder: Path) -> None:
+        super()._write(snapshot, folder)
+        if snapshot.engine:
+            # Among others its dataset.npy, once more.
+            snapshot.engine.searcher.serialize(str(folder), relative_path=True)
+        if self._goal.queries is not None:
+            np.save(folder / "queries.npy", self._goal.queries, allow_pickle=False)
 
 
 def build_index(
     embeddings: npt.ArrayLike,
     ids: Ids,
     recall_target: float = 0.95,
-    metric: str = "cosine",
     queries: npt.ArrayLike | None = None,
+    k: int = 10,
+    metric: str = "cosine",
+    **options: Any,
 ) -> BruteForceIndex | ScannIndex:
     """A `ScannIndex`, or with a warning a `BruteForceIndex` where ScaNN is not installed.
 
@@ -236,11 +242,11 @@ def build_index(
     3
     """
     try:
-        _import_scann()
+        import_scann()
     except ImportError as error:
         warnings.warn(f"{error} and is used instead: exact, but slower", stacklevel=2)
-        return BruteForceIndex.build(embeddings, ids, metric)
-    return ScannIndex.build(embeddings, ids, recall_target, metric, queries)
+        return BruteForceIndex.build(embeddings, ids, metric, options.get("attributes"))
+    return ScannIndex.build(embeddings, ids, recall_target, queries, k, metric, **options)
 
 
 def load_index(directory: str | os.PathLike) -> BruteForceIndex | ScannIndex:
@@ -254,7 +260,7 @@ def load_index(directory: str | os.PathLike) -> BruteForceIndex | ScannIndex:
         directory: what `save` wrote, wherever it was moved since.
 
     Raises:
-        ValueError: there is no index, or it is damaged, or of a newer version of mmret_tf.
+        ValueError: there is no index, or it is damaged, or of another version of mmret_tf.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp()) / "index"
@@ -262,59 +268,41 @@ def load_index(directory: str | os.PathLike) -> BruteForceIndex | ScannIndex:
     >>> load_index(folder).search([0, 1], k=1)[0].tolist()
     [['红']]
     """
-    directory = Path(directory)
-    manifest = read_manifest(directory, FORMAT, VERSION)
-    kind, metric, stats = (manifest.get(name) for name in ("class", "metric", "stats"))
+    directory, manifest = read_manifest(Path(directory), FORMAT, VERSION)
+    if foreign := sorted(set(manifest["files"]) - SCANN_FILES - FILES):
+        raise ValueError(f"{directory} holds {foreign[0]!r}, which no index has")
+    kind, metric = manifest.get("class"), manifest.get("metric")
     if kind not in ("BruteForceIndex", "ScannIndex") or metric not in METRICS:
         raise ValueError(f"{directory} is damaged: class {kind!r}, metric {metric!r}")
-    vectors = open_array(directory / "dataset.npy", (manifest.get("n"), manifest.get("dim")))
     try:
-        ids = checked_ids(json.loads((directory / "ids.json").read_bytes()), len(vectors))
-    except (OSError, ValueError, RecursionError, TypeError) as error:
-        raise ValueError(f"{directory} is damaged: ids.json, {error}") from None
-    if kind == "BruteForceIndex":
-        return BruteForceIndex(vectors, ids, metric)
-
-    if foreign := sorted(set(manifest["files"]) - SCANN_FILES - {"ids.json"}):
-        raise ValueError(f"{directory} holds {foreign[0]!r}, which no index has")
-    assets = directory / "scann_assets.pbtxt"
-    if not assets.is_file() or not ASSETS.fullmatch(assets.read_text(encoding="utf-8")):
-        raise ValueError(f"{directory} is damaged: scann_assets.pbtxt names other files")
-    if not _is_sound(stats):
-        raise ValueError(f"{directory} is damaged: stats are {stats!r}")
-    try:
-        scann = _import_scann()
+        n, n_fresh, dim = (manifest[name] for name in ("n", "n_fresh", "dim"))
+        snapshot = read_snapshot(directory, n, n_fresh, dim)
+        if kind == "BruteForceIndex":
+            return BruteForceIndex(snapshot, metric)
+        queries = None
+        if manifest["n_queries"]:
+            queries = open_array(directory / "queries.npy", (manifest["n_queries"], dim))
+        goal = Goal(manifest["recall_target"], manifest["k"], queries)
+        config, engine = manifest["config"], manifest["engine"]
+        config = None if config is None else ScannConfig(**config)
+        import_scann()
+        if engine is not None:
+            engine = ScannEngine.load(
+                directory, snapshot.base, metric, ScannConfig(**engine["config"]), engine["stats"]
+            )
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else error
+        raise ValueError(f"{directory} is damaged: {reason}") from None
     except ImportError as error:
         warnings.warn(f"{error} and is used instead: exact, but slower", stacklevel=2)
-        return BruteForceIndex(vectors, ids, metric)
-    try:
-        searcher = scann.load_searcher(str(directory))
-    except RuntimeError as error:
-        raise ValueError(f"{directory} is damaged: ScaNN says {error}") from None
-    if searcher.size() != len(vectors):
-        raise ValueError(
-            f"{directory} is damaged: {len(vectors)} embeddings, {searcher.size()} items in ScaNN"
-        )
-    return ScannIndex(vectors, ids, metric, searcher, stats)
+        return BruteForceIndex(snapshot, metric)
+    return ScannIndex(replace(snapshot, engine=engine), metric, goal, config)
 
 
-def _import_scann() -> Any:
-    """ScaNN's module of NumPy functions; ImportError, in one line, where it does not load."""
-    try:
-        from scann.scann_ops.py import scann_ops_pybind
-    except Exception as error:  # beside another TensorFlow it is TensorFlow's NotFoundError
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImportError(
-            f"ScaNN cannot be imported ({reason}); BruteForceIndex works without it"
-        ) from error
-    return scann_ops_pybind
-
-
-def _is_sound(stats: Any) -> bool:
-    """Whether numbers that a file holds may be given to ScaNN."""
-    if not isinstance(stats, dict) or stats.get("mode") not in ("exact", "hashed", "partitioned"):
-        return False
-    needed = {"exact": [], "hashed": ["reorder"]}.get(
-        stats["mode"], ["reorder", "leaves", "leaves_to_search"]
-    )
-    return all(type(stats.get(name)) is int and 0 < stats[name] < 2**31 for name in needed)
+def some_queries(queries: npt.ArrayLike | None, dim: int, metric: str) -> np.ndarray | None:
+    """What to tune on, checked: all, or of many some."""
+    if queries is None:
+        return None
+    queries = checked_queries(queries, dim, metric)
+    order = np.random.default_rng(0).permutation(len(queries))
+    return queries[np.sort(order[:TUNED_QUERIES])]

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from mmret_tf.brute_force import BruteForceIndex, checked_count
+from mmret_tf.brute_force import BruteForceIndex
+from mmret_tf.checks import checked_count
 
 
 @keras.saving.register_keras_serializable("mmret_tf")

@@ -17,7 +17,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from mmret_tf.brute_force import checked_count
+from mmret_tf.checks import checked_count
 from mmret_tf.dual_encoder import DualEncoder
 from mmret_tf.searcher import Searcher
 from mmret_tf.serving_client import ServingClient  # noqa: F401  the other end of what is here

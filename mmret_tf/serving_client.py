@@ -17,7 +17,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ReadTimeoutError
 from urllib3.util import Retry
 
-from mmret_tf.brute_force import checked_count
+from mmret_tf.checks import checked_count
 from mmret_tf.dual_encoder import check_images, check_texts
 from mmret_tf.preprocessing import ImageSource, rgb_array
 from mmret_tf.searcher import (

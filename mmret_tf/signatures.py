@@ -10,12 +10,15 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from mmret_tf.brute_force import BLOCK_SCORES, BruteForceIndex
+from mmret_tf.brute_force import BruteForceIndex
 from mmret_tf.dual_encoder import DualEncoder
 from mmret_tf.fused_encoder import FusedEncoder
 from mmret_tf.index import ScannIndex
 from mmret_tf.preprocessing import crop_and_resize, decode_image
 from mmret_tf.searcher import EQUAL_SHARES, TEXT_WEIGHT_BY_DEFAULT
+
+# Scores held at once (float32, so 64 MiB, and as much again to choose among them).
+BLOCK_SCORES = 2**24
 
 # Items beyond the k-th that are scored once more, exactly: rounding may have put them too low.
 SPARE = 16

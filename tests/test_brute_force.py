@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmret_tf import brute_force
+from mmret_tf import exact
 from mmret_tf.brute_force import BruteForceIndex
 from mmret_tf.index import ScannIndex
 
@@ -36,7 +36,7 @@ def test_euclidean_scores_are_negative_squared_distances(kind):
 @METRICS
 @pytest.mark.parametrize("block_scores", [1, 700, 2**24])
 def test_brute_force_agrees_with_numpy_on_data_full_of_ties(metric, block_scores, monkeypatch):
-    monkeypatch.setattr(brute_force, "BLOCK_SCORES", block_scores)
+    monkeypatch.setattr(exact, "BLOCK_SCORES", block_scores)
     random = np.random.default_rng(0)
     for n, k in ((1, 1), (7, 3), (60, 10), (60, 60)):
         # Whole numbers, so that a tie is one in float64 too; for cosine, signs of length 2 alone.

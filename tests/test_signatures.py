@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mmret_tf import index as index_module
 from mmret_tf import signatures
 from mmret_tf.brute_force import BruteForceIndex
 from mmret_tf.index import ScannIndex
+from mmret_tf.scann_engine import ScannConfig
 from mmret_tf.signatures import GalleryGraph
 
+CONFIGS = {"exact": None, "hashed": ScannConfig(), "partitioned": ScannConfig(leaves=45)}
 METRICS = pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 
 
@@ -51,12 +52,11 @@ def test_the_exact_search_is_that_of_the_index(metric, block_scores, n_queries, 
 
 
 @METRICS
-@pytest.mark.parametrize("mode", ["exact", "hashed", "partitioned"])
-def test_scanns_ops_answer_as_the_index_does(metric, mode, monkeypatch):
+@pytest.mark.parametrize("mode", CONFIGS)
+def test_scanns_ops_answer_as_the_index_does(metric, mode):
     pytest.importorskip("scann")
-    monkeypatch.setattr(index_module, "EXACT_BELOW", 10**6 if mode == "exact" else 0)
-    monkeypatch.setattr(index_module, "HASHED_BELOW", 0 if mode == "partitioned" else 10**6)
-    index = ScannIndex.build(points(2000), np.arange(2000), recall_target=0.8, metric=metric)
+    config = CONFIGS[mode]
+    index = ScannIndex.build(points(2000), np.arange(2000), 0.8, metric=metric, config=config)
     assert index.stats["mode"] == mode
     for k in (1, 10, 30):
         queries = points(5, seed=2)
@@ -65,11 +65,10 @@ def test_scanns_ops_answer_as_the_index_does(metric, mode, monkeypatch):
         assert_alike(answer, *index.search(queries, k))
 
 
-def test_where_scanns_leaves_hold_too_few_everything_is_searched(monkeypatch):
+def test_where_scanns_leaves_hold_too_few_everything_is_searched():
     pytest.importorskip("scann")
-    monkeypatch.setattr(index_module, "EXACT_BELOW", 0)
-    monkeypatch.setattr(index_module, "HASHED_BELOW", 0)
-    index = ScannIndex.build(points(300), np.arange(300), recall_target=0.01)
+    config = ScannConfig(leaves=17)
+    index = ScannIndex.build(points(300), np.arange(300), recall_target=0.01, config=config)
     assert index.stats["leaves_to_search"] < index.stats["leaves"]
     queries = points(3, seed=3)
     assert_alike(

@@ -11,6 +11,7 @@ import mmret_tf
 
 ORDER = [
     "doctor",
+    "checks",
     "normalization",
     "image_headers",
     "preprocessing",
@@ -35,8 +36,13 @@ ORDER = [
     "compression",
     "distillation",
     "training",
+    "exact",
+    "filters",
+    "segments",
     "brute_force",
     "multimodal",
+    "tuning",
+    "scann_engine",
     "index",
     "searcher",
     "signatures",

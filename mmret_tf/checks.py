@@ -1,0 +1,85 @@
+"""What users give to an index, checked: counts, rows of numbers, ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = Sequence[str] | Sequence[int] | np.ndarray
+
+# A file of rows whose lengths are 1 within this is searched as it is, without a copy in memory.
+UNIT = 1e-6
+
+
+def checked_count(value: int, name: str) -> int:
+    """A number of things that must be an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}")
+    return int(value)
+
+
+def checked_queries(queries: npt.ArrayLike, dim: int, metric: str) -> np.ndarray:
+    """`[n_queries, dim]`, or `[dim]` for one, checked and copied."""
+    rows = np.reshape(queries, (1, -1)) if np.ndim(queries) == 1 else queries
+    rows = checked_rows(rows, "queries", metric)
+    if rows.shape[1] != dim:
+        raise ValueError(f"queries must have width {dim}; got {rows.shape[1]}")
+    return rows
+
+
+def checked_rows(array: npt.ArrayLike, name: str, metric: str) -> np.ndarray:
+    """Check `[n, dim]` numbers; return a float32 copy, with rows of unit length for cosine.
+
+    A file that is mapped into memory is returned itself, if its rows are what a copy's would be.
+    """
+    is_mapped = isinstance(array, np.memmap) and array.dtype == np.float32
+    try:
+        with np.errstate(over="ignore"):
+            rows = array if is_mapped else np.array(array, dtype=np.float32, order="C")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array of numbers [n, dim]; {error}") from None
+    if rows.ndim != 2 or rows.size == 0:
+        raise ValueError(f"{name} must be a non-empty array [n, dim]; got shape {rows.shape}")
+    # A sum in float64 can neither overflow nor vanish, and NaN or infinity shows in it.
+    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    # Squared distances must fit into float32, which ends at 3.4e38.
+    bad = np.flatnonzero(~(norms < (np.inf if metric == "cosine" else 1e18)))
+    if bad.size:
+        raise ValueError(
+            f"{name} holds NaN, infinity or too large numbers in {bad.size} rows, "
+            f"the first is row {bad[0]}"
+        )
+    if metric == "cosine":
+        norms[norms == 0] = 1
+        if is_mapped and np.abs(norms - 1).max() > UNIT:
+            rows, is_mapped = np.array(rows), False
+        if not is_mapped:
+            np.divide(rows, norms[:, None], out=rows, casting="same_kind")
+    return rows
+
+
+def checked_ids(ids: Ids, n: int) -> np.ndarray:
+    """Check that there are n different ids; int64, or strings as objects; `[n]`."""
+    if isinstance(ids, (str, bytes)) or not hasattr(ids, "__iter__"):
+        raise ValueError(f"ids must be a list of {n} strings or integers; got {ids!r:.80}")
+    ids = [key.item() if isinstance(key, np.generic) else key for key in ids]
+    if len(ids) != n:
+        raise ValueError(f"ids must have one id a row: there are {n} rows and {len(ids)} ids")
+    types = {type(key) for key in ids}
+    if types not in ({str}, {int}):
+        names = sorted(each.__name__ for each in types)
+        raise ValueError(f"ids must be all strings or all integers; got {', '.join(names)}")
+    if len(set(ids)) != n:
+        seen: set = set()
+        twice = list(dict.fromkeys(key for key in ids if key in seen or seen.add(key)))
+        raise ValueError(
+            f"ids must be unique; {len(twice)} come more than once: "
+            + ", ".join(map(repr, twice[:3]))
+        )
+    # NumPy's strings drop a final NUL, and its integers have 64 bits.
+    bad = [key for key in ids if ("\0" in key if types == {str} else not -(2**63) <= key < 2**63)]
+    if bad:
+        raise ValueError(f"ids must fit into a NumPy array, without NUL; got {bad[0]!r}")
+    return np.array(ids, object if types == {str} else np.int64)
