@@ -168,8 +168,7 @@ class Index:
         Raises:
             ValueError: an id comes twice, or the index does not have it; nothing is removed then.
         """
-        names = list(ids) if isinstance(ids, Collection) else ids
-        names = checked_ids(names, len(names)).tolist()
+        names = checked_ids(ids).tolist()
         with self._change:
             snapshot = self._snapshot
             with self._exchange:

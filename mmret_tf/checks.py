@@ -60,12 +60,12 @@ def checked_rows(array: npt.ArrayLike, name: str, metric: str) -> np.ndarray:
     return rows
 
 
-def checked_ids(ids: Ids, n: int) -> np.ndarray:
+def checked_ids(ids: Ids, n: int | None = None) -> np.ndarray:
     """Check that there are n different ids; int64, or strings as objects; `[n]`."""
     if isinstance(ids, (str, bytes)) or not hasattr(ids, "__iter__"):
-        raise ValueError(f"ids must be a list of {n} strings or integers; got {ids!r:.80}")
+        raise ValueError(f"ids must be a list of strings or integers; got {ids!r:.80}")
     ids = [key.item() if isinstance(key, np.generic) else key for key in ids]
-    if len(ids) != n:
+    if n is not None and len(ids) != n:
         raise ValueError(f"ids must have one id a row: there are {n} rows and {len(ids)} ids")
     types = {type(key) for key in ids}
     if types not in ({str}, {int}):

@@ -170,7 +170,7 @@ def test_rebalancing_restores_what_drift_has_slowed():
 
 @pytest.mark.parametrize("share", [0.0005, 0.02, 0.3, 0.9])
 def test_never_fewer_than_k_while_k_match(share):
-    # Above 20,000 items, so that loose conditions are answered by ScaNN, and selective ones exactly.
+    # Above 20,000 items, loose conditions are answered by ScaNN; selective ones, exactly.
     n = 24_000
     random = np.random.default_rng(0)
     points = clustered(n, dim=16)
