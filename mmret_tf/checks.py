@@ -53,6 +53,8 @@ def checked_rows(array: npt.ArrayLike, name: str, metric: str) -> np.ndarray:
         )
     if metric == "cosine":
         norms[norms == 0] = 1
+        if norms.min() > 1e-37 and norms.max() < 1e38:
+            norms = norms.astype(np.float32)  # divides faster
         if is_mapped and np.abs(norms - 1).max() > UNIT:
             rows, is_mapped = np.array(rows), False
         if not is_mapped:

@@ -5,6 +5,7 @@ Each command imports what it needs when it runs, so that `--help` does not wait 
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -242,13 +243,20 @@ def search(
     run: Run = Path("runs/demo"),
     image: Annotated[Path | None, typer.Option(help="A query picture.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many results.")] = 10,
+    where: Annotated[
+        str | None, typer.Option(help="JSON: a condition on attributes, see README.")
+    ] = None,
     gallery: Annotated[Path | None, typer.Option(help="Also draw the results, as a PNG.")] = None,
     compressed: Compressed = False,
 ) -> None:
     """Rank the run's gallery for a text, an image (--image), or both."""
     from mmret_tf.searcher import Searcher, draw_gallery
 
-    results = Searcher.open(run, compressed).search(text=query, image=image, k=top)
+    try:
+        condition = None if where is None else json.loads(where)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"--where must be JSON; got {where!r:.80}: {error}") from None
+    results = Searcher.open(run, compressed).search(query, image, top, where=condition)
     for result in results:
         # Lines, not a table, which would cut paths in a narrow terminal.
         lines = [f"{result.rank:>3}  {result.score:.3f}  {result.item['image'] or result.id}"]
@@ -299,13 +307,31 @@ def doctor() -> None:
 
 def build_run_index(run: Path, recall_target: float = 0.95) -> None:
     """Index the embeddings of a run, and save the index there."""
+    from mmret_tf.dual_encoder import load_model
     from mmret_tf.embeddings import EmbeddingStore
     from mmret_tf.index import build_index
+    from mmret_tf.scann_engine import EXACT_BELOW, TUNED_QUERIES
 
     store = EmbeddingStore.open(run / "embeddings")
-    built = build_index(store.embeddings, store.ids, recall_target=recall_target)
+    captions = [caption for item in store.items for caption in item["captions"]]
+    queries = None
+    if captions and len(store.ids) >= EXACT_BELOW:  # below there is nothing to tune
+        some = captions[:: -(-len(captions) // TUNED_QUERIES)]
+        queries = load_model(run / "model.keras").encode_texts(some)
+    built = build_index(
+        store.embeddings,
+        store.ids,
+        recall_target,
+        queries,
+        attributes=[item["attributes"] for item in store.items],
+        progress=lambda line: console.print(line, markup=False, highlight=False),
+    )
     built.save(run / "index")
-    console.print(f"{type(built).__name__} of {len(built)} embeddings in {run / 'index'}")
+    stats = built.stats
+    console.print(
+        f"{type(built).__name__} of {len(built)} embeddings in {run / 'index'}: "
+        f"{stats['mode']} search, recall {stats['recall']:.3f}"
+    )
 
 
 def show_metrics(metrics: dict) -> None:

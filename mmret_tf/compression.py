@@ -25,7 +25,7 @@ from mmret_tf.doctor import cpu_features
 from mmret_tf.dual_encoder import DualEncoder, ImageEncoder
 from mmret_tf.embeddings import model_fingerprint, row_cosines
 from mmret_tf.evaluation import evaluate_retrieval
-from mmret_tf.folders import open_array, read_manifest, replace_folder
+from mmret_tf.folders import open_array, partial_folder, read_manifest, replace_folder
 from mmret_tf.preprocessing import ImageSource, load_batches
 from mmret_tf.towers import ImageTower, unit_length
 
@@ -115,7 +115,7 @@ class CompressedImageTower:
             ValueError: there is none, it is damaged, or it was made from another model.
         """
         directory = Path(directory)
-        if not directory.is_dir():
+        if not (directory.is_dir() or partial_folder(directory).is_dir()):
             raise ValueError(f"no compressed tower at {directory}: `mmret compress` makes one")
         directory, manifest = read_manifest(directory, FORMAT, VERSION)
         if manifest.get("fingerprint") != model_fingerprint(model):

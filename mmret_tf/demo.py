@@ -53,7 +53,8 @@ def run_demo(run: str | os.PathLike, epochs: int, seed: int) -> dict:
     model = load_model(run / "model.keras")
     pairs = load_pairs("scenes", "test", TEST_SCENES, seed)
     store = EmbeddingStore.export(model, pairs, run / "embeddings")
-    index = build_index(store.embeddings, store.ids)
+    attributes = [item["attributes"] for item in store.items]
+    index = build_index(store.embeddings, store.ids, attributes=attributes)
     index.save(run / "index")
     searcher = Searcher(model, index, store.items)
 

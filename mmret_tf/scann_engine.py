@@ -162,7 +162,14 @@ class ScannEngine:
         builder = scann.builder(base.vectors, 10, measure)
         if config.leaves:
             progress(f"partitioning {n:,} items into {config.leaves:,} leaves")
-            builder = builder.tree(config.leaves, 1, soar_lambda=config.soar_lambda)
+            # Leaves are chosen by the inner product with their centres, which must be of one length
+            # too: the mean of a leaf is the shorter, the wider the leaf is.
+            builder = builder.tree(
+                config.leaves,
+                1,
+                spherical=metric == "cosine",
+                soar_lambda=config.soar_lambda,
+            )
         threshold = config.anisotropic_threshold if metric == "cosine" else None
         builder = builder.score_ah(
             config.dimensions_per_block,
@@ -200,9 +207,10 @@ class ScannEngine:
         rows, scores = self.find(queries, wanted, self.setting(wanted))
         if allowed is not None:
             scores = np.where(allowed[rows], scores, -np.inf)
-        order = np.lexsort((rows, -scores))[:, :k]
-        rows = np.take_along_axis(rows, order, axis=1)
-        scores = np.take_along_axis(scores, order, axis=1)
+        if allowed is not None or (scores[:, 1:] == scores[:, :-1]).any():  # else it is sorted
+            order = np.lexsort((rows, -scores))[:, :k]
+            rows = np.take_along_axis(rows, order, axis=1)
+            scores = np.take_along_axis(scores, order, axis=1)
         short = scores[:, -1] == -np.inf
         if short.any():
             if 8 * wanted < len(self.base):
@@ -231,7 +239,7 @@ class ScannEngine:
         if is_exact:
             scores = np.clip(scores, -1, 1) if self.metric == "cosine" else np.minimum(-scores, 0)
             scores[missing] = -np.inf
-            return rows.astype(np.int64), scores
+            return np.where(missing, 0, rows.astype(np.int64)), scores
         rows = np.where(missing, -1, rows.astype(np.int64))
         rows, scores = ranked(self.base.vectors, rows, queries, k, self.metric)
         return np.maximum(rows, 0), scores

@@ -12,9 +12,10 @@ import io
 import os
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -101,7 +102,7 @@ class Searcher:
         self.model = model if self.fusion is None else self.fusion.encoder
         self.index = index
         self.items = {item["id"]: item for item in items}
-        missing = [key for key in np.asarray(index.ids).tolist() if key not in self.items]
+        missing = [key for key in index.ids if key not in self.items]
         if missing:
             raise ValueError(
                 f"{len(missing)} ids of the index have no item, first {missing[0]!r}: build the "
@@ -151,6 +152,8 @@ class Searcher:
         image: ImageSource | None = None,
         k: int = 10,
         text_weight: float | None = None,
+        where: Mapping[str, Any] | None = None,
+        exclude_ids: Collection[str] | Collection[int] = (),
     ) -> SearchResults:
         """Rank the gallery for one query. Section 3.1(5).
 
@@ -161,12 +164,16 @@ class Searcher:
             text_weight: makes of a query of both the weighted sum of their embeddings (section
                 3.2(3)), with this share of the text, 0 to 1. By default the trained fusion embeds
                 such a query; without one, the shares are equal.
+            where: a condition on the items' attributes, if the index was built with them; as
+                `{"price": {"$lt": 20}}`, see `mmret_tf.filters.check_condition`.
+            exclude_ids: items not to return.
 
         Returns:
             A list of `SearchResult`, best first.
 
         Raises:
-            ValueError: neither text nor image is given, k is below 1, or the picture is unreadable.
+            ValueError: neither text nor image is given, k is below 1, the picture is unreadable, or
+                the condition is none.
         """
         check_query(text, image, text_weight)
         if image is None:
@@ -179,12 +186,17 @@ class Searcher:
             share = EQUAL_SHARES if text_weight is None else text_weight
             texts, images = self.model.encode_texts([text]), self.model.encode_images([image])
             query = share * texts[0] + (1 - share) * images[0]
-        ids, scores = self.index.search(query / max(np.linalg.norm(query), 1e-6), k=k)
+        query = query / max(np.linalg.norm(query), 1e-6)
+        ids, scores = self.index.search(query, k, where, exclude_ids)
+        found = ids[0].tolist()
+        if added := [key for key in found if key not in self.items]:
+            raise ValueError(
+                f"the index holds {added[0]!r}, which came after this searcher: put its record "
+                'into `searcher.items`, {"id", "image", "captions", "attributes"}'
+            )
         return SearchResults(
             SearchResult(rank, key, score, self.items[key])
-            for rank, (key, score) in enumerate(
-                zip(ids[0].tolist(), scores[0].tolist(), strict=True), 1
-            )
+            for rank, (key, score) in enumerate(zip(found, scores[0].tolist(), strict=True), 1)
         )
 
 

@@ -8,7 +8,7 @@ candidates there is a fewest number of leaves that reaches the target, and one s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,11 @@ ROUNDS = 5
 # As many of the fastest settings are timed once more, in turns, to choose among them.
 FINALISTS = 4
 
-# After so many steps to more candidates that made nothing faster, none will.
+# After so many steps to fewer candidates that made nothing faster, none will.
 PATIENCE = 3
+
+# With so many candidates for each answer, what is missed is missed by the leaves.
+GENEROUS = 50
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,10 @@ class Trial:
         shares = np.mean(self.find(self.queries, setting)[1] >= self.enough, axis=1)
         return float(shares.mean()), float(shares.std() / len(shares) ** 0.5)
 
-    def sure_recall(self, setting: Setting) -> float:
-        """The recall, less one standard error."""
+    def is_enough(self, setting: Setting) -> bool:
+        """Whether the target is reached with one standard error to spare."""
         recall, error = self.recall(setting)
-        return recall - error
+        return recall - error >= self.target
 
     def seconds(self, settings: list[Setting]) -> list[float]:
         """What all queries take together; settings take turns, so that a slow moment hits all."""
@@ -83,6 +86,9 @@ def fastest_setting(
 ) -> Setting:
     """The fastest setting that is sure to reach the target; the widest of all if none does.
 
+    Many candidates show how few leaves can be enough. With fewer and fewer candidates ever more
+    leaves are needed, until that takes longer than it saves.
+
     Args:
         trial: measures them.
         leaves: the fewest and the most that may be searched.
@@ -91,60 +97,56 @@ def fastest_setting(
         progress: is told what was tried.
     """
     started = time.monotonic()
+    candidates = max(reorder[0], min(GENEROUS * reorder[0], reorder[1]))
+    while (fewest := fewest_leaves(trial, candidates, leaves)) is None:
+        if candidates == reorder[1]:
+            return Setting(leaves[1], reorder[1])
+        candidates = min(4 * candidates, reorder[1])
     tried: dict[Setting, float] = {}
-    guess, since_best = max(leaves[0], leaves[1] // 100), 0
-    for count in counts(*reorder):
-        fewest = fewest_leaves(trial, count, leaves, guess)
-        if fewest is not None:
-            guess = fewest  # with more candidates, as many leaves are enough
-            setting = Setting(fewest, count)
-            best = min(tried.values(), default=np.inf)
-            [tried[setting]] = trial.seconds([setting])
-            progress(
-                f"{fewest} leaves, {count} candidates: "
-                f"{len(trial.queries) / tried[setting]:,.0f} queries a second"
-            )
-            since_best = 0 if tried[setting] < best else since_best + 1
-        if tried and (since_best == PATIENCE or time.monotonic() - started > seconds):
+    since_best = 0
+    while fewest is not None:
+        setting = Setting(fewest, candidates)
+        best = min(tried.values(), default=np.inf)
+        [tried[setting]] = trial.seconds([setting])
+        progress(
+            f"{fewest} leaves, {candidates} candidates: "
+            f"{len(trial.queries) / tried[setting]:,.0f} queries a second"
+        )
+        since_best = 0 if tried[setting] < best else since_best + 1
+        late = time.monotonic() - started > seconds
+        if since_best == PATIENCE or candidates == reorder[0] or late:
             break
-    if not tried:
-        return Setting(leaves[1], reorder[1])
+        candidates = max(candidates * 5 // 6, reorder[0])
+        fewest = fewest_leaves(trial, candidates, (fewest, leaves[1]), 2 * min(tried.values()))
     finalists = sorted(tried, key=tried.get)[:FINALISTS]
     return finalists[int(np.argmin(trial.seconds(finalists)))]
 
 
-def counts(fewest: int, most: int) -> Iterator[int]:
-    """Numbers of candidates to try, each a quarter larger or so.
-
-    >>> list(counts(10, 30))
-    [10, 12, 15, 18, 22, 27, 30]
-    """
-    while fewest < most:
-        yield fewest
-        fewest += max(1, fewest // 4)
-    yield most
-
-
-def fewest_leaves(trial: Trial, reorder: int, leaves: tuple[int, int], guess: int) -> int | None:
+def fewest_leaves(
+    trial: Trial, reorder: int, leaves: tuple[int, int], limit: float = np.inf
+) -> int | None:
     """The fewest leaves that reach the target with so many candidates, to within a twentieth.
-
-    None where they cannot: each time the leaves are doubled there is less to be gained.
 
     Args:
         trial: measures them.
         reorder: the candidates.
         leaves: the fewest and the most that may be searched.
-        guess: where to begin.
+        limit: seconds; what takes longer is not looked for.
+
+    Returns:
+        None where no number of leaves reaches the target, or none within the limit.
     """
-    low, high, before = leaves[0] - 1, guess, -np.inf
-    while (recall := trial.sure_recall(Setting(high, reorder))) < trial.target:
-        if high == leaves[1] or 3 * (recall - before) < trial.target - recall:
+    low, high = leaves[0] - 1, leaves[0]
+    started = time.perf_counter()
+    while not trial.is_enough(Setting(high, reorder)):
+        if high == leaves[1] or time.perf_counter() - started > limit:
             return None
-        low, high, before = high, min(2 * high, leaves[1]), recall
+        low, high = high, min(2 * high, leaves[1])
+        started = time.perf_counter()
     while high - low > max(1, high // 20):
         middle = (low + high) // 2
-        if trial.sure_recall(Setting(middle, reorder)) < trial.target:
-            low = middle
-        else:
+        if trial.is_enough(Setting(middle, reorder)):
             high = middle
+        else:
+            low = middle
     return high

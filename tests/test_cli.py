@@ -57,7 +57,7 @@ def test_from_pictures_to_ranked_results(photos, tmp_path, capsys):
 
     assert mmret(capsys, "embed", "--run", run, "--data", photos, "--split", "dev")[0] == 0
     code, out, err = mmret(capsys, "index", "--run", run)
-    assert code == 0 and "of 4 embeddings" in out
+    assert code == 0 and "of 4 embeddings" in out and "exact search, recall 1.000" in out
 
     picture = tmp_path / "gallery.png"
     code, out, err = mmret(
@@ -71,6 +71,8 @@ def test_from_pictures_to_ranked_results(photos, tmp_path, capsys):
     assert Image.open(picture).size[0] > 3 * 160
     code, out, err = mmret(capsys, "search", "--run", run, "--image", photos / "7.png", "--top", 1)
     assert code == 0 and "1.000" in out
+    code, out, err = mmret(capsys, "search", "--run", run, "red", "--where", '{"prise": 5}')
+    assert code == 2 and "no item has the attribute 'prise'" in err
 
     code, out, err = mmret(capsys, "compress", "--run", run, "--data", photos, "--split", "dev")
     assert code == 0 and "images a second" in out, err
@@ -134,6 +136,7 @@ def test_a_collection_with_text_alone_and_several_images(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["search", "--run", "gone", "a dog"], "no run at gone"),
+        (["search", "--run", "gone", "a dog", "--where", "{red}"], "--where must be JSON"),
         (["evaluate", "--run", "gone", "--data", "scenes"], "no model at gone"),
         (["index", "--run", "gone"], "gone"),
         (["export", "--run", "gone"], "no run at gone"),

@@ -1,7 +1,9 @@
 """ScannIndex against BruteForceIndex, and both through their files."""
 
+import ast
 import builtins
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -283,6 +285,18 @@ def test_only_an_index_is_replaced(tmp_path):
     with pytest.raises(ValueError, match="notes.txt"):
         built.save(tmp_path / "index")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "notes.txt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_kill_while_saving_leaves_an_index_that_loads_old_or_new(tmp_path):
+    script = Path(__file__).with_name("kill_saves.py")
+    command = [sys.executable, str(script), str(tmp_path / "index")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(index.__file__).parents[1]
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = ast.literal_eval(done.stdout)
+    assert sum(loaded.values()) == 50 and min(loaded.get("old", 0), loaded.get("new", 0)) > 5
 
 
 @pytest.fixture

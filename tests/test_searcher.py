@@ -179,3 +179,32 @@ def test_parts_that_do_not_fit_are_refused(model, tmp_path):
         Searcher(model, BruteForceIndex.build(np.eye(4), list("abcd")), [])
     with pytest.raises(ValueError, match="no run at"):
         Searcher.open(tmp_path / "gone")
+
+
+def test_conditions_and_exclusions_reach_the_index(model, pairs):
+    vectors = model.encode_images(pairs.image_paths)
+    attributes = [{"price": 10 * row} for row in range(4)]
+    index = BruteForceIndex.build(vectors, pairs.ids, attributes=attributes)
+    items = [
+        {"id": key, "image": None, "captions": [], "attributes": each}
+        for key, each in zip(pairs.ids, attributes, strict=True)
+    ]
+    searcher = Searcher(model, index, items)
+    dear = searcher.search("a red circle", where={"price": {"$gte": 20}})
+    assert sorted(result.id for result in dear) == sorted(pairs.ids[2:])
+    others = searcher.search("a red circle", exclude_ids=pairs.ids[1:])
+    assert [result.id for result in others] == pairs.ids[:1]
+    with pytest.raises(ValueError, match="no item has the attribute 'prise'"):
+        searcher.search("a red circle", where={"prise": 5})
+
+
+def test_an_item_that_the_searcher_does_not_know_yet(model, pairs):
+    vectors = model.encode_images(pairs.image_paths)
+    index = BruteForceIndex.build(vectors, pairs.ids)
+    items = [{"id": key, "image": None, "captions": []} for key in pairs.ids]
+    searcher = Searcher(model, index, items)
+    index.upsert(["new"], vectors[:1])
+    with pytest.raises(ValueError, match="'new', which came after this searcher: put its record"):
+        searcher.search("a red circle")
+    searcher.items["new"] = {"id": "new", "image": None, "captions": []}
+    assert "new" in [result.id for result in searcher.search("a red circle")]

@@ -1,0 +1,53 @@
+"""Kills a process 50 times while it saves an index; prints how many loaded, and which.
+
+Run by `test_index.py` in a process of its own: one in which TensorFlow has worked cannot be forked.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from mmret_tf.brute_force import BruteForceIndex
+from mmret_tf.index import load_index
+
+KILLS = 50
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    vectors = np.random.default_rng(0).standard_normal((2000, 64))
+    versions = {
+        name: BruteForceIndex.build(sign * vectors, [f"{name}{row}" for row in range(2000)])
+        for name, sign in (("old", 1), ("new", -1))
+    }
+    versions["old"].save(folder)
+    started = time.monotonic()
+    for _ in range(5):
+        versions["old"].save(folder)
+    seconds = (time.monotonic() - started) / 5
+    generator, loaded = random.Random(0), Counter()
+    for _ in range(KILLS):
+        child = os.fork()
+        if child == 0:
+            while True:
+                for version in versions.values():
+                    version.save(folder)
+        time.sleep(generator.uniform(0, 4 * seconds))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        index = load_index(folder)
+        name = index.ids[0][:3]
+        assert index.ids == versions[name].ids
+        np.testing.assert_array_equal(index.vectors, versions[name].vectors)
+        loaded[name] += 1
+    print(dict(loaded))
+
+
+if __name__ == "__main__":
+    main()
