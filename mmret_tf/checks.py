@@ -70,10 +70,10 @@ def checked_ids(ids: Ids, n: int | None = None) -> np.ndarray:
     if n is not None and len(ids) != n:
         raise ValueError(f"ids must have one id a row: there are {n} rows and {len(ids)} ids")
     types = {type(key) for key in ids}
-    if types not in ({str}, {int}):
+    if not (types <= {str} or types <= {int}):
         names = sorted(each.__name__ for each in types)
         raise ValueError(f"ids must be all strings or all integers; got {', '.join(names)}")
-    if len(set(ids)) != n:
+    if len(set(ids)) != len(ids):
         seen: set = set()
         twice = list(dict.fromkeys(key for key in ids if key in seen or seen.add(key)))
         raise ValueError(

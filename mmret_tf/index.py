@@ -74,8 +74,8 @@ class ScannIndex(Index):
     ) -> ScannIndex:
         """Index some embeddings in the way that fits their number.
 
-        Fewer than 20,000 are searched exactly: that is as fast, and ScaNN has nothing to do. More
-        are partitioned into leaves, and the search is made as wide as the recall needs, and no
+        Fewer than 5,000 are searched exactly, which takes a tenth of a millisecond or so. More are
+        partitioned into leaves, and the search is made as wide as the recall needs, and no
         wider, by trying it: see `tune`.
 
         Args:
@@ -200,7 +200,7 @@ class ScannIndex(Index):
     ) -> Snapshot:
         config = self._config
         if config is None and len(items) >= EXACT_BELOW:
-            config = ScannConfig(leaves=round(2 * len(items) ** 0.5))
+            config = ScannConfig(leaves=round(len(items) ** 0.5))
         if config is None or len(items) < (config.leaves or 1):  # after deletes
             return Snapshot.of(items)
         engine = ScannEngine.train(items, self.metric, config, progress)

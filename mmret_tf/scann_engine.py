@@ -20,8 +20,11 @@ from mmret_tf.exact import MARGIN, ranked
 from mmret_tf.segments import Found, Segment
 from mmret_tf.tuning import Setting, Trial, fastest_setting
 
-# Below so many rows exact search is as fast as any other.
-EXACT_BELOW = 20_000
+# Below so many rows all can be compared in a tenth of a millisecond or so.
+EXACT_BELOW = 5_000
+
+# So few allowed rows are compared, one by one: what ScaNN finds would hold few of them.
+SELECTIVE = 20_000
 
 # Recall is measured on at most so many queries.
 TUNED_QUERIES = 2000
@@ -53,8 +56,8 @@ class ScannConfig:
     """How ScaNN is set up, for those who want to say it themselves.
 
     Attributes:
-        leaves: into which the gallery is partitioned; None for no tree. Between the root of the
-            number of items and twice as many are most often best.
+        leaves: into which the gallery is partitioned; None for no tree. The root of the number of
+            items is most often best.
         leaves_to_search: how many of them a search looks into; None to tune it to the recall.
         reorder: how many candidates are scored again for `k` answers; None to tune it.
         reorder_dtype: with what digits: "float32", "bfloat16" or "int8". The shorter ones take half
@@ -194,7 +197,7 @@ class ScannEngine:
         """As `Segment.nearest`, but some of the best may be missed, and others take their place."""
         n = len(self.base)
         n_allowed = n if allowed is None else int(np.count_nonzero(allowed))
-        if allowed is not None and n_allowed < EXACT_BELOW:
+        if allowed is not None and n_allowed < SELECTIVE:
             return self.base.nearest(queries, k, metric, allowed)
         k = min(k, n_allowed)
         wanted = k if allowed is None else math.ceil(1.2 * k * n / n_allowed) + 4

@@ -182,7 +182,7 @@ def read_snapshot(folder: Path, n: int, n_fresh: int, dim: int) -> Snapshot:
     dead = np.array([key is None for key in ids], bool)
     alive = [key for key in ids if key is not None]
     try:
-        names = checked_ids(alive, len(alive)) if alive else np.empty(0, np.int64)
+        names = checked_ids(alive)
         tables = AttributeTable(records[:n]), AttributeTable(records[n:])
     except ValueError as error:
         raise ValueError(f"{folder} is damaged: {error}") from None

@@ -21,7 +21,7 @@ ROUNDS = 5
 # As many of the fastest settings are timed once more, in turns, to choose among them.
 FINALISTS = 4
 
-# After so many steps to fewer candidates that made nothing faster, none will.
+# After so many steps to fewer candidates that made it slower, by a tenth or more, none will help.
 PATIENCE = 3
 
 # With so many candidates for each answer, what is missed is missed by the leaves.
@@ -112,7 +112,7 @@ def fastest_setting(
             f"{fewest} leaves, {candidates} candidates: "
             f"{len(trial.queries) / tried[setting]:,.0f} queries a second"
         )
-        since_best = 0 if tried[setting] < best else since_best + 1
+        since_best = since_best + 1 if tried[setting] > 1.1 * best else 0
         late = time.monotonic() - started > seconds
         if since_best == PATIENCE or candidates == reorder[0] or late:
             break
