@@ -24,12 +24,9 @@ class AttributeTable:
     """The attributes of some rows, sorted by value when a condition first asks for them.
 
     Args:
-        records: for each row what is known of it, `{name: value}`. A value is a string, a number, a
-            boolean, or a list of these, any of which may fulfil a condition. Other values (None, a
-            dictionary) are kept, and fulfil none.
-
-    Raises:
-        ValueError: a record is no dictionary with names that are strings.
+        records: for each row what is known of it, `{name: value}`, as `check_records` allows. A
+            value is a string, a number, a boolean, or a list of these, any of which may fulfil a
+            condition. Other values (None, a dictionary) are kept, and fulfil none.
 
     >>> table = AttributeTable([{"colour": "red", "price": 5}, {"colour": "blue"}, {"price": 30}])
     >>> table.mask({"price": {"$lt": 10}}).tolist()
@@ -39,12 +36,6 @@ class AttributeTable:
     """
 
     def __init__(self, records: Sequence[Mapping[str, Any]]):
-        for row, record in enumerate(records):
-            if not isinstance(record, Mapping) or not all(isinstance(key, str) for key in record):
-                raise ValueError(
-                    "attributes must be a dictionary {name: value} an item; "
-                    f"got {record!r:.80} in row {row}"
-                )
         self.records = records
         self._columns: dict[str, dict[str, tuple[list, np.ndarray]]] = {}
 
@@ -109,6 +100,16 @@ class AttributeTable:
                 for kind, each in ((kind, sorted(each)) for kind, each in pairs.items())
             }
         return self._columns[name]
+
+
+def check_records(records: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse records that are no dictionaries, or have names that are no strings; ValueError."""
+    for row, record in enumerate(records):
+        if not isinstance(record, Mapping) or not all(isinstance(name, str) for name in record):
+            raise ValueError(
+                "attributes must be a dictionary {name: value} an item; "
+                f"got {record!r:.80} in row {row}"
+            )
 
 
 def check_condition(where: Mapping[str, Any], names: Collection[str]) -> None:

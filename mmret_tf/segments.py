@@ -6,6 +6,7 @@ A change makes a new `Snapshot`, so that a search that has begun sees the galler
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from mmret_tf.checks import Ids, checked_ids, checked_rows
 from mmret_tf.exact import METRICS, nearest, square_norms
-from mmret_tf.filters import AttributeTable, check_condition
+from mmret_tf.filters import AttributeTable, check_condition, check_records
 from mmret_tf.folders import open_array
 
 Found = tuple[np.ndarray, np.ndarray]  # rows and scores, both [n_queries, k]
@@ -58,8 +59,9 @@ class Segment:
 
     def part(self, rows: slice | np.ndarray) -> Segment:
         """Some of the rows: a slice, or a mask of bool `[n]`."""
-        records = np.array(self.attributes.records, object)[rows].tolist()
-        return Segment(self.vectors[rows], self.ids[rows], AttributeTable(records))
+        records = self.attributes.records
+        some = records[rows] if isinstance(rows, slice) else list(itertools.compress(records, rows))
+        return Segment(self.vectors[rows], self.ids[rows], AttributeTable(some))
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class Snapshot:
             ids[row], records[row] = None, {}
         (folder / "ids.json").write_text(json.dumps(ids), encoding="utf-8")
         if any(records):
-            text = json.dumps([dict(record) for record in records])
+            text = json.dumps([dict(record) for record in records], default=_plain)
             (folder / "attributes.json").write_text(text, encoding="utf-8")
         np.save(folder / "dataset.npy", self.base.vectors, allow_pickle=False)
         if len(self.fresh):
@@ -183,12 +185,23 @@ def read_snapshot(folder: Path, n: int, n_fresh: int, dim: int) -> Snapshot:
     alive = [key for key in ids if key is not None]
     try:
         names = checked_ids(alive)
-        tables = AttributeTable(records[:n]), AttributeTable(records[n:])
+        check_records(records)
     except ValueError as error:
         raise ValueError(f"{folder} is damaged: {error}") from None
     ids = np.zeros(len(ids), names.dtype)  # those of dead rows are never given back
     ids[~dead] = names
-    return Snapshot(Segment(vectors, ids[:n], tables[0]), Segment(fresh, ids[n:], tables[1]), dead)
+    return Snapshot(
+        Segment(vectors, ids[:n], AttributeTable(records[:n])),
+        Segment(fresh, ids[n:], AttributeTable(records[n:])),
+        dead,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as one of Python."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise ValueError(f"attributes can be saved if JSON can hold them; got {value!r:.80}")
 
 
 def _read_json(path: Path) -> list:
@@ -246,4 +259,5 @@ def checked_segment(
             f"attributes must have one dictionary an id; there are {len(ids)} ids and "
             f"{len(records)} dictionaries"
         )
+    check_records(records)
     return Segment(vectors, ids, AttributeTable(records))

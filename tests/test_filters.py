@@ -5,7 +5,7 @@ import operator
 import numpy as np
 import pytest
 
-from mmret_tf.filters import AttributeTable, check_condition
+from mmret_tf.filters import AttributeTable, check_condition, check_records
 
 SHOES = [
     {"colour": "red", "price": 50, "sizes": [40, 41], "new": True},
@@ -92,4 +92,4 @@ def test_what_is_no_condition_is_refused(where, reason):
 @pytest.mark.parametrize("record", ["red", None, {1: "red"}, [("colour", "red")]])
 def test_attributes_are_dictionaries(record):
     with pytest.raises(ValueError, match="attributes must be a dictionary .* in row 1"):
-        AttributeTable([{}, record])
+        check_records([{}, record])

@@ -261,3 +261,32 @@ def test_rows_of_unit_length_stay_in_their_file(tmp_path):
     index.upsert([7], -points[7:8])
     index.delete([8])
     assert len(index) == 199 and found(index, -points[7], 1) == [7]
+
+
+def test_attributes_are_saved_with_the_items(tmp_path):
+    attributes = [{"price": np.int64(5)}, {"price": 7.5, "seit": "春天"}, {}]
+    index = BruteForceIndex.build(np.eye(3), ["a", "b", "c"], attributes=attributes)
+    index.upsert(["c"], [[0, 0, 1]], attributes=[{"price": 1}])
+    index.save(tmp_path / "index")
+    index = load_index(tmp_path / "index")
+    assert found(index, [1, 0, 0], where={"price": {"$gte": 5}}) == ["a", "b"]
+    assert found(index, [1, 0, 0], where={"seit": "春天"}) == ["b"]
+    assert found(index, [1, 0, 0], where={"price": 1}) == ["c"]
+    index.upsert(["c"], [[0, 0, 1]], attributes=[{"when": {1, 2}}])
+    with pytest.raises(ValueError, match=r"if JSON can hold them; got \{1, 2\}"):
+        index.save(tmp_path / "index")
+    assert len(load_index(tmp_path / "index")) == 3
+
+
+@BOTH
+def test_an_emptied_index_can_be_saved(kind, tmp_path):
+    index = kind.build(np.eye(2), ["a", "b"])
+    index.delete([])
+    index.delete(["b", "a"])
+    for _ in range(2):
+        index.save(tmp_path / "index")
+        index = load_index(tmp_path / "index")
+        assert len(index) == 0 and found(index, [1, 0]) == []
+        index.rebalance()
+    index.upsert(["c"], [[1, 0]])
+    assert found(index, [1, 0]) == ["c"]

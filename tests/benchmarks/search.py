@@ -477,6 +477,38 @@ def many_seeds(count: int, folder: str) -> dict[float, list[float]]:
     return recalls
 
 
+def overhead_of_searcher(run: str) -> dict[str, float]:
+    """What `Searcher.search(text=...)` takes, and its parts: encoding, and ScaNN's bare search."""
+    store = mm.EmbeddingStore.open(f"{run}/embeddings")
+    model = mm.load_model(f"{run}/model.keras")
+    config = mm.ScannConfig(leaves=round(len(store.ids) ** 0.5))
+    index = mm.ScannIndex.build(store.embeddings, store.ids, config=config)
+    searcher = mm.Searcher(model, index, store.items)
+    data = Data("", np.asarray(index.vectors), None, np.asarray(index.vectors[:K]))
+    bare = build_scann(data, config.leaves, None, True).single
+    search, reorder = (index.stats[name] for name in ("leaves_to_search", "reorder"))
+    texts = [caption for item in store.items for caption in item["captions"][:1]][:SINGLE]
+    seconds = {"searcher": [], "encoding": [], "scann": []}
+
+    def timed(name: str, call: Callable) -> Any:
+        started = time.perf_counter()
+        answer = call()
+        seconds[name].append(time.perf_counter() - started)
+        return answer
+
+    for text in texts:
+        timed("searcher", lambda text=text: searcher.search(text=text, k=K))
+        vector = timed("encoding", lambda text=text: model.encode_texts([text]))[0]
+        timed("scann", lambda vector=vector: bare(vector, search=search, reorder=reorder))
+    ms = {name: 1e3 * float(np.median(each)) for name, each in seconds.items()}
+    ms["added"] = ms["searcher"] - ms["encoding"] - ms["scann"]
+    console.print(
+        f"\nOne text among {len(store.ids):,} items: Searcher {ms['searcher']:.2f} ms, encoding "
+        f"{ms['encoding']:.2f} ms, ScaNN alone {ms['scann']:.3f} ms: {ms['added']:.2f} ms are added"
+    )
+    return ms
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], parents=[early], allow_abbrev=False
@@ -522,6 +554,9 @@ def main() -> None:
         for data in sets:
             report["data"].append(compare(data, engines, options.graphs_up_to))
             write()  # after each: what is measured stays, whatever comes
+        if options.run and "ScannIndex" in engines:
+            report["searcher_ms"] = overhead_of_searcher(options.run)
+            write()
         if options.seeds and "ScannIndex" in engines:
             report["seeds"] = many_seeds(options.seeds, folder)
             write()
