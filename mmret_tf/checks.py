@@ -42,8 +42,11 @@ def checked_rows(array: npt.ArrayLike, name: str, metric: str) -> np.ndarray:
         raise ValueError(f"{name} must be an array of numbers [n, dim]; {error}") from None
     if rows.ndim != 2 or rows.size == 0:
         raise ValueError(f"{name} must be a non-empty array [n, dim]; got shape {rows.shape}")
-    # A sum in float64 can neither overflow nor vanish, and NaN or infinity shows in it.
-    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    squares = np.einsum("nd,nd->n", rows, rows)
+    if not (squares.min() > 1e-30 and squares.max() < 1e30):
+        # A sum in float64 can neither overflow nor vanish, and NaN or infinity shows in it.
+        squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+    norms = np.sqrt(squares)
     # Squared distances must fit into float32, which ends at 3.4e38.
     bad = np.flatnonzero(~(norms < (np.inf if metric == "cosine" else 1e18)))
     if bad.size:
@@ -53,8 +56,6 @@ def checked_rows(array: npt.ArrayLike, name: str, metric: str) -> np.ndarray:
         )
     if metric == "cosine":
         norms[norms == 0] = 1
-        if norms.min() > 1e-37 and norms.max() < 1e38:
-            norms = norms.astype(np.float32)  # divides faster
         if is_mapped and np.abs(norms - 1).max() > UNIT:
             rows, is_mapped = np.array(rows), False
         if not is_mapped:

@@ -18,11 +18,8 @@ from mmret_tf.segments import Found
 # How often a setting is timed, to compare it with others; the middle one of the times counts.
 ROUNDS = 5
 
-# As many of the fastest settings are timed once more, in turns, to choose among them.
-FINALISTS = 4
-
 # After so many steps to fewer candidates that made it slower, by a tenth or more, none will help.
-PATIENCE = 3
+PATIENCE, TOLERANCE = 3, 1.1
 
 # With so many candidates for each answer, what is missed is missed by the leaves.
 GENEROUS = 50
@@ -102,24 +99,36 @@ def fastest_setting(
         if candidates == reorder[1]:
             return Setting(leaves[1], reorder[1])
         candidates = min(4 * candidates, reorder[1])
-    tried: dict[Setting, float] = {}
-    since_best = 0
-    while fewest is not None:
+    best = Setting(fewest, candidates)
+    [limit] = trial.seconds([best])
+    slower = 0
+    while candidates > reorder[0] and slower < PATIENCE:
+        candidates = max(candidates * 5 // 6, reorder[0])
+        fewest = fewest_leaves(trial, candidates, (best.leaves_to_search, leaves[1]), 2 * limit)
+        if fewest is None or time.monotonic() - started > seconds:
+            break
         setting = Setting(fewest, candidates)
-        best = min(tried.values(), default=np.inf)
-        [tried[setting]] = trial.seconds([setting])
+        taken, limit = trial.seconds([setting, best])
         progress(
             f"{fewest} leaves, {candidates} candidates: "
-            f"{len(trial.queries) / tried[setting]:,.0f} queries a second"
+            f"{len(trial.queries) / taken:,.0f} queries a second"
         )
-        since_best = since_best + 1 if tried[setting] > 1.1 * best else 0
-        late = time.monotonic() - started > seconds
-        if since_best == PATIENCE or candidates == reorder[0] or late:
-            break
-        candidates = max(candidates * 5 // 6, reorder[0])
-        fewest = fewest_leaves(trial, candidates, (fewest, leaves[1]), 2 * min(tried.values()))
-    finalists = sorted(tried, key=tried.get)[:FINALISTS]
-    return finalists[int(np.argmin(trial.seconds(finalists)))]
+        slower = slower + 1 if taken > TOLERANCE * limit else 0
+        if taken < limit or fewest == best.leaves_to_search:  # fewer of one and more of none
+            best = setting
+    return Setting(best.leaves_to_search, fewest_candidates(trial, best, reorder[0]))
+
+
+def fewest_candidates(trial: Trial, enough: Setting, fewest: int) -> int:
+    """The fewest candidates, from `fewest` on, with which as many leaves are still enough."""
+    low, high = fewest - 1, enough.reorder
+    while high - low > 1:
+        middle = (low + high) // 2
+        if trial.is_enough(Setting(enough.leaves_to_search, middle)):
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 def fewest_leaves(
