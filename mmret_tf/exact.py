@@ -102,8 +102,7 @@ def _candidates(
     n = len(vectors) if rows is None else len(rows)
     width = min(max(BLOCK_SCORES // len(queries) // GROUP, 1), -(-n // GROUP)) * GROUP
     scores = np.empty((len(queries), width), np.float32)
-    best_rows = np.empty((len(queries), 0), np.int64)
-    best = np.empty((len(queries), 0), np.float32)
+    found = []  # of each part of the rows: places, and their scores
     for start in range(0, n, width):
         part = slice(start, start + width) if rows is None else rows[start : start + width]
         columns = min(width, n - start)
@@ -111,14 +110,15 @@ def _candidates(
         if offsets is not None:
             scores[:, :columns] -= offsets[part]
         scores[:, columns:] = -np.inf
-        found = _highest(scores, min(count, columns))
-        best = np.concatenate([best, np.take_along_axis(scores, found, axis=1)], axis=1)
-        best_rows = np.concatenate([best_rows, start + found], axis=1)
-        if best.shape[1] > count:
-            kept = _partitioned(best, count)
-            best = np.take_along_axis(best, kept, axis=1)
-            best_rows = np.take_along_axis(best_rows, kept, axis=1)
-    return best_rows if rows is None else rows[best_rows], best
+        best = _highest(scores, min(count, columns))
+        found.append((start + best, np.take_along_axis(scores, best, axis=1)))
+    places, best_scores = found[0]
+    if len(found) > 1:
+        places, best_scores = (np.concatenate(each, axis=1) for each in zip(*found, strict=True))
+        kept = _partitioned(best_scores, count)
+        places = np.take_along_axis(places, kept, axis=1)
+        best_scores = np.take_along_axis(best_scores, kept, axis=1)
+    return places if rows is None else rows[places], best_scores
 
 
 def _highest(scores: np.ndarray, count: int) -> np.ndarray:
