@@ -180,8 +180,10 @@ def _parse_manifest(folder: Path, kind: str) -> dict:
             manifest = json.loads(file.read(MANIFEST_BYTES))
         if manifest["format"] != kind:
             raise ValueError(f"it is of format {manifest['format']!r}")
-        for expected in manifest["files"].values():
+        for name, expected in manifest["files"].items():
             expected["size"], expected["sha256"]
+            if name in ("", "..") or Path(name).name != name:
+                raise ValueError(f"it lists {name!r}, which is no name of a file in the folder")
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no manifest of {kind!r}: {error}") from None
     return manifest

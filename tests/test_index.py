@@ -323,6 +323,9 @@ def test_a_changed_missing_or_unknown_file_is_found(saved):
         path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
         with pytest.raises(ValueError, match=r"damaged|no manifest"):
             load_index(saved)
+        path.write_bytes(data[:middle])
+        with pytest.raises(ValueError, match=r"must have \d+ bytes|no manifest"):
+            load_index(saved)
         path.unlink()
         with pytest.raises(ValueError, match=r"missing|no manifest"):
             load_index(saved)
@@ -384,6 +387,17 @@ def test_a_forged_manifest_brings_no_pickle_and_no_other_file_to_scann(saved):
     (saved / "dataset.npy").write_bytes(dataset)
     forge(saved)
     load_index(saved)
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../b", "..", ""])
+def test_a_manifest_that_leads_out_of_the_folder_is_refused(name, saved):
+    manifest = json.loads((saved / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"][name] = manifest["files"]["ids.json"]
+    manifest["sha256"] = folders._manifest_sha256(manifest)
+    (saved / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(ValueError, match="which is no name of a file in the folder") as caught:
+        load_index(saved)
+    assert repr(name) in str(caught.value)
 
 
 def test_a_manifest_of_the_future_or_with_nonsense_is_refused(saved):
