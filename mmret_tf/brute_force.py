@@ -197,25 +197,29 @@ class Index:
     def save(self, directory: str | os.PathLike) -> None:
         """Write the index as a folder, whole or not at all; it may be moved afterwards.
 
+        Searches go on meanwhile, and changes wait.
+
         Args:
             directory: does not exist, is empty, or holds an older index, which is replaced.
 
         Raises:
             ValueError: the folder holds something else.
         """
-        snapshot = self._snapshot
-        manifest = {
-            "format": FORMAT,
-            "version": VERSION,
-            "class": type(self).__name__,
-            "metric": self.metric,
-            "n": len(snapshot.base),
-            "n_fresh": len(snapshot.fresh),
-            "dim": self.dim,
-            **self._description(),
-        }
-        with replace_folder(Path(directory), manifest) as new:
-            self._write(snapshot, new)
+        with self._change:
+            snapshot = self._snapshot
+            manifest = {
+                "format": FORMAT,
+                "version": VERSION,
+                "class": type(self).__name__,
+                "metric": self.metric,
+                "n": len(snapshot.base),
+                "n_fresh": len(snapshot.fresh),
+                "dim": self.dim,
+                **self._description(),
+            }
+            with replace_folder(Path(directory), manifest) as new:
+                snapshot.write(new)
+                self._write_more(new)
 
     def _check_kind(self, ids: Collection, name: str) -> None:
         """Refuse strings where ids are integers, and the other way."""
@@ -260,8 +264,8 @@ class Index:
     def _description(self) -> dict[str, Any]:
         return {}
 
-    def _write(self, snapshot: Snapshot, folder: Path) -> None:
-        snapshot.write(folder)
+    def _write_more(self, folder: Path) -> None:
+        pass
 
 
 class BruteForceIndex(Index):

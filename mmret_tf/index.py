@@ -101,9 +101,10 @@ class ScannIndex(Index):
         import_scann()
         items = checked_segment(embeddings, ids, metric, attributes)
         goal = Goal(recall_target, k, some_queries(queries, items.vectors.shape[1], metric))
-        if config and (config.leaves or 0) > len(items):
+        if config and len(items) < config.fewest_items:
             raise ValueError(
-                f"leaves must be at most the number of items, {len(items)}; got {config.leaves}"
+                f"this config needs {config.fewest_items} items, for its leaves and for ScaNN's "
+                f"codes; got {len(items)}: leave it out, and they are searched exactly"
             )
         index = cls(Snapshot.of(items), metric, goal, config)
         index._snapshot = index._rebuilt(items, seconds, progress)
@@ -200,8 +201,10 @@ class ScannIndex(Index):
     ) -> Snapshot:
         config = self._config
         if config is None and len(items) >= EXACT_BELOW:
-            config = ScannConfig(leaves=round(len(items) ** 0.5))
-        if config is None or len(items) < (config.leaves or 1):  # after deletes
+            width = items.vectors.shape[1]
+            leaves = round(len(items) ** 0.5)
+            config = ScannConfig(leaves=leaves, dimensions_per_block=min(2, width))
+        if config is None or len(items) < config.fewest_items:  # after deletes
             return Snapshot.of(items)
         engine = ScannEngine.train(items, self.metric, config, progress)
         return Snapshot.of(items, engine.tuned(self._goal, seconds, progress))
@@ -216,11 +219,10 @@ class ScannIndex(Index):
             "engine": engine and {"config": asdict(engine.config), "stats": engine.stats},
         }
 
-    def _write(self, snapshot: Snapshot, folder: Path) -> None:
-        super()._write(snapshot, folder)
-        if snapshot.engine:
+    def _write_more(self, folder: Path) -> None:
+        if engine := self._snapshot.engine:
             # Among others its dataset.npy, once more.
-            snapshot.engine.searcher.serialize(str(folder), relative_path=True)
+            engine.searcher.serialize(str(folder), relative_path=True)
         if self._goal.queries is not None:
             np.save(folder / "queries.npy", self._goal.queries, allow_pickle=False)
 

@@ -108,6 +108,11 @@ class ScannConfig:
             if value is not None and not (isinstance(value, int | float) and value > 0):
                 raise ValueError(f"{name} must be a number above 0, or None; got {value!r}")
 
+    @property
+    def fewest_items(self) -> int:
+        """One a leaf, and one a value of a code."""
+        return max(self.leaves or 0, 16)
+
 
 @dataclass(frozen=True)
 class Goal:

@@ -194,7 +194,7 @@ def test_a_config_that_cannot_be_is_refused(fields, reason):
 
 def test_a_config_must_fit_the_items():
     for config, metric, reason in (
-        (ScannConfig(leaves=31), "cosine", "at most the number of items, 30; got 31"),
+        (ScannConfig(leaves=31), "cosine", "this config needs 31 items, .* got 30: leave it out"),
         (ScannConfig(dimensions_per_block=9), "cosine", "at most the width, 8; got 9"),
         (ScannConfig(leaves=3, soar_lambda=1.5), "euclidean", 'for the metric "cosine" alone'),
     ):

@@ -150,6 +150,20 @@ def test_many_changes_make_it_build_anew(kind, monkeypatch):
     assert found(index, points[600], 1) == [600] and index.ids == list(range(101, 601))
 
 
+def test_where_too_few_items_are_left_for_a_tree_they_are_searched_exactly():
+    points = clustered(60)
+    index = ScannIndex.build(points, range(60), config=ScannConfig(leaves=20))
+    assert index.stats["mode"] == "partitioned"
+    index.delete(range(45))
+    index.rebalance()
+    assert index.stats["mode"] == "exact" and found(index, points[50], 1) == [50]
+    index.upsert(range(45), points[:45])
+    index.rebalance()
+    assert index.stats["mode"] == "partitioned" and found(index, points[50], 1) == [50]
+    with pytest.raises(ValueError, match="this config needs 16 items, .* got 15"):
+        ScannIndex.build(points[:15], range(15), config=ScannConfig())
+
+
 def test_rebalancing_restores_what_drift_has_slowed():
     # The gallery moves to a place that the tree knows nothing of: all is new, and partitioned.
     old, new = (

@@ -273,7 +273,7 @@ def clustered(n: int, dim: int, seed: int, folder: str) -> Data:
     del stored
     vectors = np.load(path, mmap_mode="r")
     path.unlink()  # the file stays until the last who reads it lets go
-    return Data(f"{n:,} x {dim}, clustered", np.asarray(vectors), draw(QUERIES), draw(QUERIES))
+    return Data(f"{n:,} x {dim}, clustered", vectors, draw(QUERIES), draw(QUERIES))
 
 
 def of_run(run: str, data: str, split: str, seed: int) -> Iterator[Data]:
@@ -288,7 +288,7 @@ def of_run(run: str, data: str, split: str, seed: int) -> Iterator[Data]:
         if not path.exists():
             np.save(path.with_suffix(".partial.npy"), unit(make()).astype(np.float32))
             os.replace(path.with_suffix(".partial.npy"), path)  # whole or not at all
-        return np.asarray(np.load(path, mmap_mode="r"))
+        return np.load(path, mmap_mode="r")
 
     def embedded_images() -> np.ndarray:
         store = mm.EmbeddingStore.open(f"{run}/embeddings")
