@@ -36,6 +36,9 @@ from mmret_tf.segments import Segment, Snapshot, checked_segment, read_snapshot
 FILES = {"ids.json", "attributes.json", "dataset.npy", "fresh.npy", "queries.npy"}
 
 
+# From so many items on, twice as many leaves are worth the time that it takes to find them.
+MANY = 100_000
+
 # How long tuning may look for something faster, once it has reached the target.
 TUNING_SECONDS = 30.0
 
@@ -202,7 +205,7 @@ class ScannIndex(Index):
         config = self._config
         if config is None and len(items) >= EXACT_BELOW:
             width = items.vectors.shape[1]
-            leaves = round(len(items) ** 0.5)
+            leaves = round(len(items) ** 0.5) * (2 if len(items) >= MANY else 1)
             config = ScannConfig(leaves=leaves, dimensions_per_block=min(2, width))
         if config is None or len(items) < config.fewest_items:  # after deletes
             return Snapshot.of(items)

@@ -29,6 +29,10 @@ SELECTIVE = 20_000
 # Recall is measured on at most so many queries.
 TUNED_QUERIES = 2000
 
+# The centre of a leaf is learnt from so many rows; from fewer it is a worse one, and more leaves
+# must be searched.
+LEAF_SAMPLE = 250
+
 # Codes are learnt from so many rows; more make no better codes, and each takes memory.
 CODE_SAMPLE = 20_000
 
@@ -57,7 +61,7 @@ class ScannConfig:
 
     Attributes:
         leaves: into which the gallery is partitioned; None for no tree. The root of the number of
-            items is most often best.
+            items is most often best, from 100,000 items on twice as many.
         leaves_to_search: how many of them a search looks into; None to tune it to the recall.
         reorder: how many candidates are scored again for `k` answers; None to tune it.
         reorder_dtype: with what digits: "float32", "bfloat16" or "int8". The shorter ones take half
@@ -175,6 +179,7 @@ class ScannEngine:
             builder = builder.tree(
                 config.leaves,
                 1,
+                training_sample_size=min(LEAF_SAMPLE * config.leaves, n),
                 spherical=metric == "cosine",
                 soar_lambda=config.soar_lambda,
             )

@@ -144,11 +144,10 @@ def build_numpy(data: Data) -> Point:
     return Point(batch, single=lambda query: vectors @ query)
 
 
-def build_scann(data: Data, leaves: int, soar: float | None, spherical: bool) -> Point:
+def build_scann(data: Data, leaves: int, **tree: Any) -> Point:
     from scann.scann_ops.py import scann_ops_pybind as scann
 
-    builder = scann.builder(data.vectors, K, "dot_product")
-    builder = builder.tree(leaves, K, soar_lambda=soar, spherical=spherical)
+    builder = scann.builder(data.vectors, K, "dot_product").tree(leaves, K, **tree)
     builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100)
     index = builder.set_n_training_threads(THREADS).build()
     index.set_num_threads(THREADS)
@@ -242,15 +241,19 @@ def variants(name: str, n: int) -> list[dict]:
     """What to build an engine with for n vectors: each of these is swept."""
     if name == "ScannIndex":
         return settings("recall_target", TARGETS[:1])
-    # ScaNN with a second leaf for each vector, and with leaves of directions; FAISS with codes of
-    # the vectors, and of their differences from the centres of their leaves.
-    soars, shapes = settings("soar", (None, 1.5)), settings("spherical", (False, True))
-    others = {
-        "scann": [soar | shape for soar in soars for shape in shapes],
-        "faiss_ivf": settings("codes", CODES),
-    }
-    trees = settings("leaves", (round(n**0.5), round(2 * n**0.5)))
-    return [tree | other for tree in trees for other in others[name]] if name in others else [{}]
+    if name not in ("scann", "faiss_ivf"):
+        return [{}]
+    found = []
+    for leaves in (round(n**0.5), round(2 * n**0.5)):
+        if name == "scann":
+            # As it comes; with a second leaf for each vector; with leaves of directions; and these
+            # with centres learnt from more vectors, as `ScannIndex` has them.
+            sample = {"spherical": True, "training_sample_size": min(250 * leaves, n)}
+            others = [{}, {"soar_lambda": 1.5}, {"spherical": True}, sample]
+        else:  # with codes of the vectors, and of their differences from the centres of the leaves
+            others = settings("codes", CODES)
+        found += [{"leaves": leaves} | other for other in others]
+    return found
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -485,7 +488,7 @@ def overhead_of_searcher(run: str) -> dict[str, float]:
     index = mm.ScannIndex.build(store.embeddings, store.ids, config=config)
     searcher = mm.Searcher(model, index, store.items)
     data = Data("", np.asarray(index.vectors), None, np.asarray(index.vectors[:K]))
-    bare = build_scann(data, config.leaves, None, True).single
+    bare = build_scann(data, config.leaves, spherical=True).single
     search, reorder = (index.stats[name] for name in ("leaves_to_search", "reorder"))
     texts = [caption for item in store.items for caption in item["captions"][:1]][:SINGLE]
     seconds = {"searcher": [], "encoding": [], "scann": []}
