@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,9 @@ class Index:
 
     Any number of threads may search while others change the index: a search answers for the items
     that were there when it began, and sees every change that had returned by then.
-
-    Attributes:
-        metric: "cosine" or "euclidean".
     """
 
-    def __init__(self, snapshot: Snapshot, metric: str):
-        self.metric = metric
+    def __init__(self, snapshot: Snapshot):
         self._snapshot = snapshot
         self._row_of: dict[str | int, int] | None = None
         # The first is held for moments, to exchange the two above; the second throughout a change.
@@ -57,6 +54,11 @@ class Index:
     def dim(self) -> int:
         """Width of the embeddings."""
         return self._snapshot.base.vectors.shape[1]
+
+    @property
+    def metric(self) -> str:
+        """ "cosine" or "euclidean"."""
+        return self._snapshot.base.metric
 
     @property
     def ids(self) -> list[str] | list[int]:
@@ -152,7 +154,7 @@ class Index:
                 rows = self._rows_of(names)
             if attributes is None:
                 records = [{} if row is None else snapshot.record_of(row) for row in rows]
-                new = Segment(new.vectors, new.ids, AttributeTable(records))
+                new = replace(new, attributes=AttributeTable(records))
             changed = snapshot.changed(new, [row for row in rows if row is not None])
             with self._exchange:
                 self._snapshot = changed
@@ -250,10 +252,10 @@ class Index:
         n = len(snapshot.base)
         old, new = (None, None) if allowed is None else (allowed[:n], allowed[n:])
         base = snapshot.engine or snapshot.base
-        found = base.nearest(queries, k, self.metric, old)
+        found = base.nearest(queries, k, old)
         if not len(snapshot.fresh):
             return found
-        rows, scores = snapshot.fresh.nearest(queries, k, self.metric, new)
+        rows, scores = snapshot.fresh.nearest(queries, k, new)
         return merged(found, (rows + n, scores), k)
 
     # What `ScannIndex` does in ways of its own.
@@ -302,4 +304,4 @@ class BruteForceIndex(Index):
             ValueError: no embeddings, NaN or infinity in them, ids that come twice or do not fit,
                 attributes that do not fit, or another metric.
         """
-        return cls(Snapshot.of(checked_segment(embeddings, ids, metric, attributes)), metric)
+        return cls(Snapshot.of(checked_segment(embeddings, ids, metric, attributes)))

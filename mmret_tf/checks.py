@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 Ids = Sequence[str] | Sequence[int] | np.ndarray
 
-# A file of rows whose lengths are 1 within this is searched as it is, without a copy in memory.
+# Rows whose lengths are 1 within this need not be divided by them.
 UNIT = 1e-6
 
 
@@ -21,23 +21,25 @@ def checked_count(value: int, name: str) -> int:
 
 
 def checked_queries(queries: npt.ArrayLike, dim: int, metric: str) -> np.ndarray:
-    """`[n_queries, dim]`, or `[dim]` for one, checked and copied."""
+    """`[n_queries, dim]`, or `[dim]` for one, checked; copied unless they fit as they are."""
     rows = np.reshape(queries, (1, -1)) if np.ndim(queries) == 1 else queries
-    rows = checked_rows(rows, "queries", metric)
+    rows = checked_rows(rows, "queries", metric, copy=False)
     if rows.shape[1] != dim:
         raise ValueError(f"queries must have width {dim}; got {rows.shape[1]}")
     return rows
 
 
-def checked_rows(array: npt.ArrayLike, name: str, metric: str) -> np.ndarray:
+def checked_rows(array: npt.ArrayLike, name: str, metric: str, copy: bool = True) -> np.ndarray:
     """Check `[n, dim]` numbers; return a float32 copy, with rows of unit length for cosine.
 
-    A file that is mapped into memory is returned itself, if its rows are what a copy's would be.
+    Without `copy`, and for a file that is mapped into memory, the array itself is returned if its
+    rows are what a copy's would be.
     """
-    is_mapped = isinstance(array, np.memmap) and array.dtype == np.float32
+    fits = isinstance(array, np.ndarray if not copy else np.memmap)
+    fits = fits and array.dtype == np.float32 and array.flags.c_contiguous
     try:
         with np.errstate(over="ignore"):
-            rows = array if is_mapped else np.array(array, dtype=np.float32, order="C")
+            rows = array if fits else np.array(array, dtype=np.float32, order="C")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be an array of numbers [n, dim]; {error}") from None
     if rows.ndim != 2 or rows.size == 0:
@@ -56,9 +58,9 @@ def checked_rows(array: npt.ArrayLike, name: str, metric: str) -> np.ndarray:
         )
     if metric == "cosine":
         norms[norms == 0] = 1
-        if is_mapped and np.abs(norms - 1).max() > UNIT:
-            rows, is_mapped = np.array(rows), False
-        if not is_mapped:
+        if fits and np.abs(norms - 1).max() > UNIT:
+            rows, fits = np.array(rows), False
+        if not fits:
             np.divide(rows, norms[:, None], out=rows, casting="same_kind")
     return rows
 

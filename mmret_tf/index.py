@@ -37,7 +37,7 @@ FILES = {"ids.json", "attributes.json", "dataset.npy", "fresh.npy", "queries.npy
 
 
 # From so many items on, twice as many leaves are worth the time that it takes to find them.
-MANY = 100_000
+MANY = 200_000
 
 # How long tuning may look for something faster, once it has reached the target.
 TUNING_SECONDS = 30.0
@@ -55,8 +55,8 @@ class ScannIndex(Index):
     ([['b']], 'exact')
     """
 
-    def __init__(self, snapshot: Snapshot, metric: str, goal: Goal, config: ScannConfig | None):
-        super().__init__(snapshot, metric)
+    def __init__(self, snapshot: Snapshot, goal: Goal, config: ScannConfig | None):
+        super().__init__(snapshot)
         self._goal = goal
         self._config = config  # what the user gave
 
@@ -109,7 +109,7 @@ class ScannIndex(Index):
                 f"this config needs {config.fewest_items} items, for its leaves and for ScaNN's "
                 f"codes; got {len(items)}: leave it out, and they are searched exactly"
             )
-        index = cls(Snapshot.of(items), metric, goal, config)
+        index = cls(Snapshot.of(items), goal, config)
         index._snapshot = index._rebuilt(items, seconds, progress)
         return index
 
@@ -209,7 +209,7 @@ class ScannIndex(Index):
             config = ScannConfig(leaves=leaves, dimensions_per_block=min(2, width))
         if config is None or len(items) < config.fewest_items:  # after deletes
             return Snapshot.of(items)
-        engine = ScannEngine.train(items, self.metric, config, progress)
+        engine = ScannEngine.train(items, config, progress)
         return Snapshot.of(items, engine.tuned(self._goal, seconds, progress))
 
     def _description(self) -> dict[str, Any]:
@@ -281,9 +281,9 @@ def load_index(directory: str | os.PathLike) -> BruteForceIndex | ScannIndex:
         raise ValueError(f"{directory} is damaged: class {kind!r}, metric {metric!r}")
     try:
         n, n_fresh, dim = (manifest[name] for name in ("n", "n_fresh", "dim"))
-        snapshot = read_snapshot(directory, n, n_fresh, dim)
+        snapshot = read_snapshot(directory, n, n_fresh, dim, metric)
         if kind == "BruteForceIndex":
-            return BruteForceIndex(snapshot, metric)
+            return BruteForceIndex(snapshot)
         queries = None
         if manifest["n_queries"]:
             queries = open_array(directory / "queries.npy", (manifest["n_queries"], dim))
@@ -293,15 +293,15 @@ def load_index(directory: str | os.PathLike) -> BruteForceIndex | ScannIndex:
         import_scann()
         if engine is not None:
             engine = ScannEngine.load(
-                directory, snapshot.base, metric, ScannConfig(**engine["config"]), engine["stats"]
+                directory, snapshot.base, ScannConfig(**engine["config"]), engine["stats"]
             )
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else error
         raise ValueError(f"{directory} is damaged: {reason}") from None
     except ImportError as error:
         warnings.warn(f"{error} and is used instead: exact, but slower", stacklevel=2)
-        return BruteForceIndex(snapshot, metric)
-    return ScannIndex(replace(snapshot, engine=engine), metric, goal, config)
+        return BruteForceIndex(snapshot)
+    return ScannIndex(replace(snapshot, engine=engine), goal, config)
 
 
 def some_queries(queries: npt.ArrayLike | None, dim: int, metric: str) -> np.ndarray | None:
@@ -310,4 +310,4 @@ def some_queries(queries: npt.ArrayLike | None, dim: int, metric: str) -> np.nda
         return None
     queries = checked_queries(queries, dim, metric)
     order = np.random.default_rng(0).permutation(len(queries))
-    return queries[np.sort(order[:TUNED_QUERIES])]
+    return queries[np.sort(order[:TUNED_QUERIES])]  # a copy

@@ -61,7 +61,7 @@ class ScannConfig:
 
     Attributes:
         leaves: into which the gallery is partitioned; None for no tree. The root of the number of
-            items is most often best, from 100,000 items on twice as many.
+            items is most often best, from 200,000 items on twice as many.
         leaves_to_search: how many of them a search looks into; None to tune it to the recall.
         reorder: how many candidates are scored again for `k` answers; None to tune it.
         reorder_dtype: with what digits: "float32", "bfloat16" or "int8". The shorter ones take half
@@ -140,14 +140,12 @@ class ScannEngine:
 
     Attributes:
         base: the rows.
-        metric: "cosine" or "euclidean".
         config: how the searcher was set up.
         searcher: ScaNN's.
         stats: what was measured, and with what setting; see `ScannIndex.stats`.
     """
 
     base: Segment
-    metric: str
     config: ScannConfig
     searcher: Any
     stats: dict[str, Any]
@@ -156,13 +154,12 @@ class ScannEngine:
     def train(
         cls,
         base: Segment,
-        metric: str,
         config: ScannConfig,
         progress: Callable[[str], None],
     ) -> ScannEngine:
         """Partition and encode the rows; the engine is still to be tuned."""
         scann = import_scann()
-        n, dim = base.vectors.shape
+        (n, dim), metric = base.vectors.shape, base.metric
         if config.dimensions_per_block > dim:
             raise ValueError(
                 f"dimensions_per_block must be at most the width, {dim}; "
@@ -194,21 +191,19 @@ class ScannEngine:
         )
         searcher = builder.set_n_training_threads(threads()).build()
         searcher.set_num_threads(threads())
-        return cls(base, metric, config, searcher, {})
+        return cls(base, config, searcher, {})
 
     @property
     def leaves(self) -> int:
         """Of the tree; 1 where there is none."""
         return self.config.leaves or 1
 
-    def nearest(
-        self, queries: np.ndarray, k: int, metric: str, allowed: np.ndarray | None
-    ) -> Found:
+    def nearest(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
         """As `Segment.nearest`, but some of the best may be missed, and others take their place."""
         n = len(self.base)
         n_allowed = n if allowed is None else int(np.count_nonzero(allowed))
         if allowed is not None and n_allowed < SELECTIVE:
-            return self.base.nearest(queries, k, metric, allowed)
+            return self.base.nearest(queries, k, allowed)
         k = min(k, n_allowed)
         wanted = k if allowed is None else math.ceil(1.2 * k * n / n_allowed) + 4
         return self._nearest(queries, k, min(wanted, n), allowed)
@@ -229,7 +224,7 @@ class ScannEngine:
             if 8 * wanted < len(self.base):
                 again = self._nearest(queries[short], k, 4 * wanted, allowed)
             else:
-                again = self.base.nearest(queries[short], k, self.metric, allowed)
+                again = self.base.nearest(queries[short], k, allowed)
             rows[short], scores[short] = again
         return rows, scores
 
@@ -250,11 +245,13 @@ class ScannEngine:
         )
         missing = np.isnan(scores)
         if is_exact:
-            scores = np.clip(scores, -1, 1) if self.metric == "cosine" else np.minimum(-scores, 0)
+            scores = (
+                np.clip(scores, -1, 1) if self.base.metric == "cosine" else np.minimum(-scores, 0)
+            )
             scores[missing] = -np.inf
             return np.where(missing, 0, rows.astype(np.int64)), scores
         rows = np.where(missing, -1, rows.astype(np.int64))
-        rows, scores = ranked(self.base.vectors, rows, queries, k, self.metric)
+        rows, scores = ranked(self.base.vectors, rows, queries, k, self.base.metric)
         return np.maximum(rows, 0), scores
 
     def tuned(self, goal: Goal, seconds: float, progress: Callable[[str], None]) -> ScannEngine:
@@ -262,9 +259,9 @@ class ScannEngine:
         queries = self._perturbed_rows() if goal.queries is None else goal.queries
         k, recall_target = min(goal.k, len(self.base)), goal.recall_target
         progress(f"exact answers to {len(queries):,} queries")
-        kth = self.base.nearest(queries, k, self.metric, None)[1][:, -1:]
+        kth = self.base.nearest(queries, k)[1][:, -1:]
         # What scores as high as the k-th counts as found: it may be the k-th.
-        enough = kth - (1e-6 if self.metric == "cosine" else MARGIN * np.abs(kth))
+        enough = kth - (1e-6 if self.base.metric == "cosine" else MARGIN * np.abs(kth))
         trial = Trial(
             lambda some, setting: self.find(some, k, setting), queries, enough, recall_target
         )
@@ -310,11 +307,11 @@ class ScannEngine:
         rows = self.base.vectors[np.sort(random.permutation(n)[:TUNED_QUERIES])]
         noise = random.standard_normal(rows.shape, np.float32) / dim**0.5
         noise *= np.linalg.norm(rows, axis=1, keepdims=True)
-        return checked_queries(rows + 0.1 * noise, dim, self.metric)
+        return checked_queries(rows + 0.1 * noise, dim, self.base.metric)
 
     @classmethod
     def load(
-        cls, folder: Path, base: Segment, metric: str, config: ScannConfig, stats: dict[str, Any]
+        cls, folder: Path, base: Segment, config: ScannConfig, stats: dict[str, Any]
     ) -> ScannEngine:
         """Open ScaNN's files, without ScaNN's own loader, which unpickles ids.
 
@@ -340,7 +337,7 @@ class ScannEngine:
                 f"{folder} is damaged: {len(base)} embeddings, {searcher.size()} items in ScaNN"
             )
         searcher.set_num_threads(threads())
-        return cls(base, metric, config, searcher, stats)
+        return cls(base, config, searcher, stats)
 
 
 def tensors(searcher: Any, vectors: np.ndarray) -> list:

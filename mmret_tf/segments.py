@@ -32,11 +32,13 @@ class Segment:
         vectors: `[n, dim]` float32, of unit length if the metric is cosine.
         ids: `[n]`, int64, or strings as objects.
         attributes: a record a row.
+        metric: "cosine" or "euclidean".
     """
 
     vectors: np.ndarray
     ids: np.ndarray
     attributes: AttributeTable
+    metric: str
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -47,21 +49,19 @@ class Segment:
         """Squared lengths of the rows; `[n]` float32."""
         return square_norms(self.vectors)
 
-    def nearest(
-        self, queries: np.ndarray, k: int, metric: str, allowed: np.ndarray | None
-    ) -> Found:
+    def nearest(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
         """The best k rows, or all that are allowed, by exact search."""
         k = min(k, len(self) if allowed is None else np.count_nonzero(allowed))
         if k == 0:
             return nothing(queries)
-        norms = self.norms if metric == "euclidean" else None
-        return nearest(self.vectors, queries, k, metric, allowed, norms)
+        norms = self.norms if self.metric == "euclidean" else None
+        return nearest(self.vectors, queries, k, self.metric, allowed, norms)
 
     def part(self, rows: slice | np.ndarray) -> Segment:
         """Some of the rows: a slice, or a mask of bool `[n]`."""
         records = self.attributes.records
         some = records[rows] if isinstance(rows, slice) else list(itertools.compress(records, rows))
-        return Segment(self.vectors[rows], self.ids[rows], AttributeTable(some))
+        return Segment(self.vectors[rows], self.ids[rows], AttributeTable(some), self.metric)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Snapshot:
             np.save(folder / "fresh.npy", self.fresh.vectors, allow_pickle=False)
 
 
-def read_snapshot(folder: Path, n: int, n_fresh: int, dim: int) -> Snapshot:
+def read_snapshot(folder: Path, n: int, n_fresh: int, dim: int, metric: str) -> Snapshot:
     """Open what `Snapshot.write` wrote; the embeddings stay on disk.
 
     Raises:
@@ -191,8 +191,8 @@ def read_snapshot(folder: Path, n: int, n_fresh: int, dim: int) -> Snapshot:
     ids = np.zeros(len(ids), names.dtype)  # those of dead rows are never given back
     ids[~dead] = names
     return Snapshot(
-        Segment(vectors, ids[:n], AttributeTable(records[:n])),
-        Segment(fresh, ids[n:], AttributeTable(records[n:])),
+        Segment(vectors, ids[:n], AttributeTable(records[:n]), metric),
+        Segment(fresh, ids[n:], AttributeTable(records[n:]), metric),
         dead,
     )
 
@@ -222,6 +222,7 @@ def joined(first: Segment, second: Segment) -> Segment:
         np.concatenate([first.vectors, second.vectors]),
         np.concatenate([first.ids, second.ids]),
         AttributeTable([*first.attributes.records, *second.attributes.records]),
+        first.metric,
     )
 
 
@@ -260,4 +261,4 @@ def checked_segment(
             f"{len(records)} dictionaries"
         )
     check_records(records)
-    return Segment(vectors, ids, AttributeTable(records))
+    return Segment(vectors, ids, AttributeTable(records), metric)

@@ -246,10 +246,10 @@ def variants(name: str, n: int) -> list[dict]:
     found = []
     for leaves in (round(n**0.5), round(2 * n**0.5)):
         if name == "scann":
-            # As it comes; with a second leaf for each vector; with leaves of directions; and these
-            # with centres learnt from more vectors, as `ScannIndex` has them.
+            # As it comes; with a second leaf for each vector; and with leaves of directions, learnt
+            # from more vectors, as `ScannIndex` has them.
             sample = {"spherical": True, "training_sample_size": min(250 * leaves, n)}
-            others = [{}, {"soar_lambda": 1.5}, {"spherical": True}, sample]
+            others = [{}, {"soar_lambda": 1.5}, sample]
         else:  # with codes of the vectors, and of their differences from the centres of the leaves
             others = settings("codes", CODES)
         found += [{"leaves": leaves} | other for other in others]
