@@ -154,15 +154,16 @@ class ScannIndex(Index):
         """
         with self._change:
             snapshot, goal = self._snapshot, self._goal
-            self._goal = Goal(
+            goal = Goal(
                 goal.recall_target if recall_target is None else recall_target,
                 goal.k if k is None else k,
                 goal.queries if queries is None else some_queries(queries, self.dim, self.metric),
             )
             if snapshot.engine:
-                engine = snapshot.engine.tuned(self._goal, seconds, progress)
+                engine = snapshot.engine.tuned(goal, seconds, progress)
                 with self._exchange:
                     self._snapshot = replace(snapshot, engine=engine)
+            self._goal = goal
 
     def effort(self, k: int) -> dict[str, int]:
         """How widely ScaNN searches for k items: the arguments of its search functions."""

@@ -216,9 +216,10 @@ class ScannEngine:
         if allowed is not None:
             scores = np.where(allowed[rows], scores, -np.inf)
         if allowed is not None or (scores[:, 1:] == scores[:, :-1]).any():  # else it is sorted
-            order = np.lexsort((rows, -scores))[:, :k]
+            order = np.lexsort((rows, -scores))
             rows = np.take_along_axis(rows, order, axis=1)
             scores = np.take_along_axis(scores, order, axis=1)
+        rows, scores = rows[:, :k], scores[:, :k]
         short = scores[:, -1] == -np.inf
         if short.any():
             if 8 * wanted < len(self.base):
@@ -319,17 +320,16 @@ class ScannEngine:
             ValueError: what the files hold is not what ScaNN may be given.
             ImportError: ScaNN is not installed.
         """
-        assets = folder / "scann_assets.pbtxt"
-        if not assets.is_file() or not ASSETS.fullmatch(assets.read_text(encoding="utf-8")):
+        path = folder / "scann_assets.pbtxt"
+        assets = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if not ASSETS.fullmatch(assets):
             raise ValueError(f"{folder} is damaged: scann_assets.pbtxt names other files")
         for name in ("k", "leaves_to_search", "reorder"):
             if checked_count(stats[name], name) >= 2**31:
                 raise ValueError(f"{folder} is damaged: {name} is {stats[name]}")
         scann = import_scann()
         try:
-            searcher = scann.ScannSearcher(
-                scann.scann_pybind.ScannNumpy(str(folder), assets.read_text(encoding="utf-8"))
-            )
+            searcher = scann.ScannSearcher(scann.scann_pybind.ScannNumpy(str(folder), assets))
         except RuntimeError as error:
             raise ValueError(f"{folder} is damaged: ScaNN says {error}") from None
         if searcher.size() != len(base):

@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import dataclasses
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ import pytest
 
 from mmret_tf import folders, index
 from mmret_tf.brute_force import BruteForceIndex
+from mmret_tf.checks import checked_queries
 from mmret_tf.index import ScannIndex, build_index, load_index
 from mmret_tf.scann_engine import SCANN_FILES, ScannConfig
 
@@ -97,6 +99,26 @@ def test_scann_never_gives_fewer_answers_nor_padding(mode):
     np.testing.assert_array_equal(
         ids, BruteForceIndex.build(points, range(2000)).search(queries[:5], 5000)[0]
     )
+
+
+def test_where_leaves_hold_fewer_than_k_more_are_searched():
+    points, queries = clustered(1000)
+    built = ScannIndex.build(points, range(1000), config=ScannConfig(leaves=20))
+    exact = BruteForceIndex.build(points, range(1000))
+
+    class FewInEachLeaf:
+        """Finds all but the tenth, unless it is asked for more."""
+
+        def search_batched_parallel(self, queries, k, reorder, leaves):
+            rows, scores = exact.search(queries, k)
+            if k == 10:
+                scores[:, -1] = np.nan
+            return rows, scores
+
+    engine = dataclasses.replace(built._snapshot.engine, searcher=FewInEachLeaf())
+    rows, scores = engine.nearest(checked_queries(queries, 32, "cosine"), 10)
+    np.testing.assert_array_equal(rows, exact.search(queries)[0])
+    assert np.isfinite(scores).all()
 
 
 def test_a_higher_target_costs_more_effort():
