@@ -26,7 +26,7 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
     from mmret_tf.distillation import distill_image_tower
     from mmret_tf.dual_encoder import DualEncoder, load_model
     from mmret_tf.embeddings import EmbeddingStore
-    from mmret_tf.evaluation import evaluate_retrieval
+    from mmret_tf.evaluation import evaluate_folds, evaluate_retrieval, rank_all
     from mmret_tf.fused_encoder import FusedEncoder, item_examples, load_fused_encoder
     from mmret_tf.fusion import Concatenate, EarlyFusion, GatedFusion, HybridFusion, WeightedSum
     from mmret_tf.index import ScannIndex, build_index, load_index
@@ -85,6 +85,7 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
         "decode_image",
         "distill_image_tower",
         "evaluate",
+        "evaluate_folds",
         "evaluate_retrieval",
         "export_saved_model",
         "image_tower",
@@ -97,6 +98,7 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
         "load_model",
         "load_pairs",
         "losses",
+        "rank_all",
         "rank_items",
         "text_tower",
         "top_k_images",

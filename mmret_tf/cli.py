@@ -10,15 +10,19 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from mmret_tf.doctor import examine, keras_problem
+
+if TYPE_CHECKING:
+    from mmret_tf.published import Published
 
 app = typer.Typer(
     add_completion=False,
@@ -143,18 +147,27 @@ def train(
 
 
 @app.command(epilog="Example: mmret evaluate --run runs/photos --data photos --split test")
-def evaluate(run: Run, data: Data, split: OneSplit = None) -> None:
+def evaluate(
+    run: Run,
+    data: Data,
+    split: OneSplit = None,
+    folds: Annotated[
+        int, typer.Option(min=1, help="Parts that are ranked apart and averaged: 5 for MS-COCO.")
+    ] = 1,
+) -> None:
     """Rank the images and captions of a collection against each other; write evaluation.json."""
     from mmret_tf.datasets import load_pairs
     from mmret_tf.dual_encoder import load_model
+    from mmret_tf.published import published_results
     from mmret_tf.training import evaluate as rank_and_measure
     from mmret_tf.training import write_json
 
     model = load_model(run / "model.keras")
     pairs = load_pairs(data, split and split.value)
-    metrics = rank_and_measure(model, pairs)
+    metrics = rank_and_measure(model, pairs, folds=folds)
     write_json(run / "evaluation.json", {"data": data, "split": split and split.value} | metrics)
     show_metrics(metrics)
+    show_published(metrics, published_results(pairs.ids))
 
 
 @app.command(epilog="Example: mmret compress --run runs/photos --data photos --split dev")
@@ -335,9 +348,11 @@ def build_run_index(run: Path, recall_target: float = 0.95) -> None:
 
 
 def show_metrics(metrics: dict) -> None:
-    """Print recall in both directions; by language, where both occur."""
+    """Print recall in both directions, with its interval; by language, where both occur."""
+    folds = metrics.get("folds", 1)
     table = Table(
-        f"{metrics['images']} images, {metrics['captions']} captions",
+        f"{metrics['images']} images, {metrics['captions']} captions"
+        + (f", mean of {folds} folds" if folds > 1 else ""),
         "R@1",
         "R@5",
         "R@10",
@@ -348,9 +363,35 @@ def show_metrics(metrics: dict) -> None:
     }
     for language, part in parts.items():
         for direction, words in (("t2i", "text to image"), ("i2t", "image to text")):
-            recalls = [f"{part[f'{direction}_R@{k}']:.1%}" for k in (1, 5, 10)]
+            recalls = [recall_in_percent(part, f"{direction}_R@{k}") for k in (1, 5, 10)]
             table.add_row(words + language, *recalls, f"{part[f'{direction}_medr']:g}")
     console.print(table)
+    if "intervals" in metrics:
+        console.print("± is half of the 95 % confidence interval, by bootstrap over the images.")
+
+
+def recall_in_percent(metrics: dict, name: str) -> str:
+    """One recall, and how far it is from certain, where that is known."""
+    recall = f"{metrics[name]:.1%}"
+    if "intervals" in metrics:
+        low, high = metrics["intervals"][name]
+        recall += f" ±{50 * (high - low):.1f}"
+    return recall
+
+
+def show_published(metrics: dict, results: Sequence[Published]) -> None:
+    """Print what was measured beside what others have published on the same collection."""
+    if not results:
+        return
+    columns = ("image to text R@1", "R@5", "R@10", "text to image R@1", "R@5", "R@10")
+    table = Table("Recall in %", *columns)
+    names = [f"{direction}_R@{k}" for direction in ("i2t", "t2i") for k in (1, 5, 10)]
+    table.add_row("measured here", *(f"{metrics[name]:.1%}".rstrip("%") for name in names))
+    for result in results:
+        recalls = [*result.image_to_text, *(result.text_to_image or ["-"] * 3)]
+        table.add_row(result.method, *map(str, recalls))
+    console.print(table)
+    console.print("Published figures are of the test split: 1,000 images, five captions each.")
 
 
 def main(arguments: list[str] | None = None) -> None:

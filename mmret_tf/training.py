@@ -20,7 +20,7 @@ import numpy as np
 from mmret_tf.datasets import PairDataset
 from mmret_tf.dual_encoder import DualEncoder, load_model, mean_vectors
 from mmret_tf.embeddings import EmbeddingStore, model_fingerprint
-from mmret_tf.evaluation import evaluate_retrieval
+from mmret_tf.evaluation import evaluate_folds, evaluate_retrieval, rank_all
 from mmret_tf.items import ItemDataset, load_items
 from mmret_tf.losses import ContrastiveCosine
 from mmret_tf.preprocessing import ImageSource, TextPreprocessor, load_batches
@@ -272,8 +272,10 @@ def backbone_features(
     return lambda part: store.embeddings[[row_of[key] for key in part.ids]]
 
 
-def evaluate(model: DualEncoder, pairs: PairDataset, features: np.ndarray | None = None) -> dict:
-    """Rank the images and captions of one collection against each other.
+def embed_pairs(
+    model: DualEncoder, pairs: PairDataset, features: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, PairDataset]:
+    """What an evaluation ranks: the embeddings of the items and of all their captions.
 
     Args:
         model: the dual encoder.
@@ -282,9 +284,8 @@ def evaluate(model: DualEncoder, pairs: PairDataset, features: np.ndarray | None
         features: the backbone's features of the images, `[n_images, features]`, if known.
 
     Returns:
-        The metrics of `evaluate_retrieval` and the number of images and captions. Where captions
-        with and without Han characters occur, "chinese" and "english" hold the metrics of each
-        apart, the captions of the other left out.
+        float32 `[n_items, dim]`, float32 `[n_captions, dim]`, and the first image of each item,
+        whose `all_captions()` and `caption_to_image()` belong to the two.
     """
     images = model.encode_images(pairs.image_paths if features is None else features)
     items = {group: [] for group in pairs.groups}
@@ -292,10 +293,40 @@ def evaluate(model: DualEncoder, pairs: PairDataset, features: np.ndarray | None
         items[group].append(image)
     images = mean_vectors(np.array, list(items.values()), images.shape[1])
     pairs = pairs.subset(pairs.first_rows())
-    captions = pairs.all_captions()
-    texts, image_of = model.encode_texts(captions), pairs.caption_to_image()
-    metrics = {"images": len(images), "captions": len(captions)}
-    metrics |= evaluate_retrieval(images, texts, image_of)
+    return images, model.encode_texts(pairs.all_captions()), pairs
+
+
+def evaluate(
+    model: DualEncoder, pairs: PairDataset, features: np.ndarray | None = None, folds: int = 1
+) -> dict:
+    """Rank the images and captions of one collection against each other.
+
+    Args:
+        model, pairs, features: see `embed_pairs`.
+        folds: parts of the collection that are ranked each by itself, see `evaluate_folds`.
+
+    Returns:
+        What `measure` returns.
+    """
+    return measure(*embed_pairs(model, pairs, features), folds)
+
+
+def measure(images: np.ndarray, texts: np.ndarray, pairs: PairDataset, folds: int = 1) -> dict:
+    """The metrics of what `embed_pairs` returned.
+
+    Returns:
+        The metrics of `evaluate_retrieval` and the number of "images", "captions" and "folds";
+        "intervals": of each recall the 95 % confidence interval, see `Ranks.recall_intervals`.
+        Where captions with and without Han characters occur, "chinese" and "english" hold the
+        metrics of each apart, the captions of the other left out. Of several folds there are the
+        means alone.
+    """
+    captions, image_of = pairs.all_captions(), pairs.caption_to_image()
+    metrics = {"images": len(images), "captions": len(captions), "folds": folds}
+    if folds > 1:
+        return metrics | evaluate_folds(images, texts, image_of, folds)
+    ranks = rank_all(images, texts, image_of)
+    metrics |= ranks.metrics() | {"intervals": ranks.recall_intervals()}
     is_chinese = np.array([bool(HAN.search(caption)) for caption in captions])
     if is_chinese.any() and not is_chinese.all():
         for language, chosen in (("english", ~is_chinese), ("chinese", is_chinese)):
@@ -319,7 +350,8 @@ class RetrievalMetrics(keras.callbacks.Callback):
         self.features = features
 
     def on_epoch_end(self, epoch, logs=None):
-        metrics = evaluate(self.model, self.pairs, self.features)
+        images, texts, pairs = embed_pairs(self.model, self.pairs, self.features)
+        metrics = evaluate_retrieval(images, texts, pairs.caption_to_image())
         for name in ("i2t_R@1", "i2t_R@10", "t2i_R@1", "t2i_R@10"):
             logs[f"val_{name}"] = metrics[name]
 

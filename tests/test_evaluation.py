@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmret_tf import evaluation
-from mmret_tf.evaluation import evaluate_retrieval
+from mmret_tf.evaluation import Ranks, evaluate_folds, evaluate_retrieval, rank_all
 
 
 def unit(*degrees):
@@ -183,3 +183,81 @@ def test_bad_input_is_a_value_error_of_one_line(change, message):
     with pytest.raises(ValueError, match=message) as caught:
         evaluate_retrieval(**GOOD | change)
     assert "\n" not in str(caught.value)
+
+
+def random_embeddings(n_images=40, n_captions=100, seed=3):
+    """Captions near their images, any number of them an image, also none."""
+    random = np.random.default_rng(seed)
+    images = random.normal(size=(n_images, 8))
+    image_of = random.integers(n_images, size=n_captions)
+    return images, images[image_of] + random.normal(size=(n_captions, 8)), image_of
+
+
+def test_the_ranks_by_eye():
+    """Image 1 has no caption; caption 2 lies nearest to it, not to its own image 2."""
+    ranks = rank_all(unit(0, 40, 90), unit(10, 5, 60), [0, 0, 2])
+    assert ranks.image_ranks.tolist() == [1, 1, 2]
+    assert ranks.caption_ranks.tolist() == [1, 1]  # of images 0 and 2
+    assert ranks.image_of.tolist() == [0, 0, 1]
+
+
+def test_intervals_hold_the_recall_and_widen_with_confidence():
+    ranks = rank_all(*random_embeddings())
+    narrow, wide = (ranks.recall_intervals(confidence) for confidence in (0.5, 0.99))
+    for name, (low, high) in narrow.items():
+        assert wide[name][0] <= low <= ranks.metrics()[name] <= high <= wide[name][1]
+    assert ranks.recall_intervals() == ranks.recall_intervals()
+
+
+def test_an_interval_is_that_of_the_binomial_where_images_have_one_caption_each():
+    """400 questions, half of them answered: 1.96 standard errors of 0.025."""
+    found = np.tile([1, 99], 200)
+    low, high = Ranks(found, found, np.arange(400), found).recall_intervals(samples=4000)["t2i_R@1"]
+    assert (low, high) == pytest.approx((0.451, 0.549), abs=0.006)
+
+
+def test_captions_are_drawn_with_their_image():
+    """Ten images, of each all 40 captions found or none: no more certain than ten questions."""
+    image_ranks = np.repeat(np.tile([1, 99], 5), 40)
+    caption_ranks = np.tile([1, 99], 5)
+    ranks = Ranks(image_ranks, caption_ranks, np.repeat(np.arange(10), 40), caption_ranks)
+    intervals = ranks.recall_intervals()
+    assert intervals["t2i_R@1"] == intervals["i2t_R@1"]
+    assert intervals["t2i_R@1"][1] - intervals["t2i_R@1"][0] >= 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"confidence": 1.0}, "above 0 and below 1; got 1.0"), ({"samples": 0}, "at least 1; got 0")],
+)
+def test_intervals_that_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        rank_all(*random_embeddings()).recall_intervals(**arguments)
+
+
+def test_folds_are_the_mean_of_their_parts():
+    images, texts, image_of = random_embeddings()
+    parts = []
+    for fold in range(4):
+        chosen = image_of // 10 == fold
+        part = slice(10 * fold, 10 * fold + 10)
+        parts.append(evaluate_retrieval(images[part], texts[chosen], image_of[chosen] % 10))
+    metrics = evaluate_folds(images, texts, image_of, folds=4)
+    for name, value in metrics.items():
+        assert value == pytest.approx(np.mean([part[name] for part in parts]))
+    assert evaluate_folds(images, texts, image_of, folds=1) == evaluate_retrieval(
+        images, texts, image_of
+    )
+
+
+@pytest.mark.parametrize(
+    ("folds", "image_of", "message"),
+    [
+        (3, [0, 1, 2, 3], "must be a multiple of folds; got 4 and 3"),
+        (0, [0, 1, 2, 3], "got 4 and 0"),
+        (2, [0, 1, 1, 0], "images 2 to 3, a fold, have no caption"),
+    ],
+)
+def test_folds_that_cannot_be(folds, image_of, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_folds(np.eye(4), np.eye(4), image_of, folds)

@@ -31,6 +31,7 @@ ORDER = [
     "dual_encoder",
     "fused_encoder",
     "evaluation",
+    "published",
     "folders",
     "embeddings",
     "compression",
