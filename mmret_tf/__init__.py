@@ -21,7 +21,9 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
         raise ImportError(_problem)
     from mmret_tf import losses
     from mmret_tf.brute_force import BruteForceIndex
+    from mmret_tf.callbacks import RetrievalMetrics
     from mmret_tf.compression import CompressedImageTower, compress_image_tower
+    from mmret_tf.config import TrainConfig
     from mmret_tf.datasets import PairDataset, load_pairs
     from mmret_tf.distillation import distill_image_tower
     from mmret_tf.dual_encoder import DualEncoder, load_model
@@ -31,6 +33,7 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
     from mmret_tf.fusion import Concatenate, EarlyFusion, GatedFusion, HybridFusion, WeightedSum
     from mmret_tf.index import ScannIndex, build_index, load_index
     from mmret_tf.items import ItemDataset, caption_items, load_items
+    from mmret_tf.measuring import evaluate
     from mmret_tf.missing import (
         ConstantImputer,
         EnsembleFusion,
@@ -46,7 +49,7 @@ if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
     from mmret_tf.searcher import Searcher, SearchResult, SearchResults
     from mmret_tf.serving import ServingClient, export_saved_model
     from mmret_tf.towers import image_tower, text_tower
-    from mmret_tf.training import RetrievalMetrics, TrainConfig, evaluate, train
+    from mmret_tf.training import train
 
     __all__ = [
         "BruteForceIndex",

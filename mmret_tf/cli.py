@@ -117,7 +117,7 @@ def train(
     seed: Seed = 0,
 ) -> None:
     """Train on captioned images; leave model, embeddings, index and report in the run."""
-    from mmret_tf.training import TrainConfig
+    from mmret_tf.config import TrainConfig
     from mmret_tf.training import train as run_training
 
     report = run_training(
@@ -158,8 +158,8 @@ def evaluate(
     """Rank the images and captions of a collection against each other; write evaluation.json."""
     from mmret_tf.datasets import load_pairs
     from mmret_tf.dual_encoder import load_model
+    from mmret_tf.measuring import evaluate as rank_and_measure
     from mmret_tf.published import published_results
-    from mmret_tf.training import evaluate as rank_and_measure
     from mmret_tf.training import write_json
 
     model = load_model(run / "model.keras")

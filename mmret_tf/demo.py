@@ -6,12 +6,14 @@ import os
 import time
 from pathlib import Path
 
+from mmret_tf.config import TrainConfig
 from mmret_tf.datasets import load_pairs
 from mmret_tf.dual_encoder import load_model
 from mmret_tf.embeddings import EmbeddingStore
 from mmret_tf.index import build_index
+from mmret_tf.measuring import evaluate
 from mmret_tf.searcher import Searcher, draw_gallery
-from mmret_tf.training import TrainConfig, evaluate, train, write_json
+from mmret_tf.training import train, write_json
 
 TRAIN_SCENES = 2500
 TEST_SCENES = 500

@@ -7,14 +7,16 @@ import pytest
 from conftest import draw, load_quietly, make_backbone, make_mixed_collection, write_jsonl
 
 from mmret_tf import embeddings
+from mmret_tf.config import TrainConfig
 from mmret_tf.datasets import PairDataset, load_pairs
 from mmret_tf.embeddings import EmbeddingStore, model_fingerprint
 from mmret_tf.fused_encoder import FusedEncoder, load_fused_encoder
 from mmret_tf.fusion import GatedFusion, WeightedSum
 from mmret_tf.index import build_index
 from mmret_tf.items import ItemDataset, caption_items, load_items
+from mmret_tf.measuring import evaluate
 from mmret_tf.searcher import Searcher
-from mmret_tf.training import TrainConfig, evaluate, load_splits, train
+from mmret_tf.training import load_splits, train
 
 
 @pytest.fixture

@@ -13,11 +13,14 @@ from conftest import make_backbone
 from PIL import Image
 
 from mmret_tf import training
+from mmret_tf.callbacks import KeepBest, RetrievalMetrics, averaged_weights
+from mmret_tf.config import TrainConfig
 from mmret_tf.datasets import load_pairs
 from mmret_tf.dual_encoder import DualEncoder, load_model
 from mmret_tf.embeddings import EmbeddingStore
 from mmret_tf.evaluation import evaluate_retrieval
-from mmret_tf.training import KeepModel, RetrievalMetrics, TrainConfig, evaluate, train
+from mmret_tf.measuring import evaluate
+from mmret_tf.training import train
 
 COLOURS = {"red": "红色", "blue": "蓝色", "green": "绿色", "black": "黑色", "white": "白色"}
 
@@ -82,6 +85,7 @@ def test_a_run_is_complete(finished):
         "config.json",
         "embeddings",
         "features",
+        "history.csv",
         "model.keras",
         "report.json",
     ]
@@ -97,11 +101,13 @@ def test_the_vocabulary_is_that_of_the_training_split(finished):
     assert "13" in vocabulary and "14" not in vocabulary
 
 
-def test_a_repeated_run_gives_the_same_model(finished, tmp_path):
-    config, report, _ = finished
-    reports = [report, train(config, tmp_path / "run")]
-    losses = [[epoch["loss"] for epoch in report["history"]] for report in reports]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+def test_a_run_is_repeated_from_its_configuration_bit_for_bit(finished, tmp_path):
+    _, report, run = finished
+    again = train(TrainConfig.load(run / "config.json"), tmp_path / "run")
+    assert again["history"] == report["history"]
+    first, second = (load_model(folder / "model.keras") for folder in (run, tmp_path / "run"))
+    for one, other in zip(first.weights, second.weights, strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_features_of_a_frozen_backbone_are_computed_once(finished, tmp_path, monkeypatch):
@@ -129,23 +135,23 @@ def test_a_frozen_backbone_trains_on_scenes_too(config, tmp_path):
 
 
 def test_ctrl_c_keeps_the_last_epoch(config, tmp_path, monkeypatch):
-    class CtrlC(KeepModel):
+    class CtrlC(KeepBest):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 1:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "KeepModel", CtrlC)
+    monkeypatch.setattr(training, "KeepBest", CtrlC)
     report = train(config, tmp_path / "run")
     assert report["is_interrupted"] and report["epochs_completed"] == 1
     assert int(load_model(tmp_path / "run" / "model.keras").optimizer.iterations) == 2
 
 
 def test_ctrl_c_before_the_first_epoch_ends_leaves_no_model(config, tmp_path, monkeypatch):
-    class CtrlC(KeepModel):
+    class CtrlC(KeepBest):
         def on_epoch_begin(self, epoch, logs=None):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "KeepModel", CtrlC)
+    monkeypatch.setattr(training, "KeepBest", CtrlC)
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "model.keras").exists()
@@ -156,7 +162,7 @@ def test_ctrl_c_while_the_model_is_saved_leaves_nothing_half_written(model, tmp_
         path.write_bytes(b"half a model")
         raise KeyboardInterrupt
 
-    keep = KeepModel(tmp_path / "model.keras")
+    keep = KeepBest(tmp_path / "model.keras")
     keep.set_model(model)
     keep.on_epoch_end(0)
     monkeypatch.setattr(model, "save", interrupted)
@@ -164,6 +170,92 @@ def test_ctrl_c_while_the_model_is_saved_leaves_nothing_half_written(model, tmp_
         keep.on_epoch_end(1)
     assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
     assert len(keep.epochs) == 1 and isinstance(load_model(keep.path), DualEncoder)
+
+
+def kill_after(epochs, monkeypatch):
+    """Let the process die when so many epochs are backed up; `KeyError` stands for it."""
+
+    class Killed(keras.callbacks.BackupAndRestore):
+        def on_epoch_end(self, epoch, logs=None):
+            super().on_epoch_end(epoch, logs)
+            if epoch + 1 == epochs:
+                raise KeyError("killed")
+
+    monkeypatch.setattr(keras.callbacks, "BackupAndRestore", Killed)
+
+
+@pytest.mark.parametrize("weight_averaging", [0.0, 0.5])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(
+    config, tmp_path, monkeypatch, weight_averaging
+):
+    config = dataclasses.replace(config, epochs=4, weight_averaging=weight_averaging)
+    unbroken = train(config, tmp_path / "unbroken")
+    with monkeypatch.context() as patched, pytest.raises(KeyError, match="killed"):
+        kill_after(2, patched)
+        train(config, tmp_path / "killed")
+    with open(tmp_path / "killed" / "history.csv", "a", encoding="utf-8") as file:
+        file.write("2,0,0,0\n")  # of an epoch that was logged, and not backed up
+    resumed = train(config, tmp_path / "killed")
+    for name in ("history", "best_epoch", "epochs_completed", "development"):
+        assert resumed[name] == unbroken[name]
+    logs = [(tmp_path / name / "history.csv").read_text() for name in ("killed", "unbroken")]
+    assert logs[0] == logs[1] and len(logs[0].splitlines()) == 5
+    assert not (tmp_path / "killed" / "backup").exists()
+
+
+def test_a_killed_run_of_another_configuration_is_not_gone_on_with(config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(KeyError, match="killed"):
+        kill_after(1, patched)
+        train(config, tmp_path / "run")
+    report = train(dataclasses.replace(config, seed=1), tmp_path / "run")
+    assert (
+        report["history"] == train(dataclasses.replace(config, seed=1), tmp_path / "b")["history"]
+    )
+
+
+def test_the_model_of_the_best_epoch_is_kept(model, tmp_path):
+    keep = KeepBest(tmp_path / "model.keras")
+    keep.set_model(model)
+    for epoch, recall in enumerate([1.0, 3.0, 2.0, 3.0]):
+        model.log_temperature.assign(-epoch)
+        keep.on_epoch_end(epoch, {"val_recall_sum": recall})
+    assert keep.best_epoch == 2 and len(keep.epochs) == 4
+    assert float(load_model(keep.path).log_temperature) == -1
+
+
+def test_without_a_validation_set_the_last_epoch_is_kept(model, tmp_path):
+    keep = KeepBest(tmp_path / "model.keras")
+    keep.set_model(model)
+    for epoch in range(3):
+        model.log_temperature.assign(-epoch)
+        keep.on_epoch_end(epoch, {"loss": 1.0 + epoch})
+    assert keep.best_epoch == 3 and float(load_model(keep.path).log_temperature) == -2
+
+
+def test_training_ends_when_recall_no_longer_rises(config, tmp_path):
+    """Nothing is learnt at this rate: the first epoch is the best, and two more are waited."""
+    config = dataclasses.replace(config, epochs=9, patience=2, learning_rate=1e-30)
+    report = train(config, tmp_path / "run")
+    assert report["best_epoch"] == 1 and report["epochs_completed"] == 3
+    assert not report["is_interrupted"]
+
+
+def test_the_mean_of_the_weights_is_evaluated_and_the_weights_come_back(model, batch):
+    """Of one weight: 4, then 2 with a gradient of 2 and a rate of 1; the mean is 3."""
+    optimizer = keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.5)
+    weight = model.log_temperature
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer, loss="mse")
+    for value in (6.0, 4.0):
+        weight.assign(value)
+        optimizer.apply_gradients(
+            (np.full(each.shape, 2.0 * (each is weight), "f4"), each)
+            for each in model.trainable_variables
+        )
+    assert float(weight) == 2
+    with averaged_weights(model):
+        assert float(weight) == 3
+    assert float(weight) == 2
 
 
 def test_bad_files_are_named_in_the_report_and_training_goes_on(config, tmp_path):
@@ -213,11 +305,37 @@ def test_retrieval_metrics_stand_in_the_history(model, batch, tmp_path):
         ({"batch_size": 1}, "batch_size must be at least 2"),
         ({"dropout": 1.0}, "dropout must be from 0 to below 1; got 1.0"),
         ({"learning_rate": -1.0}, "learning_rate must be above 0; got -1.0"),
+        ({"weight_averaging": 1.0}, "weight_averaging must be from 0 to below 1; got 1.0"),
+        ({"clip_norm": -1.0}, "clip_norm must not be below 0; got -1.0"),
+        ({"epochs": 2.5}, "epochs must be of type int; got 2.5"),
+        ({"epochs": True}, "epochs must be of type int; got True"),
+        ({"rnn": None}, "rnn must be of type str; got None"),
+        ({"dropout": "0.3"}, "dropout must be of type float; got '0.3'"),
+        ({"learning_rate": float("nan")}, "learning_rate must be above 0; got nan"),
     ],
 )
 def test_settings_that_cannot_work(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         TrainConfig(**change)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"epoch": 3}', "unknown setting 'epoch' in FILE; did you mean 'epochs'?"),
+        ('{"xyz": 3}', "unknown setting 'xyz' in FILE; known: data, scenes,"),
+        ('{"epochs": "3"}', "epochs must be of type int; got '3'"),
+        ("[1]", "FILE must hold a JSON object of settings"),
+        ("{", "FILE is no JSON file of settings"),
+    ],
+)
+def test_configurations_that_cannot_be_read(text, message, tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message.replace("FILE", str(file)))):
+        TrainConfig.load(file)
+    with pytest.raises(ValueError, match="is no JSON file of settings"):
+        TrainConfig.load(tmp_path / "gone.json")
 
 
 def test_the_optimizer_is_that_of_the_config():
@@ -231,3 +349,13 @@ def test_the_optimizer_is_that_of_the_config():
     assert optimizer.weight_decay == 0.01
     config = TrainConfig(**settings, weight_decay=0.0)
     assert training.build_model(config, ["a red circle"], steps=20).optimizer.weight_decay is None
+
+
+def test_decay_is_for_kernels_alone():
+    settings = {"weights": "none", "backbone": "MobileNetV3Small", "image_size": 32}
+    model = training.build_model(TrainConfig(**settings), ["a red circle"], steps=20)
+    model.optimizer.build(model.trainable_variables)
+    decayed = {v.path for v in model.trainable_variables if model.optimizer._use_weight_decay(v)}
+    assert decayed and all(path.endswith("kernel") for path in decayed)
+    kept = {v.path for v in model.trainable_variables} - decayed
+    assert {path.rsplit("/")[-1] for path in kept} >= {"bias", "gamma", "beta", "embeddings"}

@@ -1,0 +1,111 @@
+"""What happens at the end of an epoch: recall is measured, and the best model is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from mmret_tf.datasets import PairDataset
+from mmret_tf.evaluation import evaluate_retrieval
+from mmret_tf.measuring import embed_pairs
+
+RECALL_SUM = "val_recall_sum"
+
+
+@contextlib.contextmanager
+def averaged_weights(model: keras.Model) -> Iterator[None]:
+    """Put the running mean of the weights in their place for a while, if the optimizer keeps one.
+
+    Keras' SwapEMAWeights leaves them there when an epoch ends, and a backup would hold the mean
+    for the weights.
+    """
+    if not model.optimizer.use_ema or not model.optimizer.built:
+        yield
+        return
+    weights = [variable.numpy() for variable in model.trainable_variables]
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    try:
+        yield
+    finally:
+        for variable, value in zip(model.trainable_variables, weights, strict=True):
+            variable.assign(value)
+
+
+class EpochSeeds(keras.callbacks.Callback):
+    """Let what dropout draws follow from the number of the epoch, so that a run that was killed
+    goes on as it would have: Keras saves the weights, and not the state of its generators.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        for variable in self.model.variables:
+            if variable.name == "seed_generator_state":  # a seed, and how often it was drawn
+                seed = variable.numpy()[0]
+                variable.assign(np.array([seed, epoch * 2**20], variable.dtype))
+
+
+class RetrievalMetrics(keras.callbacks.Callback):
+    """Report recall on a validation set after each epoch, of the averaged weights if there are
+    such, as `val_i2t_R@1`, `val_t2i_R@10` and so on; `val_recall_sum` is the sum of all six.
+
+    Args:
+        pairs: the validation set.
+        features: the backbone's features of its images, if known.
+
+    >>> model.fit(dataset, callbacks=[RetrievalMetrics(development)])  # doctest: +SKIP
+    """
+
+    def __init__(self, pairs: PairDataset, features: np.ndarray | None = None):
+        super().__init__()
+        self.pairs = pairs
+        self.features = features
+
+    def on_epoch_end(self, epoch, logs=None):
+        with averaged_weights(self.model):
+            images, texts, pairs = embed_pairs(self.model, self.pairs, self.features)
+        metrics = evaluate_retrieval(images, texts, pairs.caption_to_image())
+        recalls = {f"val_{name}": value for name, value in metrics.items() if "_R@" in name}
+        logs |= recalls | {RECALL_SUM: sum(recalls.values())}
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Save the model of the epoch with the highest `val_recall_sum`, whole or not at all; without
+    a validation set, that of the last epoch.
+
+    Args:
+        path: the `.keras` file.
+        epochs: metrics of the epochs that came before, of a killed run.
+
+    Attributes:
+        epochs: metrics of all epochs so far.
+        best_epoch: the number of the epoch that is saved; the first is 1.
+    """
+
+    def __init__(self, path: str | os.PathLike, epochs: Sequence[dict[str, float]] = ()):
+        super().__init__()
+        self.path = Path(path)
+        self.epochs = list(epochs)
+
+    @property
+    def best_epoch(self) -> int:
+        numbers = range(len(self.epochs))
+        return 1 + max(numbers, key=lambda n: (self.epochs[n].get(RECALL_SUM, n), -n))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append({name: float(value) for name, value in (logs or {}).items()})
+        if self.best_epoch < len(self.epochs):
+            return
+        temporary = self.path.with_suffix(".partial.keras")
+        try:
+            with averaged_weights(self.model):
+                self.model.save(temporary)
+            os.replace(temporary, self.path)
+        except BaseException:
+            self.epochs.pop()  # it may be Ctrl-C
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,117 @@
+"""TrainConfig: everything that decides a training run, checked, and saved with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+from pathlib import Path
+
+from mmret_tf.towers import RNNS
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """All that decides a training run; saved as the run's `config.json`.
+
+    Args:
+        data: "scenes", or a collection that `load_items` knows.
+        scenes: number of training scenes, where data is "scenes".
+        backbone: a name in `keras.applications`, or a `.keras` file.
+        weights: "imagenet", "none" or a `.weights.h5` file; of a named backbone.
+        image_size: side of the pictures, in pixels.
+        embedding_dim, rnn, word_dim, units: see `towers`.
+        dropout: in both towers.
+        min_crop: see `PairDataset.as_dataset`.
+        max_tokens, sequence_length: see `TextPreprocessor`.
+        epochs: each shows every training image once, with one of its captions.
+        batch_size: pairs a step; every other pair of the batch is a negative.
+        learning_rate: the highest; it rises to that for a tenth of the steps, then falls to 0 along
+            a cosine.
+        weight_decay: of AdamW (arXiv 1711.05101), for matrices and kernels alone: not for biases,
+            scales and word vectors; 0 for plain Adam.
+        clip_norm: a longer gradient, over all weights, is shortened to this; 0 for never.
+        weight_averaging: share of the old in the running mean of the weights that is evaluated and
+            saved in their place (arXiv 1803.05407; Keras' EMA), say 0.99; 0 for none.
+        patience: training ends after so many epochs in a row without a better `val_recall_sum`;
+            0 for never.
+        seed: of the weights, the order, the captions, the crops and the scenes.
+
+    Raises:
+        ValueError: a value of another type, a number out of its range, or an unknown `rnn`.
+
+    >>> TrainConfig(epochs=5).batch_size
+    128
+    """
+
+    data: str = "scenes"
+    scenes: int = 2000
+    backbone: str = "ResNet50"
+    weights: str = "imagenet"
+    image_size: int = 224
+    embedding_dim: int = 256
+    rnn: str = "lstm"
+    word_dim: int = 256
+    units: int = 512
+    dropout: float = 0.3
+    min_crop: float = 0.8
+    max_tokens: int = 8000
+    sequence_length: int = 32
+    epochs: int = 20
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    clip_norm: float = 2.0
+    weight_averaging: float = 0.0
+    patience: int = 0
+    seed: int = 0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # Where a fraction is asked for, a whole number will do; True and False are no numbers.
+            kinds = {"str": str, "int": int, "float": (int, float)}[field.type]
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise ValueError(f"{field.name} must be of type {field.type}; got {value!r}")
+        for name in ("scenes", "image_size", "epochs", "batch_size", "learning_rate"):
+            if not getattr(self, name) > 0:  # NaN is neither
+                raise ValueError(f"{name} must be above 0; got {getattr(self, name)}")
+        if self.batch_size < 2:
+            raise ValueError("batch_size must be at least 2: negatives come from the batch; got 1")
+        if self.rnn not in RNNS:
+            raise ValueError(f"rnn must be one of {', '.join(RNNS)}; got {self.rnn!r}")
+        for name in ("dropout", "weight_averaging"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 to below 1; got {getattr(self, name)}")
+        for name in ("weight_decay", "clip_norm", "patience"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be below 0; got {getattr(self, name)}")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> TrainConfig:
+        """Read a configuration, as a run's `config.json` holds it; what it leaves out is default.
+
+        Raises:
+            ValueError: there is no such file, it is no JSON object, or it has an unknown key or a
+                value that cannot be; the message names the closest key that there is.
+
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "config.json"
+        >>> _ = file.write_text('{"epochs": 3}')
+        >>> TrainConfig.load(file).epochs
+        3
+        """
+        try:
+            settings = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"{os.fspath(path)} is no JSON file of settings: {error}") from None
+        if not isinstance(settings, dict):
+            raise ValueError(f"{os.fspath(path)} must hold a JSON object of settings")
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in settings:
+            if name not in names:
+                close = difflib.get_close_matches(name, names, 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+                raise ValueError(f"unknown setting {name!r} in {os.fspath(path)}; {hint}")
+        return cls(**settings)
