@@ -1,0 +1,361 @@
+"""Pictures of a training run and of an evaluation, as PNG files: curves, similarities, answers.
+
+Pure functions over arrays, drawn by matplotlib without its global state; it comes with the extra
+`notebooks`, and where it is missing each function raises an ImportError that says so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mmret_tf.checks import checked_rows
+from mmret_tf.preprocessing import load_image
+from mmret_tf.searcher import CHINESE_FONTS, PIECES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DOTS_PER_INCH = 150
+PICTURE = 200  # pixels: the side of a picture in `draw_answers`
+MOST_PAIRS = 32  # in `draw_similarities`: with more, the captions are no longer readable
+MARKED = (1, 5, 10)  # the K of the usual tables
+DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
+
+# Line and marker, so that curves differ without colour.
+STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
+
+
+@dataclass(frozen=True)
+class Query:
+    """A row of `draw_answers`: what was asked, and which pictures were found.
+
+    Args:
+        text: the caption that was asked for.
+        rank: the place of the right picture in the whole ranking, from 1.
+        answer: path of the right picture.
+        found: paths of the first pictures of the ranking, best first.
+        is_right: for each of them, whether it is right.
+
+    Raises:
+        ValueError: the rank is below 1, or `found` and `is_right` differ in length.
+    """
+
+    text: str
+    rank: int
+    answer: str | os.PathLike
+    found: Sequence[str | os.PathLike]
+    is_right: Sequence[bool]
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"ranks start at 1; got {self.rank}")
+        if len(self.found) != len(self.is_right):
+            raise ValueError(
+                f"is_right must say of each picture found whether it is right: {len(self.found)} "
+                f"were found, and it has {len(self.is_right)}"
+            )
+
+
+def draw_curves(history: Sequence[dict[str, float]], path: str | os.PathLike) -> Path:
+    """Draw the loss, and beside it every recall on the development split, by epoch.
+
+    Args:
+        history: one dict an epoch, as "history" in `report.json`: "loss", and if there was a
+            development split "val_i2t_R@1" and so on, as shares from 0 to 1.
+        path: the PNG to write.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: there is no epoch, or one without a loss.
+
+    >>> import tempfile
+    >>> history = [{"loss": 4.1, "val_t2i_R@10": 0.2}, {"loss": 3.2, "val_t2i_R@10": 0.3}]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw_curves(history, f"{folder}/curves.png").name
+    'curves.png'
+    """
+    if not history or any("loss" not in epoch for epoch in history):
+        raise ValueError("history must have at least one epoch, and a loss in each")
+    figure = _figure(10, 4)
+    left, right = figure.subplots(1, 2)
+    epochs = np.arange(1, len(history) + 1)
+    left.plot(epochs, [epoch["loss"] for epoch in history], "k-o", markersize=4)
+    left.set(title="Loss on the training split", ylabel="loss, mean of the epoch")
+
+    names = dict.fromkeys(name for epoch in history for name in epoch)  # each once, in order
+    recalls = [name for name in names if name.startswith("val_") and "_R@" in name]
+    for name, (line, marker) in zip(recalls, itertools.cycle(STYLES), strict=False):
+        shares = np.array([epoch.get(name, np.nan) for epoch in history])
+        direction, recall = name.removeprefix("val_").split("_", 1)
+        label = f"{DIRECTIONS.get(direction, direction)}, {recall}"
+        right.plot(epochs, 100 * shares, line, marker=marker, markersize=4, label=label)
+    right.set(title="Recall on the development split", ylabel="recall (%)")
+    if recalls:
+        right.set_ylim(bottom=0)
+        right.legend()
+    else:
+        right.text(0.5, 0.5, "not measured", ha="center", transform=right.transAxes)
+    for axes in (left, right):
+        axes.set(xlabel="epoch", xlim=(0.5, len(history) + 0.5))
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axes.grid(alpha=0.3)
+    return _save(figure, path)
+
+
+def draw_similarities(
+    image_embeddings: npt.ArrayLike,
+    text_embeddings: npt.ArrayLike,
+    labels: Sequence[str],
+    path: str | os.PathLike,
+) -> Path:
+    """Draw the cosine of every image with every caption; right pairs are on the diagonal.
+
+    Args:
+        image_embeddings: `[n, dim]`, of any length; n is at most `MOST_PAIRS`.
+        text_embeddings: `[n, dim]`, row by row those of the images' captions.
+        labels: the n captions.
+        path: the PNG to write.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: there are no pairs or too many, the three differ in number, or the embeddings
+            hold NaN or infinity.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw_similarities(np.eye(2), np.eye(2), ["a dog", "猫"], f"{folder}/cosines.png").name
+    'cosines.png'
+    """
+    images = checked_rows(image_embeddings, "image_embeddings", "cosine")
+    texts = checked_rows(text_embeddings, "text_embeddings", "cosine")
+    n = len(images)
+    if images.shape != texts.shape or n != len(labels):
+        raise ValueError(
+            "every image needs one caption, embedded in the same width: image_embeddings are "
+            f"{images.shape}, text_embeddings {texts.shape}, and there are {len(labels)} labels"
+        )
+    if n > MOST_PAIRS:
+        raise ValueError(f"at most {MOST_PAIRS} pairs are readable in one picture; got {n}")
+    figure = _figure(4 + 0.22 * n, 4.5 + 0.22 * n)
+    figure.set_layout_engine("compressed")  # as `constrained`, for axes of fixed proportions
+    axes = figure.subplots()
+    matrix = axes.imshow(images @ texts.T, cmap="cividis")
+    figure.colorbar(matrix, label="cosine", shrink=0.8)
+    places = np.arange(n)
+    axes.plot(places, places, "wo", markeredgecolor="black", label="right pair")
+    numbered = [f"{place + 1}  {_wrapped(label, 30, 1)}" for place, label in enumerate(labels)]
+    axes.set_xticks(
+        places, numbered, rotation=90, fontsize=8, parse_math=False, fontfamily=_font_families()
+    )
+    axes.set_yticks(places, places + 1, fontsize=8)
+    axes.set(xlabel="caption", ylabel="image, by the number of its caption")
+    axes.set_title("Similarity of images and captions", pad=28)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    return _save(figure, path)
+
+
+def recall_curve(ranks: npt.ArrayLike, k: npt.ArrayLike) -> np.ndarray:
+    """For each K, the share of queries whose right answer is among the first K.
+
+    Args:
+        ranks: `[n]`, of the right answer to each query, from 1.
+        k: `[m]`, the K.
+
+    Returns:
+        float64 `[m]`, from 0 to 1.
+
+    Raises:
+        ValueError: there are no ranks, or one is not a number from 1.
+
+    >>> recall_curve([1, 2, 2, 9], [1, 2, 5, 10]).tolist()
+    [0.25, 0.75, 0.75, 1.0]
+    """
+    ranks = np.asarray(ranks)
+    if ranks.ndim != 1 or ranks.size == 0:
+        raise ValueError(f"ranks must be one a query, and not empty; got shape {ranks.shape}")
+    if not (np.isfinite(ranks).all() and ranks.min() >= 1):
+        raise ValueError("ranks start at 1, and all must be finite")
+    return np.searchsorted(np.sort(ranks), k, side="right") / ranks.size
+
+
+def draw_recall_at_k(
+    image_ranks: npt.ArrayLike, caption_ranks: npt.ArrayLike, path: str | os.PathLike
+) -> Path:
+    """Draw for both directions how recall grows with K, until every right answer is found.
+
+    Args:
+        image_ranks: `[n_captions]`, of each caption's image among all images, as in
+            `mmret_tf.evaluation.Ranks`.
+        caption_ranks: `[n_images]`, of the best caption of each image among all captions.
+        path: the PNG to write.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: there are no ranks in a direction, or one is not a number from 1.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw_recall_at_k([1, 2, 2, 9], [1, 30], f"{folder}/recall.png").name
+    'recall.png'
+    """
+    directions = {"image to text": caption_ranks, "text to image": image_ranks}
+    marked = {name: 100 * recall_curve(ranks, MARKED) for name, ranks in directions.items()}
+    largest = max(MARKED[-1], int(np.max(image_ranks)), int(np.max(caption_ranks)))
+    every_k = np.arange(1, largest + 1)
+    figure = _figure(7, 4.5)
+    axes = figure.subplots()
+    for (name, ranks), (line, marker) in zip(directions.items(), STYLES, strict=False):
+        values = ", ".join(
+            f"R@{k} {value:.1f} %" for k, value in zip(MARKED, marked[name], strict=True)
+        )
+        label = f"{name} (queries: {len(ranks):,})\n{values}"
+        places = [k - 1 for k in MARKED]
+        axes.plot(
+            every_k,
+            100 * recall_curve(ranks, every_k),
+            line,
+            marker=marker,
+            markevery=places,
+            label=label,
+        )
+    axes.set_xscale("log")
+    ticks = [k for k in (*MARKED, 50, 100, 500, 1000, 5000, 10000) if k <= largest]
+    axes.set_xticks(ticks, [f"{k:,}" for k in ticks])
+    axes.set(
+        title="How often the right answer is among the first K results",
+        xlabel="K (number of results looked at, log scale)",
+        ylabel="recall (% of queries)",
+        ylim=(0, 103),
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return _save(figure, path)
+
+
+def draw_answers(queries: Sequence[Query], path: str | os.PathLike, title: str) -> Path:
+    """Draw a row for each query: its text, the right picture, and the pictures that were found.
+
+    Right ones have a thick green frame, wrong ones a thin dashed red one. Chinese needs a font of
+    `mmret_tf.searcher.CHINESE_FONTS` on the system; otherwise its characters show as boxes.
+
+    Args:
+        queries: the rows, at least one.
+        path: the PNG to write.
+        title: what stands above them.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: there are no queries, or a picture is missing or unreadable.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("RGB", (40, 30), "red").save(f"{folder}/red.png")
+    ...     query = Query("a red square", 1, f"{folder}/red.png", [f"{folder}/red.png"], [True])
+    ...     draw_answers([query], f"{folder}/answers.png", "One query").name
+    'answers.png'
+    """
+    if not queries:
+        raise ValueError("there are no queries to draw")
+    columns = max(len(query.found) for query in queries)
+    width_of = [1.7, 1, 0.1, *[1] * columns]  # the text, the right picture, a gap, what was found
+    figure = _figure(1.5 * sum(width_of), 1.85 * len(queries) + 0.4)
+    figure.get_layout_engine().set(hspace=0.08)
+    grid = figure.subplots(len(queries), len(width_of), squeeze=False, width_ratios=width_of)
+    words = {"parse_math": False, "fontfamily": _font_families()}
+    figure.suptitle(_wrapped(title, 12 * len(width_of), 1), **words)
+    for query, (left, answer, *others) in zip(queries, grid, strict=True):
+        for axes in (left, *others):
+            axes.set_axis_off()
+        left.text(0, 1, _wrapped(query.text, 30, 6), va="top", fontsize=10, **words)
+        left.text(0, 0.08, f"right answer at rank {query.rank:,}", fontsize=9, fontweight="bold")
+        _show(answer, query.answer, "right picture", color="black", linewidth=1)
+        found = zip(others[1:], query.found, query.is_right, strict=False)
+        for rank, (axes, picture, is_right) in enumerate(found, 1):
+            if is_right:
+                _show(axes, picture, f"{rank}: right", color="green", linewidth=4)
+            else:
+                _show(axes, picture, f"{rank}: wrong", color="red", linewidth=1, linestyle="--")
+    return _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure, of inches, that belongs to no window and no notebook."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError('pictures need matplotlib: pip install "mmret_tf[notebooks]"') from None
+    return Figure((width, height), dpi=DOTS_PER_INCH, layout="constrained")
+
+
+def _show(axes: Axes, picture: str | os.PathLike, title: str, **frame: str | float) -> None:
+    """A picture as the model sees it, its centre square, in a frame."""
+    axes.set_axis_on()
+    axes.imshow(load_image(picture, PICTURE))
+    axes.set_title(title, fontsize=9)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(**frame)
+
+
+def _font_families() -> list[str]:
+    """Matplotlib's own font, and where it lacks a character the Chinese fonts of the system."""
+    from matplotlib.font_manager import fontManager
+
+    # Reversed, so that of a file with several faces the first one stays: it has the plain name.
+    installed = {Path(font.fname).name: font.name for font in reversed(fontManager.ttflist)}
+    return ["DejaVu Sans", *(installed[file] for file in CHINESE_FONTS if file in installed)]
+
+
+def _wrapped(text: str, width: int, most_lines: int) -> str:
+    """Text in lines of at most `width` Latin letters, or half as many Chinese characters.
+
+    Characters that cannot be printed become spaces; what is too long ends in "…".
+    """
+    printable = "".join(letter if letter.isprintable() else " " for letter in text)
+    lines = [""]
+    for piece in PIECES.findall(" ".join(printable.split())):
+        if _width(lines[-1] + piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    if len(lines) > most_lines:
+        lines = lines[:most_lines]
+        lines[-1] = lines[-1].rstrip() + "…"
+    return "\n".join(lines)
+
+
+def _width(text: str) -> int:
+    """In Latin letters: a Chinese character takes the place of two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> Path:
+    """Write the PNG, whole or not at all."""
+    temporary = Path(f"{os.fspath(path)}.partial")
+    try:
+        with warnings.catch_warnings():
+            # One for each character that no font has: the boxes in the picture say as much.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(temporary, format="png")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Path(path)
