@@ -99,8 +99,15 @@ def demo(
 
 @app.command(epilog="Example: mmret train --data photos --weights imagenet --run runs/photos")
 def train(
-    data: Data,
+    context: typer.Context,
     run: Run,
+    data: Annotated[
+        str | None, typer.Option(help='A folder or file of images and captions, or "scenes".')
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Settings, as a run's config.json; options given here win."),
+    ] = None,
     backbone: Annotated[
         str, typer.Option(help="A keras.applications name, or a .keras file.")
     ] = "ResNet50",
@@ -117,25 +124,21 @@ def train(
     seed: Seed = 0,
 ) -> None:
     """Train on captioned images; leave model, embeddings, index and report in the run."""
+    import dataclasses
+
     from mmret_tf.config import TrainConfig
     from mmret_tf.training import train as run_training
 
-    report = run_training(
-        TrainConfig(
-            data=data,
-            scenes=scenes,
-            backbone=backbone,
-            weights=weights,
-            image_size=image_size,
-            rnn=rnn,
-            embedding_dim=embedding_dim,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
-        ),
-        run,
-    )
+    if data is None and config is None:
+        raise ValueError("give --data, or --config with the settings of a run")
+    names = {field.name for field in dataclasses.fields(TrainConfig)} & set(context.params)
+    given = {
+        name: context.params[name]
+        for name in names
+        if context.get_parameter_source(name).name != "DEFAULT"
+    }
+    settings = TrainConfig() if config is None else TrainConfig.load(config)
+    report = run_training(dataclasses.replace(settings, **given), run)
     build_run_index(run)
     if report["is_interrupted"]:
         console.print(f"Interrupted: kept the model of epoch {report['epochs_completed']}.")
@@ -154,20 +157,30 @@ def evaluate(
     folds: Annotated[
         int, typer.Option(min=1, help="Parts that are ranked apart and averaged: 5 for MS-COCO.")
     ] = 1,
+    plots: Annotated[
+        bool, typer.Option("--plots", help="Also draw curves, similarities, recall and answers.")
+    ] = False,
 ) -> None:
     """Rank the images and captions of a collection against each other; write evaluation.json."""
     from mmret_tf.datasets import load_pairs
     from mmret_tf.dual_encoder import load_model
-    from mmret_tf.measuring import evaluate as rank_and_measure
+    from mmret_tf.measuring import embed_pairs, measure
+    from mmret_tf.plots import draw_evaluation
     from mmret_tf.published import published_results
     from mmret_tf.training import write_json
 
     model = load_model(run / "model.keras")
-    pairs = load_pairs(data, split and split.value)
-    metrics = rank_and_measure(model, pairs, folds=folds)
+    images, texts, pairs = embed_pairs(model, load_pairs(data, split and split.value))
+    metrics = measure(images, texts, pairs, folds)
     write_json(run / "evaluation.json", {"data": data, "split": split and split.value} | metrics)
     show_metrics(metrics)
     show_published(metrics, published_results(pairs.ids))
+    if plots:
+        report = run / "report.json"
+        saved = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+        history = saved.get("history", [])  # a report of the demo has none
+        for path in draw_evaluation(images, texts, pairs, run / "plots", history):
+            console.print(f"Drawn in {path}")
 
 
 @app.command(epilog="Example: mmret compress --run runs/photos --data photos --split dev")

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmret_tf.checks import checked_rows
+from mmret_tf.evaluation import rank_all
 from mmret_tf.preprocessing import load_image
 from mmret_tf.searcher import CHINESE_FONTS, PIECES
 
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from mmret_tf.datasets import PairDataset
+
 DOTS_PER_INCH = 150
 PICTURE = 200  # pixels: the side of a picture in `draw_answers`
 MOST_PAIRS = 32  # in `draw_similarities`: with more, the captions are no longer readable
+SHOWN_QUERIES, SHOWN_RESULTS = 6, 5  # in each picture of answers
 MARKED = (1, 5, 10)  # the K of the usual tables
 DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
 
@@ -296,6 +300,66 @@ def draw_answers(queries: Sequence[Query], path: str | os.PathLike, title: str) 
             else:
                 _show(axes, picture, f"{rank}: wrong", color="red", linewidth=1, linestyle="--")
     return _save(figure, path)
+
+
+def draw_evaluation(
+    images: np.ndarray,
+    texts: np.ndarray,
+    pairs: PairDataset,
+    folder: str | os.PathLike,
+    history: Sequence[dict[str, float]] = (),
+) -> list[Path]:
+    """Draw all of the above of one evaluation: the curves of the run, recall at every K, the
+    cosines of the first pairs, and the captions whose picture stands first and last.
+
+    Args:
+        images, texts, pairs: as `measuring.embed_pairs` returns them.
+        folder: it is made if it is missing; pictures of an older evaluation are replaced.
+        history: see `draw_curves`; none are drawn without.
+
+    Returns:
+        The paths of `curves.png`, `recall.png`, `similarities.png`, `best.png` and `worst.png`.
+
+    >>> draw_evaluation(*embed_pairs(model, pairs), "runs/photos/plots")  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    captions, image_of = pairs.all_captions(), pairs.caption_to_image()
+    ranks = rank_all(images, texts, image_of)
+    first = np.unique(image_of, return_index=True)[1][:16]  # a caption of each image
+    drawn = [draw_curves(history, folder / "curves.png")] if history else []
+    drawn.append(draw_recall_at_k(ranks.image_ranks, ranks.caption_ranks, folder / "recall.png"))
+    drawn.append(
+        draw_similarities(
+            images[: len(first)],
+            texts[first],
+            [captions[row] for row in first],
+            folder / "similarities.png",
+        )
+    )
+    units = checked_rows(images, "images", "cosine")
+    # Among captions of rank 1, those that lead most clearly would need another measure: the cosine
+    # with their own picture decides.
+    cosines = np.einsum("nd,nd->n", units[image_of], checked_rows(texts, "texts", "cosine"))
+    order = np.lexsort((-cosines, ranks.image_ranks))
+    for name, title, rows in (
+        ("best", "Captions whose picture was found", order[:SHOWN_QUERIES]),
+        ("worst", "Captions whose picture was found last", order[::-1][:SHOWN_QUERIES]),
+    ):
+        queries = []
+        for row in rows:
+            found = np.argsort(-(units @ texts[row]), kind="stable")[:SHOWN_RESULTS]
+            queries.append(
+                Query(
+                    captions[row],
+                    int(ranks.image_ranks[row]),
+                    pairs.image_paths[image_of[row]],
+                    [pairs.image_paths[image] for image in found],
+                    [image == image_of[row] for image in found],
+                )
+            )
+        drawn.append(draw_answers(queries, folder / f"{name}.png", title))
+    return drawn
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -43,6 +43,22 @@ def photos(tmp_path):
     return folder
 
 
+def test_a_run_can_be_repeated_from_its_configuration(photos, tmp_path, capsys):
+    settings = {"data": str(photos), "backbone": str(tmp_path / "backbone.keras"), "epochs": 1}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({**settings, "image_size": 32, "batch_size": 3, "units": 8}))
+    options = ["--config", config, "--run", tmp_path / "run", "--seed", 3]
+    code, out, err = mmret(capsys, "train", *options)
+    assert code == 0, err
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (saved["units"], saved["batch_size"], saved["seed"]) == (8, 3, 3)
+    config.write_text('{"unit": 8}')
+    code, out, err = mmret(capsys, "train", *options)
+    assert code == 2 and "did you mean 'units'?" in err and err.count("\n") == 1
+    code, out, err = mmret(capsys, "train", "--run", tmp_path / "run")
+    assert code == 2 and "give --data, or --config" in err
+
+
 def test_what_was_measured_on_flickr8k_stands_beside_what_was_published(capsys):
     metrics = {f"{way}_R@{k}": 0.1234 for way in ("i2t", "t2i") for k in (1, 5, 10)}
     cli.show_published(metrics, published_results(["1000268201_693b08cb0e.jpg"]))
@@ -64,8 +80,11 @@ def test_from_pictures_to_ranked_results(photos, tmp_path, capsys):
     assert "UVS" not in out  # these are no photographs of Flickr8k
     assert json.loads((run / "evaluation.json").read_text())["t2i_R@10"] == 1
 
-    code, out, err = mmret(capsys, "evaluate", "--run", run, "--data", photos, "--folds", 2)
-    assert code == 0 and "mean of 2 folds" in out
+    options = ["--data", photos, "--folds", 2, "--plots"]
+    code, out, err = mmret(capsys, "evaluate", "--run", run, *options)
+    assert code == 0 and "mean of 2 folds" in out, err
+    pictures = sorted(path.name for path in (run / "plots").iterdir())
+    assert pictures == ["best.png", "curves.png", "recall.png", "similarities.png", "worst.png"]
 
     assert mmret(capsys, "embed", "--run", run, "--data", photos, "--split", "dev")[0] == 0
     code, out, err = mmret(capsys, "index", "--run", run)
