@@ -24,7 +24,7 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
     Keras' SwapEMAWeights leaves them there when an epoch ends, and a backup would hold the mean
     for the weights.
     """
-    if not model.optimizer.use_ema or not model.optimizer.built:
+    if not model.optimizer.use_ema:
         yield
         return
     weights = [variable.numpy() for variable in model.trainable_variables]
@@ -45,7 +45,8 @@ class EpochSeeds(keras.callbacks.Callback):
         for variable in self.model.variables:
             if variable.name == "seed_generator_state":  # a seed, and how often it was drawn
                 seed = variable.numpy()[0]
-                variable.assign(np.array([seed, epoch * 2**20], variable.dtype))
+                drawn = epoch * 2**20  # an epoch has fewer steps than that
+                variable.assign(np.array([seed, drawn], variable.dtype))
 
 
 class RetrievalMetrics(keras.callbacks.Callback):
@@ -74,10 +75,14 @@ class RetrievalMetrics(keras.callbacks.Callback):
 
 class KeepBest(keras.callbacks.Callback):
     """Save the model of the epoch with the highest `val_recall_sum`, whole or not at all; without
-    a validation set, that of the last epoch.
+    a validation set, that of the last epoch. It ends the training when no better one comes.
+
+    Keras' EarlyStopping would count anew when a killed run goes on; here all of it follows from
+    the metrics of the epochs.
 
     Args:
         path: the `.keras` file.
+        patience: so many epochs in a row may be no better than the best; 0 for any number.
         epochs: metrics of the epochs that came before, of a killed run.
 
     Attributes:
@@ -85,9 +90,15 @@ class KeepBest(keras.callbacks.Callback):
         best_epoch: the number of the epoch that is saved; the first is 1.
     """
 
-    def __init__(self, path: str | os.PathLike, epochs: Sequence[dict[str, float]] = ()):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        patience: int = 0,
+        epochs: Sequence[dict[str, float]] = (),
+    ):
         super().__init__()
         self.path = Path(path)
+        self.patience = patience
         self.epochs = list(epochs)
 
     @property
@@ -95,9 +106,15 @@ class KeepBest(keras.callbacks.Callback):
         numbers = range(len(self.epochs))
         return 1 + max(numbers, key=lambda n: (self.epochs[n].get(RECALL_SUM, n), -n))
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the patience is at its end."""
+        return bool(self.epochs) and 0 < self.patience <= len(self.epochs) - self.best_epoch
+
     def on_epoch_end(self, epoch, logs=None):
         self.epochs.append({name: float(value) for name, value in (logs or {}).items()})
         if self.best_epoch < len(self.epochs):
+            self.model.stop_training = self.is_done
             return
         temporary = self.path.with_suffix(".partial.keras")
         try:

@@ -5,24 +5,22 @@ Each command imports what it needs when it runs, so that `--help` does not wait 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from mmret_tf.doctor import examine, keras_problem
-
-if TYPE_CHECKING:
-    from mmret_tf.published import Published
+from mmret_tf.published import published_results
+from mmret_tf.tables import compression_table, metrics_table, published_table
 
 app = typer.Typer(
     add_completion=False,
@@ -92,7 +90,7 @@ def demo(
     from mmret_tf.demo import run_demo
 
     report = run_demo(run, epochs, seed)
-    show_metrics(report)
+    console.print(metrics_table(report))
     console.print(f"Ranked results: {run / 'gallery.png'}   report: {run / 'report.json'}")
     console.print(f'Try: mmret search --run {run} "a large red circle above a small blue square"')
 
@@ -124,8 +122,6 @@ def train(
     seed: Seed = 0,
 ) -> None:
     """Train on captioned images; leave model, embeddings, index and report in the run."""
-    import dataclasses
-
     from mmret_tf.config import TrainConfig
     from mmret_tf.training import train as run_training
 
@@ -141,11 +137,11 @@ def train(
     report = run_training(dataclasses.replace(settings, **given), run)
     build_run_index(run)
     if report["is_interrupted"]:
-        console.print(f"Interrupted: kept the model of epoch {report['epochs_completed']}.")
+        console.print(f"Interrupted: kept the model of epoch {report['best_epoch']}.")
     for place, reason in report["quarantined"]:
         console.print(f"put aside: {place}: {reason}", markup=False, highlight=False)
     if "development" in report:
-        show_metrics(report["development"])
+        console.print(metrics_table(report["development"]))
     console.print(f"Saved in {run}. Try: mmret search --run {run} QUERY")
 
 
@@ -166,19 +162,19 @@ def evaluate(
     from mmret_tf.dual_encoder import load_model
     from mmret_tf.measuring import embed_pairs, measure
     from mmret_tf.plots import draw_evaluation
-    from mmret_tf.published import published_results
     from mmret_tf.training import write_json
 
     model = load_model(run / "model.keras")
     images, texts, pairs = embed_pairs(model, load_pairs(data, split and split.value))
     metrics = measure(images, texts, pairs, folds)
     write_json(run / "evaluation.json", {"data": data, "split": split and split.value} | metrics)
-    show_metrics(metrics)
-    show_published(metrics, published_results(pairs.ids))
+    console.print(metrics_table(metrics))
+    if results := published_results(pairs.ids):
+        console.print(published_table(metrics, results))
     if plots:
         report = run / "report.json"
         saved = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
-        history = saved.get("history", [])  # a report of the demo has none
+        history = saved.get("history", [])
         for path in draw_evaluation(images, texts, pairs, run / "plots", history):
             console.print(f"Drawn in {path}")
 
@@ -203,16 +199,7 @@ def compress(
     model.image_encoder = tower
     report = compression_report(model, pairs)
     write_json(run / "compression.json", {"data": data, "split": split and split.value} | report)
-    table = Table(f"{report['images']} images", "float32", precision.value)
-    for name, unit, words in (
-        ("bytes", 1e-6, "size, MB"),
-        ("images_per_second", 1, "images a second"),
-        ("t2i_R@10", 100, "text to image R@10, %"),
-        ("i2t_R@10", 100, "image to text R@10, %"),
-    ):
-        values = report[f"float32_{name}"], report[name]
-        table.add_row(words, *(f"{unit * value:.1f}" for value in values))
-    console.print(table)
+    console.print(compression_table(report, precision.value))
     console.print(
         f"cosine between the embeddings: mean {report['cosine_mean']:.4f}, lowest "
         f"{report['cosine_min']:.4f}. Use it with mmret embed or search --compressed."
@@ -358,53 +345,6 @@ def build_run_index(run: Path, recall_target: float = 0.95) -> None:
         f"{type(built).__name__} of {len(built)} embeddings in {run / 'index'}: "
         f"{stats['mode']} search, recall {stats['recall']:.3f}"
     )
-
-
-def show_metrics(metrics: dict) -> None:
-    """Print recall in both directions, with its interval; by language, where both occur."""
-    folds = metrics.get("folds", 1)
-    table = Table(
-        f"{metrics['images']} images, {metrics['captions']} captions"
-        + (f", mean of {folds} folds" if folds > 1 else ""),
-        "R@1",
-        "R@5",
-        "R@10",
-        "median",
-    )
-    parts = {"": metrics} | {
-        f", {name}": metrics[name] for name in ("english", "chinese") if name in metrics
-    }
-    for language, part in parts.items():
-        for direction, words in (("t2i", "text to image"), ("i2t", "image to text")):
-            recalls = [recall_in_percent(part, f"{direction}_R@{k}") for k in (1, 5, 10)]
-            table.add_row(words + language, *recalls, f"{part[f'{direction}_medr']:g}")
-    console.print(table)
-    if "intervals" in metrics:
-        console.print("± is half of the 95 % confidence interval, by bootstrap over the images.")
-
-
-def recall_in_percent(metrics: dict, name: str) -> str:
-    """One recall, and how far it is from certain, where that is known."""
-    recall = f"{metrics[name]:.1%}"
-    if "intervals" in metrics:
-        low, high = metrics["intervals"][name]
-        recall += f" ±{50 * (high - low):.1f}"
-    return recall
-
-
-def show_published(metrics: dict, results: Sequence[Published]) -> None:
-    """Print what was measured beside what others have published on the same collection."""
-    if not results:
-        return
-    columns = ("image to text R@1", "R@5", "R@10", "text to image R@1", "R@5", "R@10")
-    table = Table("Recall in %", *columns)
-    names = [f"{direction}_R@{k}" for direction in ("i2t", "t2i") for k in (1, 5, 10)]
-    table.add_row("measured here", *(f"{metrics[name]:.1%}".rstrip("%") for name in names))
-    for result in results:
-        recalls = [*result.image_to_text, *(result.text_to_image or ["-"] * 3)]
-        table.add_row(result.method, *map(str, recalls))
-    console.print(table)
-    console.print("Published figures are of the test split: 1,000 images, five captions each.")
 
 
 def main(arguments: list[str] | None = None) -> None:

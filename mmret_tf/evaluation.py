@@ -124,10 +124,10 @@ class Ranks:
         if samples < 1:
             raise ValueError(f"samples must be at least 1; got {samples}")
         n_images = len(self.caption_ranks)
+        captions = np.bincount(self.image_of, minlength=n_images)
         columns = []  # for each recall: right answers and questions of each image
         for k in KS:
             found = np.bincount(self.image_of[self.image_ranks <= k], minlength=n_images)
-            captions = np.bincount(self.image_of, minlength=n_images)
             columns.append((f"i2t_R@{k}", self.caption_ranks <= k, np.ones(n_images)))
             columns.append((f"t2i_R@{k}", found, captions))
         names, hits, questions = zip(*columns, strict=True)
@@ -206,8 +206,9 @@ def evaluate_folds(
     >>> evaluate_folds(images, images, [0, 1, 2, 3], folds=2)["t2i_R@1"]
     1.0
     """
-    images, texts = np.asarray(image_embeddings), np.asarray(text_embeddings)
-    if folds < 1 or not len(images) or len(images) % folds:
+    images = _unit_rows(image_embeddings, "image_embeddings")
+    texts = _unit_rows(text_embeddings, "text_embeddings")
+    if folds < 1 or len(images) % folds:
         raise ValueError(
             f"the number of images must be a multiple of folds; got {len(images)} and {folds}"
         )

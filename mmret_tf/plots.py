@@ -11,7 +11,6 @@ import os
 import unicodedata
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,56 +18,23 @@ import numpy as np
 import numpy.typing as npt
 
 from mmret_tf.checks import checked_rows
-from mmret_tf.evaluation import rank_all
-from mmret_tf.preprocessing import load_image
-from mmret_tf.searcher import CHINESE_FONTS, PIECES
+from mmret_tf.evaluation import Ranks, rank_all
+from mmret_tf.searcher import CHINESE_FONTS, SearchResult, SearchResults, draw_gallery
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from mmret_tf.datasets import PairDataset
 
 DOTS_PER_INCH = 150
-PICTURE = 200  # pixels: the side of a picture in `draw_answers`
 MOST_PAIRS = 32  # in `draw_similarities`: with more, the captions are no longer readable
-SHOWN_QUERIES, SHOWN_RESULTS = 6, 5  # in each picture of answers
+SHOWN_QUERIES, SHOWN_RESULTS = 6, 5  # in the galleries of the best and of the worst
+LABEL_WIDTH = 30  # Latin letters of a caption beside the matrix of similarities
 MARKED = (1, 5, 10)  # the K of the usual tables
 DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
 
 # Line and marker, so that curves differ without colour.
 STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
-
-
-@dataclass(frozen=True)
-class Query:
-    """A row of `draw_answers`: what was asked, and which pictures were found.
-
-    Args:
-        text: the caption that was asked for.
-        rank: the place of the right picture in the whole ranking, from 1.
-        answer: path of the right picture.
-        found: paths of the first pictures of the ranking, best first.
-        is_right: for each of them, whether it is right.
-
-    Raises:
-        ValueError: the rank is below 1, or `found` and `is_right` differ in length.
-    """
-
-    text: str
-    rank: int
-    answer: str | os.PathLike
-    found: Sequence[str | os.PathLike]
-    is_right: Sequence[bool]
-
-    def __post_init__(self):
-        if self.rank < 1:
-            raise ValueError(f"ranks start at 1; got {self.rank}")
-        if len(self.found) != len(self.is_right):
-            raise ValueError(
-                f"is_right must say of each picture found whether it is right: {len(self.found)} "
-                f"were found, and it has {len(self.is_right)}"
-            )
 
 
 def draw_curves(history: Sequence[dict[str, float]], path: str | os.PathLike) -> Path:
@@ -162,7 +128,7 @@ def draw_similarities(
     figure.colorbar(matrix, label="cosine", shrink=0.8)
     places = np.arange(n)
     axes.plot(places, places, "wo", markeredgecolor="black", label="right pair")
-    numbered = [f"{place + 1}  {_wrapped(label, 30, 1)}" for place, label in enumerate(labels)]
+    numbered = [f"{place + 1}  {_shortened(label)}" for place, label in enumerate(labels)]
     axes.set_xticks(
         places, numbered, rotation=90, fontsize=8, parse_math=False, fontfamily=_font_families()
     )
@@ -253,55 +219,6 @@ def draw_recall_at_k(
     return _save(figure, path)
 
 
-def draw_answers(queries: Sequence[Query], path: str | os.PathLike, title: str) -> Path:
-    """Draw a row for each query: its text, the right picture, and the pictures that were found.
-
-    Right ones have a thick green frame, wrong ones a thin dashed red one. Chinese needs a font of
-    `mmret_tf.searcher.CHINESE_FONTS` on the system; otherwise its characters show as boxes.
-
-    Args:
-        queries: the rows, at least one.
-        path: the PNG to write.
-        title: what stands above them.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: there are no queries, or a picture is missing or unreadable.
-
-    >>> import tempfile
-    >>> from PIL import Image
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     Image.new("RGB", (40, 30), "red").save(f"{folder}/red.png")
-    ...     query = Query("a red square", 1, f"{folder}/red.png", [f"{folder}/red.png"], [True])
-    ...     draw_answers([query], f"{folder}/answers.png", "One query").name
-    'answers.png'
-    """
-    if not queries:
-        raise ValueError("there are no queries to draw")
-    columns = max(len(query.found) for query in queries)
-    width_of = [1.7, 1, 0.1, *[1] * columns]  # the text, the right picture, a gap, what was found
-    figure = _figure(1.5 * sum(width_of), 1.85 * len(queries) + 0.4)
-    figure.get_layout_engine().set(hspace=0.08)
-    grid = figure.subplots(len(queries), len(width_of), squeeze=False, width_ratios=width_of)
-    words = {"parse_math": False, "fontfamily": _font_families()}
-    figure.suptitle(_wrapped(title, 12 * len(width_of), 1), **words)
-    for query, (left, answer, *others) in zip(queries, grid, strict=True):
-        for axes in (left, *others):
-            axes.set_axis_off()
-        left.text(0, 1, _wrapped(query.text, 30, 6), va="top", fontsize=10, **words)
-        left.text(0, 0.08, f"right answer at rank {query.rank:,}", fontsize=9, fontweight="bold")
-        _show(answer, query.answer, "right picture", color="black", linewidth=1)
-        found = zip(others[1:], query.found, query.is_right, strict=False)
-        for rank, (axes, picture, is_right) in enumerate(found, 1):
-            if is_right:
-                _show(axes, picture, f"{rank}: right", color="green", linewidth=4)
-            else:
-                _show(axes, picture, f"{rank}: wrong", color="red", linewidth=1, linestyle="--")
-    return _save(figure, path)
-
-
 def draw_evaluation(
     images: np.ndarray,
     texts: np.ndarray,
@@ -338,28 +255,33 @@ def draw_evaluation(
         )
     )
     units = checked_rows(images, "images", "cosine")
-    # Among captions of rank 1, those that lead most clearly would need another measure: the cosine
-    # with their own picture decides.
-    cosines = np.einsum("nd,nd->n", units[image_of], checked_rows(texts, "texts", "cosine"))
-    order = np.lexsort((-cosines, ranks.image_ranks))
-    for name, title, rows in (
-        ("best", "Captions whose picture was found", order[:SHOWN_QUERIES]),
-        ("worst", "Captions whose picture was found last", order[::-1][:SHOWN_QUERIES]),
-    ):
-        queries = []
-        for row in rows:
-            found = np.argsort(-(units @ texts[row]), kind="stable")[:SHOWN_RESULTS]
-            queries.append(
-                Query(
-                    captions[row],
-                    int(ranks.image_ranks[row]),
-                    pairs.image_paths[image_of[row]],
-                    [pairs.image_paths[image] for image in found],
-                    [image == image_of[row] for image in found],
-                )
-            )
-        drawn.append(draw_answers(queries, folder / f"{name}.png", title))
+    sentences = checked_rows(texts, "texts", "cosine")
+    # Of many captions whose picture comes first, those are the best that lie nearest to it.
+    nearness = np.einsum("nd,nd->n", units[image_of], sentences)
+    order = np.lexsort((-nearness, ranks.image_ranks))
+    for name, rows in (("best", order[:SHOWN_QUERIES]), ("worst", order[::-1][:SHOWN_QUERIES])):
+        answers = [_answers(row, units @ sentences[row], ranks, pairs) for row in rows]
+        right_ids = [pairs.ids[image_of[row]] for row in rows]
+        drawn.append(folder / f"{name}.png")
+        draw_gallery(answers, drawn[-1], right_ids)
     return drawn
+
+
+def _answers(
+    row: int, scores: np.ndarray, ranks: Ranks, pairs: PairDataset
+) -> tuple[str, SearchResults]:
+    """A caption and the first pictures of its ranking; the right one at the end if it is not among
+    them. `scores` are those of all images, `[n_images]`."""
+    right = pairs.caption_to_image()[row]
+    first = np.argsort(-scores, kind="stable")[:SHOWN_RESULTS]
+    places = list(enumerate(first, 1))
+    if right not in first:
+        places.append((int(ranks.image_ranks[row]), right))
+    results = SearchResults(
+        SearchResult(rank, pairs.ids[image], scores[image], {"image": pairs.image_paths[image]})
+        for rank, image in places
+    )
+    return pairs.all_captions()[row], results
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -371,15 +293,6 @@ def _figure(width: float, height: float) -> Figure:
     return Figure((width, height), dpi=DOTS_PER_INCH, layout="constrained")
 
 
-def _show(axes: Axes, picture: str | os.PathLike, title: str, **frame: str | float) -> None:
-    """A picture as the model sees it, its centre square, in a frame."""
-    axes.set_axis_on()
-    axes.imshow(load_image(picture, PICTURE))
-    axes.set_title(title, fontsize=9)
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(**frame)
-
-
 def _font_families() -> list[str]:
     """Matplotlib's own font, and where it lacks a character the Chinese fonts of the system."""
     from matplotlib.font_manager import fontManager
@@ -389,26 +302,15 @@ def _font_families() -> list[str]:
     return ["DejaVu Sans", *(installed[file] for file in CHINESE_FONTS if file in installed)]
 
 
-def _wrapped(text: str, width: int, most_lines: int) -> str:
-    """Text in lines of at most `width` Latin letters, or half as many Chinese characters.
+def _shortened(text: str) -> str:
+    """The start of a caption; a Chinese character takes the place of two Latin letters.
 
-    Characters that cannot be printed become spaces; what is too long ends in "…".
+    Characters that cannot be printed become spaces.
     """
-    printable = "".join(letter if letter.isprintable() else " " for letter in text)
-    lines = [""]
-    for piece in PIECES.findall(" ".join(printable.split())):
-        if _width(lines[-1] + piece.rstrip()) > width:
-            lines.append("")
-        lines[-1] += piece
-    if len(lines) > most_lines:
-        lines = lines[:most_lines]
-        lines[-1] = lines[-1].rstrip() + "…"
-    return "\n".join(lines)
-
-
-def _width(text: str) -> int:
-    """In Latin letters: a Chinese character takes the place of two."""
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+    words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    widths = [2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in words]
+    fitting = int(np.searchsorted(np.cumsum(widths), LABEL_WIDTH, side="right"))
+    return words if fitting == len(words) else words[:fitting].rstrip() + "…"
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> Path:

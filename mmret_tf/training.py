@@ -16,7 +16,7 @@ from pathlib import Path
 
 import keras
 
-from mmret_tf.callbacks import RECALL_SUM, EpochSeeds, KeepBest, RetrievalMetrics
+from mmret_tf.callbacks import EpochSeeds, KeepBest, RetrievalMetrics
 from mmret_tf.config import TrainConfig
 from mmret_tf.datasets import PairDataset
 from mmret_tf.dual_encoder import DualEncoder, load_model
@@ -121,7 +121,7 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
     model = build_model(config, train_pairs.all_captions(), steps)
     features_of = backbone_features(model, [gallery.pairs(), train_pairs], run / "features")
 
-    keep = KeepBest(run / "model.keras", history)
+    keep = KeepBest(run / "model.keras", config.patience, history)
     callbacks = [
         EpochSeeds(),
         keep,
@@ -131,9 +131,6 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
     ]
     if development is not None:
         callbacks.insert(1, RetrievalMetrics(development, features_of(development)))
-        if config.patience:
-            stop = keras.callbacks.EarlyStopping(RECALL_SUM, patience=config.patience, mode="max")
-            callbacks.insert(-1, stop)
     dataset = train_pairs.as_dataset(
         model,
         config.batch_size,
@@ -150,7 +147,7 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
         model.fit(
             dataset.repeat().skip(len(history) * len(dataset)),
             steps_per_epoch=len(dataset),
-            epochs=config.epochs,
+            epochs=len(history) if keep.is_done else config.epochs,
             callbacks=callbacks,
             shuffle=False,  # the dataset does it
         )

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from conftest import make_backbone, make_mixed_collection
 from PIL import Image
+from rich.console import Console
 
 from mmret_tf import cli
 from mmret_tf.compression import PRECISIONS
 from mmret_tf.doctor import examine, installed_version, keras_problem
 from mmret_tf.embeddings import DTYPES
 from mmret_tf.published import published_results
+from mmret_tf.tables import published_table
 
 COLOURS = ("red", "blue", "green", "black", "white")
 COMMANDS = ("demo", "train", "evaluate", "compress", "embed", "index", "search", "export", "doctor")
@@ -61,9 +63,13 @@ def test_a_run_can_be_repeated_from_its_configuration(photos, tmp_path, capsys):
 
 def test_what_was_measured_on_flickr8k_stands_beside_what_was_published(capsys):
     metrics = {f"{way}_R@{k}": 0.1234 for way in ("i2t", "t2i") for k in (1, 5, 10)}
-    cli.show_published(metrics, published_results(["1000268201_693b08cb0e.jpg"]))
-    out = capsys.readouterr().out
-    assert out.count("12.3") == 6 and "37.2" in out
+    table = published_table(metrics, published_results(["1000268201_693b08cb0e.jpg"]))
+    Console(width=120).print(table)
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split("│")[1].strip(): line.split("│")[2:8] for line in lines if "│" in line}
+    assert [cell.strip() for cell in rows["measured here"]] == ["12.3"] * 6
+    assert [float(cell) for cell in rows["NAA, ResNet"]] == [37.2, 68.1, 79.1, 27.7, 59.6, 71.8]
+    assert [cell.strip() for cell in rows["ITMeetsAL 2019, MobileNet"]][3:] == ["-"] * 3
 
 
 def test_from_pictures_to_ranked_results(photos, tmp_path, capsys):

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from mmret_tf import plots
+from mmret_tf.datasets import PairDataset
 from mmret_tf.plots import (
-    Query,
-    draw_answers,
     draw_curves,
+    draw_evaluation,
     draw_recall_at_k,
     draw_similarities,
     recall_curve,
@@ -191,63 +191,43 @@ def test_recall_at_k_reaches_10_even_where_all_are_first(tmp_path, figures):
     assert figures[0].axes[0].lines[0].get_xdata()[-1] == 10
 
 
-def test_answers_tell_right_from_wrong_by_words_and_frames(tmp_path, figures, pictures):
-    red, green, blue = pictures
-    queries = [
-        Query("a green thing", 2, green, [red, green], [False, True]),
-        Query("a blue thing", 1200, blue, [red], [False]),
-    ]
-    path = draw_answers(queries, tmp_path / "answers.png", "Two queries")
-    width, height = size_of_png(path)
-    assert width > height
-    text, answer, _, first, second = figures[0].axes[:5]
-    assert [each.get_text() for each in text.texts] == ["a green thing", "right answer at rank 2"]
-    assert [axes.get_title() for axes in (answer, first, second)] == [
-        "right picture",
-        "1: wrong",
-        "2: right",
-    ]
-    for axes, colour in ((answer, (0, 128, 0)), (first, (255, 0, 0)), (second, (0, 128, 0))):
-        assert tuple(axes.images[0].get_array()[9, 9]) == colour
-    wrong, right = first.spines["left"], second.spines["left"]
-    assert (wrong.get_linestyle(), right.get_linestyle()) == ("--", "solid")
-    assert right.get_linewidth() > 2 * wrong.get_linewidth()
-    text_below, *_, place_of_none = figures[0].axes[5:]
-    assert text_below.texts[1].get_text() == "right answer at rank 1,200"
-    assert not place_of_none.images
+def test_the_best_and_the_worst_captions_are_drawn_with_their_answers(
+    tmp_path, monkeypatch, pictures
+):
+    """Three images at 0, 90 and 180 degrees. Caption 0 lies on its image, caption 1 nearest to its
+    own too, 10 degrees off; caption 2 asks for the image that is farthest from it."""
+    galleries = {}
+    monkeypatch.setattr(
+        plots,
+        "draw_gallery",
+        lambda rows, path, right_ids: galleries.update({path.name: (rows, right_ids)}),
+    )
+    monkeypatch.setattr(plots, "SHOWN_QUERIES", 2)
+    monkeypatch.setattr(plots, "SHOWN_RESULTS", 2)
+    captions = [["on it"], ["near it"], ["wrong"]]
+    pairs = PairDataset(["a", "b", "c"], pictures, captions, [{}] * 3, ["dev"] * 3)
+    angles = np.radians([[0, 90, 180], [0, 100, -10]])
+    images, texts = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    draw_evaluation(images, texts, pairs, tmp_path)
+    rows, right_ids = galleries["best.png"]
+    assert [title for title, _ in rows] == ["on it", "near it"] and right_ids == ["a", "b"]
+    rows, right_ids = galleries["worst.png"]
+    assert rows[0][0] == "wrong" and right_ids[0] == "c"
+    found = [(each.rank, each.id, each.item["image"]) for each in rows[0][1]]
+    assert found == [(1, "a", pictures[0]), (2, "b", pictures[1]), (3, "c", pictures[2])]
+    scores = [each.score for each in rows[0][1]]
+    assert scores == pytest.approx(np.cos(np.radians([10, 100, 190])), abs=1e-6)
 
 
-@pytest.mark.parametrize("caption", ODD_CAPTIONS)
-def test_answers_take_any_caption(tmp_path, pictures, caption):
-    query = Query(caption, 1, pictures[0], pictures, [True, False, False])
-    size_of_png(draw_answers([query], tmp_path / "answers.png", title=caption))
-
-
-def test_long_captions_are_wrapped_and_cut(tmp_path, figures, pictures):
-    for caption in ("two dogs play in the snow " * 20, "雪" * 400, "w" * 400):
-        query = Query(caption, 1, pictures[0], pictures[:1], [True])
-        draw_answers([query], tmp_path / "answers.png", "Long captions")
-        lines = figures[-1].axes[0].texts[0].get_text().split("\n")
-        assert len(lines) == 6
-        assert max(map(len, lines)) <= 31
-        assert lines[-1].endswith("…")
-
-
-def test_a_query_must_agree_with_itself(pictures):
-    with pytest.raises(ValueError, match="ranks start at 1; got 0"):
-        Query("a red thing", 0, pictures[0], pictures, [True, False, False])
-    with pytest.raises(ValueError, match="3 were found, and it has 1"):
-        Query("a red thing", 1, pictures[0], pictures, [True])
-
-
-def test_answers_need_queries_and_their_pictures(tmp_path, pictures):
-    path = tmp_path / "answers.png"
-    with pytest.raises(ValueError, match="no queries"):
-        draw_answers([], path, "None")
-    with pytest.raises(ValueError, match="gone.png: No such file"):
-        query = Query("a red thing", 1, pictures[0], [tmp_path / "gone.png"], [False])
-        draw_answers([query], path, "A picture is gone")
-    assert not path.exists()
+def test_an_evaluation_is_drawn_whole(tmp_path, pictures):
+    captions = [[caption] for caption in ODD_CAPTIONS[:3]]
+    pairs = PairDataset(["a", "b", "c"], pictures, captions, [{}] * 3, ["dev"] * 3)
+    drawn = draw_evaluation(np.eye(3), np.eye(3)[[0, 2, 1]], pairs, tmp_path / "plots", HISTORY)
+    names = ["curves.png", "recall.png", "similarities.png", "best.png", "worst.png"]
+    assert [path.name for path in drawn] == names
+    for path in drawn:
+        size_of_png(path)
+    assert len(draw_evaluation(np.eye(3), np.eye(3), pairs, tmp_path / "plots")) == 4  # no curves
 
 
 def test_a_drawing_that_fails_leaves_no_file_and_keeps_the_old_one(tmp_path, monkeypatch):

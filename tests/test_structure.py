@@ -32,6 +32,7 @@ ORDER = [
     "fused_encoder",
     "evaluation",
     "published",
+    "tables",
     "measuring",
     "callbacks",
     "config",
