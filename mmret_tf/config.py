@@ -62,7 +62,7 @@ class TrainConfig:
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
-    clip_norm: float = 2.0
+    clip_norm: float = 0.0
     weight_averaging: float = 0.0
     patience: int = 0
     seed: int = 0
