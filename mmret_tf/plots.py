@@ -34,7 +34,7 @@ MARKED = (1, 5, 10)  # the K of the usual tables
 DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
 
 # Line and marker, so that curves differ without colour.
-STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
+STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ("-", "x"), ("--", "*"))
 
 
 def draw_curves(history: Sequence[dict[str, float]], path: str | os.PathLike) -> Path:
@@ -75,7 +75,7 @@ def draw_curves(history: Sequence[dict[str, float]], path: str | os.PathLike) ->
     right.set(title="Recall on the development split", ylabel="recall (%)")
     if recalls:
         right.set_ylim(bottom=0)
-        right.legend()
+        right.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # beside the curves
     else:
         right.text(0.5, 0.5, "not measured", ha="center", transform=right.transAxes)
     for axes in (left, right):
