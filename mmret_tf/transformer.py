@@ -8,6 +8,8 @@ from __future__ import annotations
 import keras
 from keras import layers, ops
 
+from mmret_tf.pooling import MaskedPooling
+
 
 def sinusoidal_positions(length, units: int):
     """Sines and cosines of each position, float32 `[length, units]` (arXiv 1706.03762)."""
@@ -21,19 +23,20 @@ class TransformerEncoder(layers.Layer):
     """A small Transformer in the place of the recurrent network (arXiv 1706.03762).
 
     Two blocks of self-attention and feed-forward, normalised first, over word vectors with
-    sinusoidal positions; the mean of the real tokens is the result. Masked tokens take no part.
+    sinusoidal positions; the real tokens are then pooled. Masked tokens take no part.
 
     Call: `[batch, length, word_dim]` with Keras' mask -> `[batch, units]`.
 
     Args:
         units: width of the blocks and of the result; a multiple of 4, the number of heads.
         positions: whether they are added here; False where the vectors come with their own.
+        pooling: "mean" or "max", over the tokens.
     """
 
     HEADS = 4
     BLOCKS = 2
 
-    def __init__(self, units: int, positions: bool = True, **kwargs):
+    def __init__(self, units: int, positions: bool = True, pooling: str = "mean", **kwargs):
         super().__init__(**kwargs)
         if units % self.HEADS:
             raise ValueError(f"units must be a multiple of {self.HEADS}; got {units}")
@@ -52,6 +55,7 @@ class TransformerEncoder(layers.Layer):
             for _ in range(self.BLOCKS)
         ]
         self.last_norm = layers.LayerNormalization()
+        self.pooling = MaskedPooling(pooling)
 
     def build(self, input_shape):
         hidden = (*input_shape[:-1], self.units)
@@ -76,11 +80,7 @@ class TransformerEncoder(layers.Layer):
             normed = norm(hidden)
             hidden = hidden + attention(normed, normed, attention_mask=attend)
             hidden = hidden + narrow(widen(next_norm(hidden)))
-        real = ops.cast(mask, hidden.dtype)[:, :, None]
-        # An empty caption has no token to take the mean of: its result is zeros.
-        return ops.sum(self.last_norm(hidden) * real, axis=1) / ops.maximum(
-            ops.sum(real, axis=1), 1
-        )
+        return self.pooling(self.last_norm(hidden), mask=mask)
 
     def compute_mask(self, inputs, mask=None):
         """The mask ends here: the result has no time axis."""
@@ -90,4 +90,9 @@ class TransformerEncoder(layers.Layer):
         return (input_shape[0], self.units)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "units": self.units, "positions": self.positions}
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "positions": self.positions,
+            "pooling": self.pooling.kind,
+        }

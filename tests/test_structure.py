@@ -22,6 +22,7 @@ ORDER = [
     "loading",
     "datasets",
     "items",
+    "pooling",
     "transformer",
     "towers",
     "fusion",

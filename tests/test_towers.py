@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from conftest import make_backbone
 
-from mmret_tf.towers import RNNS, image_tower, text_tower, unit_length
+from mmret_tf.pooling import POOLINGS, MaskedPooling
+from mmret_tf.towers import RNNS, TEXT_POOLINGS, image_tower, text_tower, unit_length
 
 UNPOOLED = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.ReLU()])
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
@@ -125,24 +126,29 @@ def test_backbones_that_do_not_exist_or_fit(arguments, message):
         image_tower(**arguments)
 
 
-@pytest.mark.parametrize("rnn", RNNS)
-def test_padding_never_changes_a_result(rnn):
-    tower = text_tower(20, rnn=rnn, word_dim=8, units=8, embedding_dim=4)
+both_options = pytest.mark.parametrize(
+    ("rnn", "pooling"), [(rnn, pooling) for rnn in RNNS for pooling in TEXT_POOLINGS]
+)
+
+
+@both_options
+def test_padding_never_changes_a_result(rnn, pooling):
+    tower = text_tower(20, rnn=rnn, word_dim=8, units=8, embedding_dim=4, pooling=pooling)
     short = tower(np.array([[5, 6, 7]]))
     assert np.allclose(short, tower(np.array([[5, 6, 7, 0, 0, 0, 0]])), atol=1e-6)
     assert not np.allclose(short, tower(np.array([[7, 6, 5]])), atol=1e-3)  # order matters
     assert np.allclose(np.linalg.norm(short, axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("rnn", RNNS)
-def test_an_empty_caption_has_a_finite_embedding(rnn):
-    tower = text_tower(20, rnn=rnn, word_dim=8, units=8, embedding_dim=4)
+@both_options
+def test_an_empty_caption_has_a_finite_embedding(rnn, pooling):
+    tower = text_tower(20, rnn=rnn, word_dim=8, units=8, embedding_dim=4, pooling=pooling)
     assert np.isfinite(tower(np.zeros((1, 5), int))).all()
 
 
-@pytest.mark.parametrize("rnn", RNNS)
-def test_text_tower_round_trips(rnn, tmp_path):
-    tower = text_tower(20, rnn=rnn, word_dim=8, units=8, embedding_dim=4)
+@both_options
+def test_text_tower_round_trips(rnn, pooling, tmp_path):
+    tower = text_tower(20, rnn=rnn, word_dim=8, units=8, embedding_dim=4, pooling=pooling)
     tower.save(tmp_path / "tower.keras")
     loaded = keras.saving.load_model(tmp_path / "tower.keras")
     tokens = np.array([[5, 6, 0], [7, 0, 0]])
@@ -153,6 +159,7 @@ def test_text_tower_round_trips(rnn, tmp_path):
     ("arguments", "message"),
     [
         ({"rnn": "rnn"}, "rnn must be one of lstm, gru, bilstm, transformer; got 'rnn'"),
+        ({"pooling": "first"}, "pooling must be one of last, mean, max; got 'first'"),
         ({"units": 0}, "units must be at least 1; got 0"),
         ({"rnn": "transformer", "units": 6}, "units must be a multiple of 4; got 6"),
     ],
@@ -160,3 +167,13 @@ def test_text_tower_round_trips(rnn, tmp_path):
 def test_bad_text_towers(arguments, message):
     with pytest.raises(ValueError, match=message):
         text_tower(20, **arguments)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_pooling_is_that_of_numpy_over_what_is_real(pooling):
+    states = np.random.default_rng(0).normal(size=(3, 4, 2)).astype(np.float32)
+    mask = np.array([[True, True, False, False], [True, False, True, True], [False] * 4])
+    pooled = MaskedPooling(pooling)(states, mask=mask)
+    expected = [getattr(states[row][mask[row]], pooling)(axis=0) for row in (0, 1)]
+    assert np.allclose(pooled, [*expected, [0, 0]], atol=1e-6)
+    assert np.allclose(MaskedPooling(pooling)(states), getattr(states, pooling)(axis=1))
