@@ -125,12 +125,14 @@ class PairDataset:
         deterministic: bool = True,
         features: np.ndarray | None = None,
         min_crop: float = 0.8,
+        captions_per_image: int = 1,
     ) -> tf.data.Dataset:
         """Batches `({"image": ..., "text": ...}, group_ids)` for `fit` and `predict`.
 
         With `training`, an epoch has each image once, in a new order, with one of its captions
         drawn anew, cropped at random, and mirrored half of the time unless that caption says left
-        or right (左右). The last batch is dropped if it is not full (and not the only one): losses
+        or right (左右); or, with `captions_per_image`, so many times in a row, with other captions
+        and other crops. The last batch is dropped if it is not full (and not the only one): losses
         that take the rest of the batch as negatives want as many in each. All of it follows from
         `seed` and the number of epochs drawn before.
 
@@ -146,9 +148,13 @@ class PairDataset:
             deterministic: False lets a batch take whichever images are decoded first, which
                 keeps every core busy when the sizes of images differ much.
             features: `[n_images, width]`, say a backbone's output or a memory map of it, to stand
-                for the images: nothing is decoded, cropped or mirrored then.
+                for the images: nothing is decoded, cropped or mirrored then. Or `[n_images, views,
+                width]`: training draws one of an image's views (视图), of which the first is the
+                plain picture and every second one is mirrored, as `backbone_features` makes them.
             min_crop: share of a picture's shorter side that a random crop keeps at least, above 0;
                 1 where captions tell of things at the very edge.
+            captions_per_image: how many pairs of each image an epoch has; an image that has fewer
+                captions repeats them.
 
         Returns:
             Batches of "image": uint8 `[batch, image_size, image_size, 3]`, or float32
@@ -157,8 +163,9 @@ class PairDataset:
             other.
 
         Raises:
-            ValueError: the model has no text_preprocessor, there are no images, `batch_size` is
-                below 1, `features` has another shape, or `min_crop` is 0, below, or above 1.
+            ValueError: the model has no text_preprocessor, there are no images, `batch_size` or
+                `captions_per_image` is below 1, `features` has another shape, or `min_crop` is 0,
+                below, or above 1.
 
         >>> from types import SimpleNamespace
         >>> from mmret_tf.preprocessing import TextPreprocessor
@@ -173,10 +180,12 @@ class PairDataset:
             raise ValueError("the model has no text_preprocessor; give it an adapted one")
         if batch_size < 1 or not len(self):
             raise ValueError(f"no batches of {batch_size} can be made of {len(self)} images")
-        if features is not None and (features.ndim != 2 or len(features) != len(self)):
+        if captions_per_image < 1:
+            raise ValueError(f"captions_per_image must be at least 1; got {captions_per_image}")
+        if features is not None and (features.ndim not in (2, 3) or len(features) != len(self)):
             raise ValueError(
-                f"features must have shape [{len(self)}, width], a row an image; "
-                f"got {features.shape}"
+                f"features must have shape [{len(self)}, width], a row an image, or "
+                f"[{len(self)}, views, width]; got {features.shape}"
             )
         if not 0 < min_crop <= 1:
             raise ValueError(f"min_crop must be above 0 and at most 1; got {min_crop}")
@@ -188,22 +197,30 @@ class PairDataset:
         groups = tf.constant(self.groups, tf.int64)
 
         def draw(row, numbers):
-            return row, starts[row] + numbers[0] % counts[row], numbers[1:]
+            some = (numbers[0] + tf.range(captions_per_image, dtype=tf.int64)) % counts[row]
+            seeds = tf.reshape(numbers[1:], (captions_per_image, 2))
+            return tf.fill([captions_per_image], row), starts[row] + some, seeds
+
+        def may_flip(caption):
+            return ~tf.strings.regex_full_match(tf.gather(captions, caption), SIDES)
 
         def load(row, caption, crop_seed=None):
             image = decode_image(tf.io.read_file(paths[row]))
-            flip = ~tf.strings.regex_full_match(captions[caption], SIDES)
-            image = crop_and_resize(image, model.image_size, crop_seed, flip, min_crop)
+            image = crop_and_resize(image, model.image_size, crop_seed, may_flip(caption), min_crop)
             return row, caption, image
 
-        def look_up(row, caption, *_):
+        def look_up(row, caption, seeds=None):
+            chosen = [row]
+            if features.ndim == 3:
+                view = tf.zeros_like(row) if seeds is None else seeds[:, 0] % features.shape[1]
+                chosen.append(tf.where(may_flip(caption), view, view - view % 2))
             image = tf.numpy_function(
-                lambda rows: np.asarray(features[rows], np.float32),
-                [row],
+                lambda *chosen: np.asarray(features[chosen], np.float32),
+                chosen,
                 tf.float32,
                 stateful=False,
             )
-            return row, caption, tf.ensure_shape(image, (None, features.shape[1]))
+            return row, caption, tf.ensure_shape(image, (None, features.shape[-1]))
 
         def finish(row, caption, image):
             text = model.text_preprocessor(tf.gather(captions, caption))
@@ -212,14 +229,14 @@ class PairDataset:
         if training:
             order = tf.data.Dataset.range(len(self))
             order = order.shuffle(len(self), seed=seed, reshuffle_each_iteration=True)
-            # Three numbers an image: its caption, and the seed of its crop and flip. They come
-            # with the image, so the order in which threads decode changes nothing.
+            # Numbers for each image: its first caption, and a seed of crop and flip for each pair.
+            # They come with it, so the order in which threads decode changes nothing.
             numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
-            numbers = numbers.batch(3, drop_remainder=True)
-            pairs = tf.data.Dataset.zip(order, numbers).map(draw)
+            numbers = numbers.batch(1 + 2 * captions_per_image, drop_remainder=True)
+            pairs = tf.data.Dataset.zip(order, numbers).map(draw).unbatch()
         else:
             pairs = tf.data.Dataset.from_tensor_slices((image_of, np.arange(len(image_of))))
-        drop_remainder = training and len(self) >= batch_size
+        drop_remainder = training and len(self) * captions_per_image >= batch_size
         if features is None:
             batches = pairs.map(load, tf.data.AUTOTUNE).batch(batch_size, drop_remainder)
         else:

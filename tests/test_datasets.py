@@ -315,6 +315,36 @@ def test_features_stand_for_the_images(training, tmp_path):
         assert caption in pairs.captions[row]
 
 
+def test_an_image_may_come_several_times_in_a_row_with_other_captions(tmp_path):
+    pairs = make(tmp_path, [["a", "b", "c"], ["d"], ["e", "f", "g", "h", "i"], ["j", "k"]])
+    dataset = pairs.as_dataset(
+        MODEL, batch_size=4, training=True, features=np.zeros((4, 1)), captions_per_image=2
+    )
+    assert dataset.cardinality() == 2
+    drawn = set()
+    for _ in range(40):
+        seen = epoch(dataset)
+        rows, captions = [row for row, *_ in seen], [caption for _, caption, _ in seen]
+        assert rows[::2] == rows[1::2] and sorted(rows[::2]) == [0, 1, 2, 3]
+        assert all(caption in pairs.captions[row] for row, caption, _ in seen)
+        assert all(
+            first != second or row == 1  # which has one caption
+            for row, first, second in zip(rows[::2], captions[::2], captions[1::2], strict=True)
+        )
+        drawn |= set(captions)
+    assert drawn == set(pairs.all_captions())
+
+
+def test_training_draws_views_and_no_mirrored_one_for_a_caption_that_names_a_side(tmp_path):
+    pairs = make(tmp_path, [["a ball"], ["a ball on the left"]])
+    features = np.arange(8.0).reshape(2, 4, 1)  # row 0 has the views 0 to 3, row 1 those 4 to 7
+    dataset = pairs.as_dataset(MODEL, 2, training=True, features=features)
+    drawn = {(row, float(image[0])) for _ in range(60) for row, _, image in epoch(dataset)}
+    assert drawn == {(0, 0), (0, 1), (0, 2), (0, 3), (1, 4), (1, 6)}
+    plain = epoch(pairs.as_dataset(MODEL, 2, features=features))
+    assert [float(image[0]) for *_, image in plain] == [0, 4]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -322,7 +352,11 @@ def test_features_stand_for_the_images(training, tmp_path):
         ({"batch_size": 0}, "no batches of 0 can be made of 2 images"),
         ({"min_crop": 0.0}, "min_crop must be above 0 and at most 1; got 0.0"),
         ({"min_crop": 1.5}, "min_crop must be above 0 and at most 1; got 1.5"),
-        ({"features": np.zeros((3, 4))}, r"shape \[2, width\], a row an image; got \(3, 4\)"),
+        ({"captions_per_image": 0}, "captions_per_image must be at least 1; got 0"),
+        (
+            {"features": np.zeros((3, 4))},
+            r"shape \[2, width\], a row an image, or \[2, views, width\]; got \(3, 4\)",
+        ),
         ({"features": np.zeros(2)}, r"got \(2,\)"),
     ],
 )
