@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from mmret_tf.towers import RNNS
+from mmret_tf.towers import RNNS, TEXT_POOLINGS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +21,13 @@ class TrainConfig:
         backbone: a name in `keras.applications`, or a `.keras` file.
         weights: "imagenet", "none" or a `.weights.h5` file; of a named backbone.
         image_size: side of the pictures, in pixels.
-        embedding_dim, rnn, word_dim, units: see `towers`.
+        embedding_dim, rnn, word_dim, units, pooling: see `towers`.
         dropout: in both towers.
-        min_crop: see `PairDataset.as_dataset`.
+        min_crop, captions_per_image: see `PairDataset.as_dataset`.
+        feature_views: of a frozen backbone, how many views of each training image are kept: 1 for
+            the plain picture alone, see `features.feature_views`.
         max_tokens, sequence_length: see `TextPreprocessor`.
-        epochs: each shows every training image once, with one of its captions.
+        epochs: each shows every training image once, with `captions_per_image` of its captions.
         batch_size: pairs a step; every other pair of the batch is a negative.
         learning_rate: the highest; it rises to that for a tenth of the steps, then falls to 0 along
             a cosine.
@@ -39,7 +41,8 @@ class TrainConfig:
         seed: of the weights, the order, the captions, the crops and the scenes.
 
     Raises:
-        ValueError: a value of another type, a number out of its range, or an unknown `rnn`.
+        ValueError: a value of another type, a number out of its range, or an unknown `rnn` or
+            `pooling`.
 
     >>> TrainConfig(epochs=5).batch_size
     128
@@ -54,8 +57,11 @@ class TrainConfig:
     rnn: str = "lstm"
     word_dim: int = 256
     units: int = 512
+    pooling: str = "last"
     dropout: float = 0.3
     min_crop: float = 0.8
+    captions_per_image: int = 1
+    feature_views: int = 1
     max_tokens: int = 8000
     sequence_length: int = 32
     epochs: int = 20
@@ -74,13 +80,18 @@ class TrainConfig:
             kinds = {"str": str, "int": int, "float": (int, float)}[field.type]
             if not isinstance(value, kinds) or isinstance(value, bool):
                 raise ValueError(f"{field.name} must be of type {field.type}; got {value!r}")
-        for name in ("scenes", "image_size", "epochs", "batch_size", "learning_rate"):
+        above_zero = ("scenes", "image_size", "epochs", "batch_size", "learning_rate")
+        for name in (*above_zero, "captions_per_image", "feature_views"):
             if not getattr(self, name) > 0:  # NaN is neither
                 raise ValueError(f"{name} must be above 0; got {getattr(self, name)}")
         if self.batch_size < 2:
             raise ValueError("batch_size must be at least 2: negatives come from the batch; got 1")
         if self.rnn not in RNNS:
             raise ValueError(f"rnn must be one of {', '.join(RNNS)}; got {self.rnn!r}")
+        if self.pooling not in TEXT_POOLINGS:
+            raise ValueError(
+                f"pooling must be one of {', '.join(TEXT_POOLINGS)}; got {self.pooling!r}"
+            )
         for name in ("dropout", "weight_averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1; got {getattr(self, name)}")

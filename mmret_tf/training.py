@@ -21,7 +21,7 @@ from mmret_tf.config import TrainConfig
 from mmret_tf.datasets import PairDataset
 from mmret_tf.dual_encoder import DualEncoder, load_model
 from mmret_tf.embeddings import EmbeddingStore
-from mmret_tf.features import backbone_features
+from mmret_tf.features import backbone_features, feature_views
 from mmret_tf.items import ItemDataset, load_items
 from mmret_tf.losses import ContrastiveCosine
 from mmret_tf.measuring import evaluate
@@ -57,6 +57,7 @@ def build_model(config: TrainConfig, captions: Sequence[str], steps: int) -> Dua
         units=config.units,
         embedding_dim=config.embedding_dim,
         dropout=config.dropout,
+        pooling=config.pooling,
     )
     model = DualEncoder(images, texts, text)
     warmup_steps = max(1, steps // 10)
@@ -117,9 +118,15 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
     run.mkdir(parents=True, exist_ok=True)
     history = killed_run(config, run)
     write_json(run / "config.json", dataclasses.asdict(config))
-    steps = config.epochs * max(1, len(train_pairs) // config.batch_size)
+    pairs_an_epoch = len(train_pairs) * config.captions_per_image
+    steps = config.epochs * max(1, pairs_an_epoch // config.batch_size)
     model = build_model(config, train_pairs.all_captions(), steps)
     features_of = backbone_features(model, [gallery.pairs(), train_pairs], run / "features")
+    features = features_of(train_pairs)
+    if features is not None and config.feature_views > 1:
+        features = feature_views(
+            model, train_pairs, features, run / "views", config.feature_views, config.min_crop
+        )
 
     keep = KeepBest(run / "model.keras", config.patience, history)
     callbacks = [
@@ -136,8 +143,9 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
         config.batch_size,
         training=True,
         seed=config.seed,
-        features=features_of(train_pairs),
+        features=features,
         min_crop=config.min_crop,
+        captions_per_image=config.captions_per_image,
     )
     fit_started = time.monotonic()
     is_interrupted = False

@@ -15,12 +15,15 @@ from PIL import Image
 from mmret_tf import training
 from mmret_tf.callbacks import KeepBest, RetrievalMetrics, averaged_weights
 from mmret_tf.config import TrainConfig
-from mmret_tf.datasets import load_pairs
+from mmret_tf.datasets import PairDataset, load_pairs
 from mmret_tf.dual_encoder import DualEncoder, load_model
 from mmret_tf.embeddings import EmbeddingStore
 from mmret_tf.evaluation import evaluate_retrieval
+from mmret_tf.features import backbone_features, feature_views
 from mmret_tf.measuring import evaluate
-from mmret_tf.training import train
+from mmret_tf.preprocessing import load_image
+from mmret_tf.towers import ImageTower
+from mmret_tf.training import build_model, train
 
 COLOURS = {"red": "红色", "blue": "蓝色", "green": "绿色", "black": "黑色", "white": "白色"}
 
@@ -123,6 +126,66 @@ def test_features_of_a_frozen_backbone_are_computed_once(finished, tmp_path, mon
     make_backbone(width=4).save(other)
     with pytest.raises(AssertionError, match="asked again"):  # another backbone, other features
         train(dataclasses.replace(config, backbone=other), run)
+
+
+def test_the_cache_knows_pictures_by_their_content(finished, tmp_path, monkeypatch):
+    config, _, finished_run = finished
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    photos = shutil.copytree(config.data, tmp_path / "photos")  # elsewhere, but the same
+    moved = dataclasses.replace(config, data=str(photos), epochs=1)
+    asked = []
+    compute = ImageTower.features_on_batch
+    monkeypatch.setattr(
+        ImageTower, "features_on_batch", lambda *args: asked.append(0) or compute(*args)
+    )
+    train(moved, run)
+    assert not asked
+    Image.new("RGB", (40, 30), "yellow").save(photos / "3.png")  # under the old name
+    train(moved, run)
+    assert asked
+    pairs = load_pairs(photos)
+    features = backbone_features(load_model(run / "model.keras"), [pairs], run / "features")
+    expected = load_model(run / "model.keras").image_tower.features(
+        np.stack([load_image(path, 16) for path in pairs.image_paths])
+    )
+    assert np.allclose(features(pairs), expected, atol=1e-5)
+
+
+def test_views_are_the_picture_its_mirror_image_and_crops(config, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    Image.fromarray(np.full((20, 30, 3), 99, np.uint8)).save(tmp_path / "plain.png")
+    paths = [tmp_path / "noise.png", tmp_path / "plain.png", tmp_path / "noise.png"]
+    pairs = PairDataset(["a", "b", "c"], paths, [["x"]] * 3, [{}] * 3, [""] * 3)
+    model = build_model(config, ["x"], steps=1)
+    plain = backbone_features(model, [pairs], tmp_path / "features")(pairs)
+    views = feature_views(model, pairs, plain, tmp_path / "views", views=4, min_crop=0.5)
+    assert views.shape == (3, 4, 8) and np.array_equal(views[:, 0], plain)
+    mirrored = model.image_tower.features(noise[None, :, ::-1])
+    assert np.allclose(views[0, 1], mirrored[0], atol=1e-5)
+    assert len(np.unique(views[0].round(4), axis=0)) == 4  # the crops are other pictures
+    assert np.allclose(views[1], views[1, :1], atol=1e-5)  # of one colour: all the same
+    assert np.array_equal(views[0], views[2])
+    again = feature_views(model, pairs, plain, tmp_path / "again", views=4, min_crop=0.5)
+    assert np.array_equal(again, views)
+    wider = feature_views(model, pairs, plain, tmp_path / "views", views=4, min_crop=0.9)
+    assert not np.allclose(wider[0, 2:], views[0, 2:], atol=1e-3)  # other crops, another cache
+
+
+def test_a_picture_that_vanished_is_named(config, tmp_path):
+    pairs = load_pairs(config.data)
+    pairs.image_paths[3].unlink()
+    with pytest.raises(ValueError, match=r"3\.png: No such file"):
+        backbone_features(build_model(config, ["x"], 1), [pairs], tmp_path / "features")
+
+
+def test_views_and_several_captions_are_trained_on(config, tmp_path):
+    changed = dataclasses.replace(
+        config, feature_views=3, captions_per_image=2, pooling="max", batch_size=14
+    )
+    report = train(changed, tmp_path / "run")
+    assert report["epochs_completed"] == 2
+    assert EmbeddingStore.open(tmp_path / "run" / "views").embeddings.shape[1] == 2 * 8
 
 
 def test_a_frozen_backbone_trains_on_scenes_too(config, tmp_path):
@@ -315,7 +378,7 @@ def test_evaluate_reports_both_languages_apart(model, tmp_path):
 def test_retrieval_metrics_stand_in_the_history(model, batch, tmp_path):
     callback = RetrievalMetrics(load_pairs(make_collection(tmp_path / "photos"), "dev"))
     history = model.fit(batch, epochs=2, verbose=0, callbacks=[callback]).history
-    assert history["val_i2t_R@10"] == [1.0, 1.0]  # there are but six images and twelve captions
+    assert history["val_t2i_R@10"] == [1.0, 1.0]  # there are but six images
     assert len(history["val_t2i_R@1"]) == 2
 
 
