@@ -26,7 +26,10 @@ from mmret_tf.items import ItemDataset, load_items
 from mmret_tf.losses import ContrastiveCosine
 from mmret_tf.measuring import evaluate
 from mmret_tf.preprocessing import TextPreprocessor
+from mmret_tf.projector import write_projector
 from mmret_tf.towers import image_tower, text_tower
+
+PROJECTED = 500  # development images in TensorBoard's projector
 
 
 def build_model(config: TrainConfig, captions: Sequence[str], steps: int) -> DualEncoder:
@@ -96,9 +99,10 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
     """Train, and leave `config.json`, `model.keras`, `embeddings/` and `report.json` in a folder.
 
     `model.keras` is the model of the epoch that was best on the development split, and
-    `history.csv` has a line an epoch. Ctrl-C ends the training and goes on with that model; the
-    report says so. A run that was killed, or interrupted, goes on with the next epoch when it is
-    started again with the same configuration.
+    `history.csv` has a line an epoch. `tensorboard --logdir RUN` shows `logs/`: the curves, and
+    images of the development split in the embedding projector. Ctrl-C ends the training and goes on
+    with that model; the report says so. A run that was killed, or interrupted, goes on with the
+    next epoch when it is started again with the same configuration.
 
     Args:
         config: the recipe.
@@ -133,6 +137,7 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
         EpochSeeds(),
         keep,
         keras.callbacks.CSVLogger(run / "history.csv", append=bool(history)),
+        keras.callbacks.TensorBoard(run / "logs", write_graph=False),
         keras.callbacks.TerminateOnNaN(),
         keras.callbacks.BackupAndRestore(run / "backup"),
     ]
@@ -183,14 +188,23 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
         "seconds": {"fit": fit_seconds, "all": time.monotonic() - started},
     }
     if development is not None:
-        report["development"] = evaluate(model, development, features_of(development))
+        features = features_of(development)
+        report["development"] = evaluate(model, development, features)
+        some = slice(0, PROJECTED)
+        images = development.image_paths[some]
+        write_projector(
+            run / "logs",
+            model.encode_images(images if features is None else features[some]),
+            images,
+            [captions[0] for captions in development.captions[some]],
+        )
     write_json(run / "report.json", report)
     return report
 
 
 def killed_run(config: TrainConfig, run: Path) -> list[dict[str, float]]:
     """The epochs that a killed run of this very configuration completed; of any other run none,
-    and its backup is deleted, so that nothing stale is gone on with.
+    and its backup and logs are deleted, so that nothing stale is gone on with.
 
     Keras' backup is the truth: it is the last that is written of an epoch.
     """
@@ -206,7 +220,8 @@ def killed_run(config: TrainConfig, run: Path) -> list[dict[str, float]]:
             ]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no killed run, or one that was killed in its first epoch
-    shutil.rmtree(run / "backup", ignore_errors=True)
+    for stale in ("backup", "logs"):
+        shutil.rmtree(run / stale, ignore_errors=True)
     return []
 
 

@@ -37,6 +37,7 @@ ORDER = [
     "measuring",
     "callbacks",
     "config",
+    "projector",
     "folders",
     "embeddings",
     "compression",

@@ -9,8 +9,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import make_backbone
+from google.protobuf import text_format
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins import projector
 
 from mmret_tf import training
 from mmret_tf.callbacks import KeepBest, RetrievalMetrics, averaged_weights
@@ -89,6 +93,7 @@ def test_a_run_is_complete(finished):
         "embeddings",
         "features",
         "history.csv",
+        "logs",
         "model.keras",
         "report.json",
     ]
@@ -96,6 +101,29 @@ def test_a_run_is_complete(finished):
     again = evaluate(model, development)
     for name in ("t2i_R@1", "i2t_R@1", "t2i_meanr", "i2t_meanr"):
         assert again[name] == pytest.approx(report["development"][name])
+
+
+def test_tensorboard_has_the_curves_and_the_development_images(finished):
+    _, report, run = finished
+    curves = EventAccumulator(str(run / "logs" / "validation")).Reload()
+    points = curves.Tensors("epoch_recall_sum")
+    values = [tf.make_ndarray(point.tensor_proto).item() for point in points]
+    recalls = [epoch["val_recall_sum"] for epoch in report["history"]]
+    assert [point.step for point in points] == [0, 1] and values == pytest.approx(recalls)
+
+    model, development = load_model(run / "model.keras"), load_pairs(finished[0].data, "dev")
+    vectors = np.loadtxt(run / "logs" / "vectors.tsv", delimiter="\t")
+    assert np.allclose(vectors, model.encode_images(development.image_paths), atol=1e-5)
+    labels = (run / "logs" / "labels.tsv").read_text(encoding="utf-8").splitlines()
+    assert labels == [captions[0] for captions in development.captions]
+    thumbnails = np.asarray(Image.open(run / "logs" / "thumbnails.png"))
+    assert thumbnails.shape == (3 * 48, 3 * 48, 3)  # six pictures
+    for place, picture in enumerate(load_image(path, 48) for path in development.image_paths):
+        top, left = place // 3 * 48, place % 3 * 48
+        assert np.array_equal(thumbnails[top : top + 48, left : left + 48], picture)
+    config = projector.ProjectorConfig()
+    text_format.Parse((run / "logs" / "projector_config.pbtxt").read_text(), config)
+    assert config.embeddings[0].tensor_path == "vectors.tsv"
 
 
 def test_the_vocabulary_is_that_of_the_training_split(finished):
