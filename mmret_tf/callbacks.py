@@ -24,11 +24,13 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
     Keras' SwapEMAWeights leaves them there when an epoch ends, and a backup would hold the mean
     for the weights.
     """
-    if not model.optimizer.use_ema:
+    # With float16, Keras puts an optimizer that scales the loss around ours.
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if not optimizer.use_ema:
         yield
         return
     weights = [variable.numpy() for variable in model.trainable_variables]
-    model.optimizer.finalize_variable_values(model.trainable_variables)
+    optimizer.finalize_variable_values(model.trainable_variables)
     try:
         yield
     finally:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from mmret_tf.towers import RNNS, TEXT_POOLINGS
 
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -38,11 +40,21 @@ class TrainConfig:
             saved in their place (arXiv 1803.05407; Keras' EMA), say 0.99; 0 for none.
         patience: training ends after so many epochs in a row without a better `val_recall_sum`;
             0 for never.
+        accumulation_steps: gradients of so many batches are averaged for one step of the optimizer,
+            where a larger batch does not fit into memory; negatives come from a batch alone.
+        precision: of what is built: "float32", or "mixed_bfloat16" or "mixed_float16" (Keras'
+            mixed precision, 混合精度; weights stay float32). A model from a `.keras` file keeps its
+            own.
+        initial_model: a run's `model.keras` to go on from, with its towers and its vocabulary; the
+            settings above that shape them do not count then.
+        thaw_from: the layer from which on a pretrained backbone is trained too, see
+            `fine_tuning.thaw`; "" for none.
+        thawed_rate: share of the learning rate for those layers.
         seed: of the weights, the order, the captions, the crops and the scenes.
 
     Raises:
-        ValueError: a value of another type, a number out of its range, or an unknown `rnn` or
-            `pooling`.
+        ValueError: a value of another type, a number out of its range, or a choice that there is
+            not.
 
     >>> TrainConfig(epochs=5).batch_size
     128
@@ -71,6 +83,11 @@ class TrainConfig:
     clip_norm: float = 0.0
     weight_averaging: float = 0.0
     patience: int = 0
+    accumulation_steps: int = 1
+    precision: str = "float32"
+    initial_model: str = ""
+    thaw_from: str = ""
+    thawed_rate: float = 0.1
     seed: int = 0
 
     def __post_init__(self):
@@ -81,17 +98,18 @@ class TrainConfig:
             if not isinstance(value, kinds) or isinstance(value, bool):
                 raise ValueError(f"{field.name} must be of type {field.type}; got {value!r}")
         above_zero = ("scenes", "image_size", "epochs", "batch_size", "learning_rate")
-        for name in (*above_zero, "captions_per_image", "feature_views"):
+        above_zero += ("captions_per_image", "feature_views", "accumulation_steps", "thawed_rate")
+        for name in above_zero:
             if not getattr(self, name) > 0:  # NaN is neither
                 raise ValueError(f"{name} must be above 0; got {getattr(self, name)}")
         if self.batch_size < 2:
             raise ValueError("batch_size must be at least 2: negatives come from the batch; got 1")
-        if self.rnn not in RNNS:
-            raise ValueError(f"rnn must be one of {', '.join(RNNS)}; got {self.rnn!r}")
-        if self.pooling not in TEXT_POOLINGS:
-            raise ValueError(
-                f"pooling must be one of {', '.join(TEXT_POOLINGS)}; got {self.pooling!r}"
-            )
+        choices = {"rnn": RNNS, "pooling": TEXT_POOLINGS, "precision": PRECISIONS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}"
+                )
         for name in ("dropout", "weight_averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1; got {getattr(self, name)}")

@@ -211,6 +211,7 @@ class DualEncoder(keras.Model):
         }
         return {
             "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             **{name: keras.saving.serialize_keras_object(part) for name, part in parts.items()},
         }
 
@@ -218,7 +219,7 @@ class DualEncoder(keras.Model):
     def from_config(cls, config: dict) -> DualEncoder:
         parts = {
             name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("image_tower", "text_tower", "text_preprocessor")
+            for name in ("dtype", "image_tower", "text_tower", "text_preprocessor")
         }
         return cls(**{**config, **parts})
 

@@ -75,10 +75,12 @@ class ImageTower(keras.Model):
         self.scaling = scaling
         self.normalize_features = normalize_features
         if normalize_features:
-            self.normalization = layers.BatchNormalization(momentum=0.9, name="normalization")
+            self.normalization = layers.BatchNormalization(
+                momentum=0.9, dtype=self.dtype_policy, name="normalization"
+            )
             self.normalization.build((None, backbone.output_shape[-1]))
-        self.dropout = layers.Dropout(dropout)
-        self.projection = layers.Dense(embedding_dim, name="projection")
+        self.dropout = layers.Dropout(dropout, dtype=self.dtype_policy)
+        self.projection = layers.Dense(embedding_dim, dtype=self.dtype_policy, name="projection")
         self.projection.build((None, backbone.output_shape[-1]))
         self.built = True
         self._features = None
@@ -89,7 +91,7 @@ class ImageTower(keras.Model):
 
     def features(self, images, training: bool = False):
         """Images `[batch, height, width, 3]`, levels 0 to 255 -> features `[batch, features]`."""
-        return self.backbone(self._scaled(images), training=training)
+        return ops.cast(self.backbone(self._scaled(images), training=training), "float32")
 
     def _scaled(self, images):
         """Levels 0 to 255 as the backbone wants them."""
@@ -141,6 +143,7 @@ class ImageTower(keras.Model):
         return {
             "name": self.name,
             "trainable": self.trainable,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "image_size": self.image_size,
             "embedding_dim": self.embedding_dim,
@@ -152,6 +155,7 @@ class ImageTower(keras.Model):
     @classmethod
     def from_config(cls, config: dict):
         backbone = keras.saving.deserialize_keras_object(config.pop("backbone"))
+        config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])
         trainable = config.pop("trainable")
         tower = cls(backbone, **config)
         if not trainable:  # True would thaw a frozen backbone too

@@ -22,6 +22,7 @@ from mmret_tf.datasets import PairDataset
 from mmret_tf.dual_encoder import DualEncoder, load_model
 from mmret_tf.embeddings import EmbeddingStore
 from mmret_tf.features import backbone_features, feature_views
+from mmret_tf.fine_tuning import TwoRateAdam, thaw
 from mmret_tf.items import ItemDataset, load_items
 from mmret_tf.losses import ContrastiveCosine
 from mmret_tf.measuring import evaluate
@@ -44,6 +45,23 @@ def build_model(config: TrainConfig, captions: Sequence[str], steps: int) -> Dua
         A `DualEncoder`, its weights random from `config.seed` or pretrained.
     """
     keras.utils.set_random_seed(config.seed)
+    if config.initial_model:
+        model = load_model(config.initial_model)
+    else:
+        policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(config.precision)
+        try:
+            model = _new_model(config, captions)
+        finally:
+            keras.config.set_dtype_policy(policy)
+    if config.thaw_from:
+        thaw(model, config.thaw_from)
+    model.compile(_optimizer(config, model, steps), loss=ContrastiveCosine())
+    return model
+
+
+def _new_model(config: TrainConfig, captions: Sequence[str]) -> DualEncoder:
+    """A dual encoder with the towers of the config."""
     text = TextPreprocessor(config.max_tokens, config.sequence_length)
     text.adapt(captions)
     images = image_tower(
@@ -62,7 +80,11 @@ def build_model(config: TrainConfig, captions: Sequence[str], steps: int) -> Dua
         dropout=config.dropout,
         pooling=config.pooling,
     )
-    model = DualEncoder(images, texts, text)
+    return DualEncoder(images, texts, text)
+
+
+def _optimizer(config: TrainConfig, model: DualEncoder, steps: int) -> keras.optimizers.Optimizer:
+    """AdamW with warm-up and cosine decay; thawed layers at their own rate, and without decay."""
     warmup_steps = max(1, steps // 10)
     schedule = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0,
@@ -72,19 +94,25 @@ def build_model(config: TrainConfig, captions: Sequence[str], steps: int) -> Dua
     )
     # Adam with weight decay is AdamW. Without it the first step is compiled sooner: Keras' decay
     # puts the schedule into the graph once more for each variable.
-    optimizer = keras.optimizers.Adam(
+    thawed = model.image_tower.backbone.trainable_variables if config.thaw_from else []
+    places = {id(variable): place for place, variable in enumerate(model.trainable_variables)}
+    optimizer = TwoRateAdam(
         schedule,
+        slow=[places[id(variable)] for variable in thawed],
+        slow_share=config.thawed_rate,
         weight_decay=config.weight_decay or None,
         global_clipnorm=config.clip_norm or None,
         use_ema=config.weight_averaging > 0,
         ema_momentum=config.weight_averaging,
+        gradient_accumulation_steps=(
+            config.accumulation_steps if config.accumulation_steps > 1 else None
+        ),
     )
     if config.weight_decay:
         optimizer.exclude_from_weight_decay(
-            [each for each in model.trainable_variables if not is_decayed(each)]
+            [each for each in model.trainable_variables if not is_decayed(each)] + thawed
         )
-    model.compile(optimizer, loss=ContrastiveCosine())
-    return model
+    return optimizer
 
 
 def is_decayed(variable: keras.Variable) -> bool:

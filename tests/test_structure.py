@@ -38,6 +38,7 @@ ORDER = [
     "callbacks",
     "config",
     "projector",
+    "fine_tuning",
     "folders",
     "embeddings",
     "compression",
