@@ -23,7 +23,7 @@ class TrainConfig:
         backbone: a name in `keras.applications`, or a `.keras` file.
         weights: "imagenet", "none" or a `.weights.h5` file; of a named backbone.
         image_size: side of the pictures, in pixels.
-        embedding_dim, rnn, word_dim, units, pooling: see `towers`.
+        embedding_dim, rnn, word_dim, units, pooling, bag_of_words: see `towers`.
         dropout: in both towers.
         min_crop, captions_per_image: see `PairDataset.as_dataset`.
         feature_views: of a frozen backbone, how many views of each training image are kept: 1 for
@@ -70,6 +70,7 @@ class TrainConfig:
     word_dim: int = 256
     units: int = 512
     pooling: str = "last"
+    bag_of_words: bool = False
     dropout: float = 0.3
     min_crop: float = 0.8
     captions_per_image: int = 1
@@ -94,8 +95,8 @@ class TrainConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             # Where a fraction is asked for, a whole number will do; True and False are no numbers.
-            kinds = {"str": str, "int": int, "float": (int, float)}[field.type]
-            if not isinstance(value, kinds) or isinstance(value, bool):
+            kinds = {"str": str, "bool": bool, "int": int, "float": (int, float)}[field.type]
+            if not isinstance(value, kinds) or isinstance(value, bool) != (kinds is bool):
                 raise ValueError(f"{field.name} must be of type {field.type}; got {value!r}")
         above_zero = ("scenes", "image_size", "epochs", "batch_size", "learning_rate")
         above_zero += ("captions_per_image", "feature_views", "accumulation_steps", "thawed_rate")

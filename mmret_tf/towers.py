@@ -294,6 +294,7 @@ def text_tower(
     embedding_dim: int = 256,
     dropout: float = 0.0,
     pooling: str = "last",
+    bag_of_words: bool = False,
 ) -> keras.Model:
     """The text tower: Embedding, LSTM, then a projection. Section 2.2 and 5.
 
@@ -306,6 +307,8 @@ def text_tower(
         dropout: fraction dropped, in training, of each word's vector and of the pooled state.
         pooling: what is taken of the states: the "last"; their "mean"; or their "max", channel by
             channel. A Transformer has no last state: its "last" is the "mean".
+        bag_of_words: whether the mean of the word vectors (词袋) stands beside that, before the
+            projection.
 
     Returns:
         A model, token ids `[batch, length]` -> float32 `[batch, embedding_dim]`, rows of length 1.
@@ -351,6 +354,8 @@ def text_tower(
     state = encoder(words)
     if len(state.shape) == 3:
         state = MaskedPooling(pooling)(state)
+    if bag_of_words:
+        state = layers.Concatenate()([state, MaskedPooling("mean")(words)])
     state = layers.Dropout(dropout)(state)
     embedding = UnitLength(dtype="float32")(layers.Dense(embedding_dim, name="projection")(state))
     return keras.Model(tokens, embedding, name="text_tower")

@@ -79,6 +79,7 @@ def _new_model(config: TrainConfig, captions: Sequence[str]) -> DualEncoder:
         embedding_dim=config.embedding_dim,
         dropout=config.dropout,
         pooling=config.pooling,
+        bag_of_words=config.bag_of_words,
     )
     return DualEncoder(images, texts, text)
 

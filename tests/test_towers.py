@@ -126,29 +126,31 @@ def test_backbones_that_do_not_exist_or_fit(arguments, message):
         image_tower(**arguments)
 
 
-both_options = pytest.mark.parametrize(
-    ("rnn", "pooling"), [(rnn, pooling) for rnn in RNNS for pooling in TEXT_POOLINGS]
+text_towers = pytest.mark.parametrize(
+    "options",
+    [{"rnn": rnn, "pooling": pooling} for rnn in RNNS for pooling in TEXT_POOLINGS]
+    + [{"bag_of_words": True, "pooling": "max"}],
 )
 
 
-@both_options
-def test_padding_never_changes_a_result(rnn, pooling):
-    tower = text_tower(20, rnn=rnn, word_dim=8, units=8, embedding_dim=4, pooling=pooling)
+@text_towers
+def test_padding_never_changes_a_result(options):
+    tower = text_tower(20, word_dim=8, units=8, embedding_dim=4, **options)
     short = tower(np.array([[5, 6, 7]]))
     assert np.allclose(short, tower(np.array([[5, 6, 7, 0, 0, 0, 0]])), atol=1e-6)
     assert not np.allclose(short, tower(np.array([[7, 6, 5]])), atol=1e-3)  # order matters
     assert np.allclose(np.linalg.norm(short, axis=1), 1, atol=1e-5)
 
 
-@both_options
-def test_an_empty_caption_has_a_finite_embedding(rnn, pooling):
-    tower = text_tower(20, rnn=rnn, word_dim=8, units=8, embedding_dim=4, pooling=pooling)
+@text_towers
+def test_an_empty_caption_has_a_finite_embedding(options):
+    tower = text_tower(20, word_dim=8, units=8, embedding_dim=4, **options)
     assert np.isfinite(tower(np.zeros((1, 5), int))).all()
 
 
-@both_options
-def test_text_tower_round_trips(rnn, pooling, tmp_path):
-    tower = text_tower(20, rnn=rnn, word_dim=8, units=8, embedding_dim=4, pooling=pooling)
+@text_towers
+def test_text_tower_round_trips(options, tmp_path):
+    tower = text_tower(20, word_dim=8, units=8, embedding_dim=4, **options)
     tower.save(tmp_path / "tower.keras")
     loaded = keras.saving.load_model(tmp_path / "tower.keras")
     tokens = np.array([[5, 6, 0], [7, 0, 0]])
@@ -177,3 +179,13 @@ def test_pooling_is_that_of_numpy_over_what_is_real(pooling):
     expected = [getattr(states[row][mask[row]], pooling)(axis=0) for row in (0, 1)]
     assert np.allclose(pooled, [*expected, [0, 0]], atol=1e-6)
     assert np.allclose(MaskedPooling(pooling)(states), getattr(states, pooling)(axis=1))
+
+
+def test_the_bag_of_words_is_the_mean_of_the_word_vectors():
+    tower = text_tower(20, word_dim=3, units=2, embedding_dim=4, bag_of_words=True)
+    table = tower.get_layer("words").get_weights()[0]
+    kernel, bias = tower.get_layer("projection").get_weights()
+    kernel[:2] = 0  # of the state of the LSTM: only the words are left
+    tower.get_layer("projection").set_weights([kernel, bias])
+    expected = unit_length(table[[5, 6, 9]].mean(axis=0, keepdims=True) @ kernel[2:] + bias)
+    assert np.allclose(tower(np.array([[5, 6, 9, 0, 0]])), expected, atol=1e-5)

@@ -421,6 +421,7 @@ def test_retrieval_metrics_stand_in_the_history(model, batch, tmp_path):
         ({"clip_norm": -1.0}, "clip_norm must not be below 0; got -1.0"),
         ({"epochs": 2.5}, "epochs must be of type int; got 2.5"),
         ({"epochs": True}, "epochs must be of type int; got True"),
+        ({"bag_of_words": 1}, "bag_of_words must be of type bool; got 1"),
         ({"rnn": None}, "rnn must be of type str; got None"),
         ({"dropout": "0.3"}, "dropout must be of type float; got '0.3'"),
         ({"learning_rate": float("nan")}, "learning_rate must be above 0; got nan"),
