@@ -23,7 +23,7 @@ class TrainConfig:
         backbone: a name in `keras.applications`, or a `.keras` file.
         weights: "imagenet", "none" or a `.weights.h5` file; of a named backbone.
         image_size: side of the pictures, in pixels.
-        embedding_dim, rnn, word_dim, units, pooling, bag_of_words: see `towers`.
+        scales, embedding_dim, rnn, word_dim, units, pooling, bag_of_words: see `towers`.
         dropout: in both towers.
         min_crop, captions_per_image: see `PairDataset.as_dataset`.
         feature_views: of a frozen backbone, how many views of each training image are kept: 1 for
@@ -65,6 +65,7 @@ class TrainConfig:
     backbone: str = "ResNet50"
     weights: str = "imagenet"
     image_size: int = 224
+    scales: tuple[int, ...] = ()
     embedding_dim: int = 256
     rnn: str = "lstm"
     word_dim: int = 256
@@ -92,12 +93,18 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
+        if isinstance(self.scales, list):  # as JSON has it
+            object.__setattr__(self, "scales", tuple(self.scales))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             # Where a fraction is asked for, a whole number will do; True and False are no numbers.
-            kinds = {"str": str, "bool": bool, "int": int, "float": (int, float)}[field.type]
+            kinds = {"str": str, "bool": bool, "int": int, "float": (int, float)}.get(
+                field.type, tuple
+            )
             if not isinstance(value, kinds) or isinstance(value, bool) != (kinds is bool):
                 raise ValueError(f"{field.name} must be of type {field.type}; got {value!r}")
+        if not all(isinstance(scale, int) and scale > 0 for scale in self.scales):
+            raise ValueError(f"scales must be sides in pixels, above 0; got {list(self.scales)}")
         above_zero = ("scenes", "image_size", "epochs", "batch_size", "learning_rate")
         above_zero += ("captions_per_image", "feature_views", "accumulation_steps", "thawed_rate")
         for name in above_zero:

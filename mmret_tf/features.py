@@ -37,7 +37,7 @@ class _Backbone:
         self.views = views
         self.min_crop = min_crop
         # As if it were a weight, so that it counts in the fingerprint: what is done to a picture.
-        said = f"{tower.scaling} {list(views)} {min_crop} {tower.backbone.to_json()}"
+        said = f"{tower.scaling} {tower.scales} {list(views)} {min_crop} {tower.backbone.to_json()}"
         self.weights = [*tower.backbone.weights, np.frombuffer(said.encode(), np.uint8)]
 
     def encode_images(self, paths: Sequence[str]) -> np.ndarray:

@@ -10,6 +10,7 @@ import functools
 import inspect
 import os
 import zipfile
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -56,6 +57,11 @@ class ImageTower(keras.Model):
         dropout: fraction of the features that is dropped in training.
         normalize_features: whether batch normalization comes before the projection: it brings the
             features of a frozen backbone, which cannot adapt, to one scale.
+        scales: sides, in pixels, at which the backbone sees each picture (多尺度); its features at
+            all of them stand side by side. By default `image_size` alone.
+
+    Attributes:
+        feature_width: of what comes before the projection: that of the backbone, times the scales.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class ImageTower(keras.Model):
         scaling: str | None = None,
         dropout: float = 0.0,
         normalize_features: bool = False,
+        scales: Sequence[int] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -74,14 +81,16 @@ class ImageTower(keras.Model):
         self.embedding_dim = embedding_dim
         self.scaling = scaling
         self.normalize_features = normalize_features
+        self.scales = list(scales or [image_size])
+        self.feature_width = len(self.scales) * backbone.output_shape[-1]
         if normalize_features:
             self.normalization = layers.BatchNormalization(
                 momentum=0.9, dtype=self.dtype_policy, name="normalization"
             )
-            self.normalization.build((None, backbone.output_shape[-1]))
+            self.normalization.build((None, self.feature_width))
         self.dropout = layers.Dropout(dropout, dtype=self.dtype_policy)
         self.projection = layers.Dense(embedding_dim, dtype=self.dtype_policy, name="projection")
-        self.projection.build((None, backbone.output_shape[-1]))
+        self.projection.build((None, self.feature_width))
         self.built = True
         self._features = None
         self._feature_map = None
@@ -91,11 +100,17 @@ class ImageTower(keras.Model):
 
     def features(self, images, training: bool = False):
         """Images `[batch, height, width, 3]`, levels 0 to 255 -> features `[batch, features]`."""
-        return ops.cast(self.backbone(self._scaled(images), training=training), "float32")
+        images = ops.cast(images, "float32")
+        seen = []
+        for scale in self.scales:
+            resized = images
+            if scale != self.image_size:
+                resized = ops.image.resize(images, (scale, scale))
+            seen.append(self.backbone(self._scaled(resized), training=training))
+        return ops.cast(ops.concatenate(seen, axis=-1), "float32")
 
     def _scaled(self, images):
         """Levels 0 to 255 as the backbone wants them."""
-        images = ops.cast(images, "float32")
         if self.scaling:
             images = getattr(keras.applications, self.scaling).preprocess_input(images)
         return images
@@ -115,7 +130,7 @@ class ImageTower(keras.Model):
             self._feature_map = functools.partial(
                 keras.Model(self.backbone.input, maps[-1]), training=False
             )
-        feature_map = self._feature_map(self._scaled(images))
+        feature_map = self._feature_map(self._scaled(ops.cast(images, "float32")))
         return ops.reshape(feature_map, (ops.shape(images)[0], -1, feature_map.shape[-1]))
 
     def features_on_batch(self, images) -> np.ndarray:
@@ -128,7 +143,7 @@ class ImageTower(keras.Model):
         if len(inputs.shape) not in (2, 4):
             raise ValueError(
                 "the image tower takes images [batch, height, width, 3] or features "
-                f"[batch, {self.backbone.output_shape[-1]}]; got shape {tuple(inputs.shape)}"
+                f"[batch, {self.feature_width}]; got shape {tuple(inputs.shape)}"
             )
         return unit_length(self.project(inputs, training))
 
@@ -150,6 +165,7 @@ class ImageTower(keras.Model):
             "scaling": self.scaling,
             "dropout": self.dropout.rate,
             "normalize_features": self.normalize_features,
+            "scales": self.scales,
         }
 
     @classmethod
@@ -170,6 +186,7 @@ def image_tower(
     embedding_dim: int = 256,
     trainable: bool | None = None,
     dropout: float = 0.0,
+    scales: Sequence[int] | None = None,
 ) -> ImageTower:
     """The image tower: a CNN with average pooling, then a projection. Section 2.2 and 5.
 
@@ -184,13 +201,16 @@ def image_tower(
         trainable: whether training changes the backbone; by default only one that starts from
             scratch is changed.
         dropout: fraction of the backbone's features that is dropped in training.
+        scales: sides, in pixels, at which the backbone sees each picture, such as `[224, 288]`,
+            where it takes pictures of any size; by default `image_size` alone.
 
     Returns:
         A model, images `[batch, image_size, image_size, 3]` or features `[batch, features]` ->
         float32 `[batch, embedding_dim]`, rows of length 1.
 
     Raises:
-        ValueError: no such backbone, or one that does not give `[batch, features]`.
+        ValueError: no such backbone, one that does not give `[batch, features]`, or scales that it
+            does not take.
         ConnectionError: the ImageNet weights could not be downloaded.
 
     >>> tower = image_tower("MobileNetV3Small", weights=None, image_size=32, embedding_dim=8)
@@ -199,7 +219,8 @@ def image_tower(
     """
     scaling = None
     if isinstance(backbone, str) and not backbone.endswith(".keras"):
-        network, scaling = _application(backbone, weights, image_size)
+        side = image_size if scales is None else None
+        network, scaling = _application(backbone, weights, side)
         trainable = weights is None if trainable is None else trainable
         if weights is None:
             _ease_the_start(network)
@@ -212,6 +233,14 @@ def image_tower(
             "a backbone must map images to features [batch, features], as average pooling does; "
             f"this one gives shape {network.output_shape}"
         )
+    side = network.input_shape[1]
+    if scales is not None and not (
+        len(scales) and all(scale > 0 and side in (None, scale) for scale in scales)
+    ):
+        raise ValueError(
+            f"scales must be sides, in pixels, that the backbone takes ({side or 'any'}); "
+            f"got {list(scales)}"
+        )
     network.trainable = bool(trainable)
     return ImageTower(
         network,
@@ -220,6 +249,7 @@ def image_tower(
         scaling,
         dropout,
         normalize_features=not network.trainable,
+        scales=scales,
         name="image_tower",
     )
 
@@ -236,7 +266,7 @@ def read_keras_file(path: str | os.PathLike, compile: bool = True) -> keras.Mode
 
 
 def _application(
-    name: str, weights: str | os.PathLike | None, image_size: int
+    name: str, weights: str | os.PathLike | None, image_size: int | None
 ) -> tuple[keras.Model, str]:
     """A network of `keras.applications`, and the module that holds its input scaling."""
     build = getattr(keras.applications, name, None)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import make_backbone
 
 from mmret_tf.pooling import POOLINGS, MaskedPooling
@@ -87,6 +88,20 @@ def test_cached_features_stand_for_images():
         tower(PICTURES[..., 0])
 
 
+def test_a_backbone_may_see_each_picture_at_several_scales(tmp_path):
+    backbone = make_backbone()
+    tower = image_tower(backbone, image_size=32, embedding_dim=4, scales=[32, 48])
+    larger = tf.image.resize(PICTURES, (48, 48))
+    expected = np.concatenate([backbone(PICTURES), backbone(larger)], axis=1)
+    assert np.allclose(tower.features(PICTURES), expected, atol=1e-5)
+    assert tower(expected).shape == (3, 4) and tower.feature_width == 16
+    tower.save(tmp_path / "tower.keras")
+    loaded = keras.saving.load_model(tmp_path / "tower.keras")
+    assert np.array_equal(loaded(PICTURES), tower(PICTURES))
+    named = image_tower("MobileNet", weights=None, image_size=32, embedding_dim=4, scales=[32, 48])
+    assert named(PICTURES).shape == (3, 4)
+
+
 @pytest.mark.parametrize("trainable", [False, True])
 def test_image_tower_round_trips(tmp_path, trainable):
     tower = image_tower(make_backbone(), image_size=32, embedding_dim=4, trainable=trainable)
@@ -115,6 +130,11 @@ def test_imagenet_weights_that_cannot_be_fetched(monkeypatch):
         ({"backbone": "resnet"}, "no backbone 'resnet'"),
         ({"backbone": "gone.keras"}, "no model at gone.keras: expected a .keras file"),
         ({"weights": "gone.h5"}, "no weights at gone.h5"),
+        (
+            {"backbone": make_backbone(side=24), "scales": [24, 32]},
+            r"sides, in pixels, that the backbone takes \(24\); got \[24, 32\]",
+        ),
+        ({"backbone": make_backbone(), "scales": []}, r"takes \(any\); got \[\]"),
         (
             {"backbone": UNPOOLED},
             r"gives shape \(None, 8, 8, 3\)",

@@ -209,11 +209,18 @@ def test_a_picture_that_vanished_is_named(config, tmp_path):
 
 def test_views_and_several_captions_are_trained_on(config, tmp_path):
     changed = dataclasses.replace(
-        config, feature_views=3, captions_per_image=2, pooling="max", batch_size=14
+        config,
+        feature_views=3,
+        captions_per_image=2,
+        pooling="max",
+        bag_of_words=True,
+        batch_size=14,
+        scales=(16, 24),
     )
     report = train(changed, tmp_path / "run")
     assert report["epochs_completed"] == 2
-    assert EmbeddingStore.open(tmp_path / "run" / "views").embeddings.shape[1] == 2 * 8
+    assert EmbeddingStore.open(tmp_path / "run" / "views").embeddings.shape[1] == 2 * 2 * 8
+    assert TrainConfig.load(tmp_path / "run" / "config.json") == changed
 
 
 def test_a_frozen_backbone_trains_on_scenes_too(config, tmp_path):
@@ -421,6 +428,8 @@ def test_retrieval_metrics_stand_in_the_history(model, batch, tmp_path):
         ({"clip_norm": -1.0}, "clip_norm must not be below 0; got -1.0"),
         ({"epochs": 2.5}, "epochs must be of type int; got 2.5"),
         ({"epochs": True}, "epochs must be of type int; got True"),
+        ({"scales": [224, 0]}, "scales must be sides in pixels, above 0; got [224, 0]"),
+        ({"scales": 224}, "scales must be of type tuple"),
         ({"bag_of_words": 1}, "bag_of_words must be of type bool; got 1"),
         ({"rnn": None}, "rnn must be of type str; got None"),
         ({"dropout": "0.3"}, "dropout must be of type float; got '0.3'"),
