@@ -1,0 +1,122 @@
+"""Train the recipe on Flickr8k, and set what it reaches beside what was published.
+
+    python tests/benchmarks/flickr8k.py --data flickr8k --backbone efficientnet_lite0.keras
+    python tests/benchmarks/flickr8k.py --data flickr8k --backbone ResNet50 --split test
+    python tests/benchmarks/flickr8k.py --data flickr8k --backbone efficientnet_lite0.keras \
+        --seeds 1 --vary rnn=gru --vary pooling=last,bag_of_words=false
+
+The first trains three models, from three seeds, and gives the median of each recall on the
+development split. `--vary` trains the recipe with other settings of `TrainConfig`, a variant each:
+so was the table made of what matters. Every run is kept, and is not trained again.
+
+The first run computes the features of the frozen backbone, and its time counts them; the others
+find them in its folder.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import mmret_tf as mm
+from mmret_tf.published import published_results
+from mmret_tf.tables import published_table
+from mmret_tf.training import train, write_json
+
+RECALLS = [f"{direction}_R@{k}" for direction in ("i2t", "t2i") for k in (1, 5, 10)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="Flickr8k as it is distributed")
+    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--split", default="dev")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--vary", action="append", metavar="NAME=VALUE,...", help="of TrainConfig")
+    parser.add_argument("--runs", type=Path, default=Path("runs/flickr8k"))
+    options = parser.parse_args()
+
+    pairs = mm.load_pairs(options.data, options.split)
+    recipe = mm.TrainConfig(data=options.data, backbone=options.backbone)
+    results = {}
+    for variant in options.vary or [""]:
+        changed = dataclasses.replace(recipe, **read_settings(variant))
+        for seed in range(options.seeds):
+            run = options.runs / (variant or "recipe") / str(seed)
+            report = finished_run(dataclasses.replace(changed, seed=seed), run, options.runs)
+            metrics = mm.evaluate(mm.load_model(run / "model.keras"), pairs)
+            results.setdefault(variant or "the recipe", []).append(metrics | seconds_of(report))
+    write_json(options.runs / f"{options.split}.json", results)
+
+    print(
+        f"{processor()}, {os.cpu_count()} cores; {Path(options.backbone).name}, frozen; "
+        f"{options.split} split, {len(pairs)} images"
+    )
+    table = Table("Recall in %", *RECALLS, "sum", "best epoch", "minutes")
+    medians = {}
+    for variant, runs in results.items():
+        for seed, metrics in enumerate(runs):
+            minutes = f"{metrics['seconds'] / 60:.1f}"
+            table.add_row(f"{variant}, seed {seed}", *cells(metrics), metrics["epoch"], minutes)
+        medians[variant] = {name: float(np.median([run[name] for run in runs])) for name in RECALLS}
+        if len(runs) > 1:
+            table.add_row(f"{variant}, median", *cells(medians[variant]), style="bold")
+    console = Console(width=140)
+    console.print(table)
+    if published := published_results(pairs.ids):
+        console.print(published_table(next(iter(medians.values())), published))
+
+
+def read_settings(variant: str) -> dict:
+    """`rnn=gru,epochs=3` as settings; values as in JSON, or else words."""
+    settings = {}
+    for part in filter(None, variant.split(",")):
+        name, _, value = part.partition("=")
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            settings[name] = value
+    return settings
+
+
+def finished_run(config: mm.TrainConfig, run: Path, runs: Path) -> dict:
+    """The report of a run, which is trained unless it is there."""
+    try:
+        if mm.TrainConfig.load(run / "config.json") == config:
+            return json.loads((run / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        pass
+    for cache in runs.glob("*/*/features"):  # of another run; `train` takes it only if it fits
+        for name in ("features", "views"):
+            if (cache.parent / name).is_dir() and not (run / name).is_dir():
+                shutil.copytree(cache.parent / name, run / name, copy_function=os.link)
+    return train(config, run)
+
+
+def seconds_of(report: dict) -> dict:
+    return {"seconds": report["seconds"]["all"], "epoch": str(report["best_epoch"])}
+
+
+def cells(metrics: dict) -> list[str]:
+    recalls = [100 * metrics[name] for name in RECALLS]
+    return [f"{recall:.1f}" for recall in recalls] + [f"{sum(recalls):.1f}"]
+
+
+def processor() -> str:
+    """The name of the processor, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()
