@@ -61,8 +61,11 @@ class CompressedImageTower:
         size: of the TensorFlow Lite model, bytes.
     """
 
-    def __init__(self, content: bytes, shift: np.ndarray, precision: str, fingerprint: str):
+    def __init__(
+        self, content: bytes, shift: np.ndarray, precision: str, fingerprint: str, members: int = 1
+    ):
         self.name = precision
+        self.members = members
         self.size = len(content)
         self.fingerprint = fingerprint
         self.shift = shift  # [dim], is added to what the interpreter gives
@@ -78,7 +81,7 @@ class CompressedImageTower:
 
     def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
         """Images `[batch, height, width, 3]`, levels 0 to 255 -> float32 `[batch, dim]`."""
-        return unit_length(self.project(images)).numpy()
+        return unit_length(self.project(images), self.members).numpy()
 
     def project(self, images: np.ndarray) -> np.ndarray:
         """What `predict_on_batch` brings to unit length, as `ImageTower.project`."""
@@ -125,7 +128,8 @@ class CompressedImageTower:
             )
         content = (directory / "image_tower.tflite").read_bytes()
         shift = np.array(open_array(directory / "shift.npy", (1, model.embedding_dim)))[0]
-        return cls(content, shift, manifest.get("precision"), manifest["fingerprint"])
+        precision, fingerprint = manifest.get("precision"), manifest["fingerprint"]
+        return cls(content, shift, precision, fingerprint, model.members)
 
 
 def compress_image_tower(
@@ -174,7 +178,8 @@ def compress_image_tower(
             )
         content = converter.convert()
     shift = np.zeros(model.embedding_dim, np.float32)
-    compressed = CompressedImageTower(content, shift, precision, model_fingerprint(model))
+    fingerprint = model_fingerprint(model)
+    compressed = CompressedImageTower(content, shift, precision, fingerprint, model.members)
     if precision == "int8":
         # Rounding moves all vectors alike to some degree, and that much can be put right (bias
         # correction, arXiv 1906.04721, section 4.2).

@@ -23,7 +23,8 @@ class TrainConfig:
         backbone: a name in `keras.applications`, or a `.keras` file.
         weights: "imagenet", "none" or a `.weights.h5` file; of a named backbone.
         image_size: side of the pictures, in pixels.
-        scales, embedding_dim, rnn, word_dim, units, pooling, bag_of_words: see `towers`.
+        scales, members, embedding_dim, rnn, word_dim, units, pooling, bag_of_words: see
+            `towers`.
         dropout: in both towers.
         min_crop, captions_per_image: see `PairDataset.as_dataset`.
         feature_views: of a frozen backbone, how many views of each training image are kept: 1 for
@@ -66,6 +67,7 @@ class TrainConfig:
     weights: str = "imagenet"
     image_size: int = 224
     scales: tuple[int, ...] = ()
+    members: int = 1
     embedding_dim: int = 256
     rnn: str = "lstm"
     word_dim: int = 256

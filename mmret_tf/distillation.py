@@ -28,8 +28,8 @@ def distill_image_tower(
 
     Args:
         model: the teacher; it is read, not changed.
-        student: from `image_tower`, with the model's image_size and embedding_dim; its weights are
-            trained in place.
+        student: from `image_tower`, with the model's image_size, embedding_dim and members; its
+            weights are trained in place.
         pairs: pictures; their captions play no part.
         epochs, batch_size: of the student's `fit`.
         learning_rate: the highest, of Adam; it falls to 0 along a cosine.
@@ -38,9 +38,9 @@ def distill_image_tower(
         A dual encoder of the student and the model's own text tower.
 
     Raises:
-        ValueError: the student takes pictures of another size, or embeds to another width.
+        ValueError: the student differs in image_size, embedding_dim or members.
     """
-    for name in ("image_size", "embedding_dim"):
+    for name in ("image_size", "embedding_dim", "members"):
         ours, theirs = getattr(student, name), getattr(model, name)
         if ours != theirs:
             raise ValueError(f"the student's {name} must be the model's, {theirs}; got {ours}")

@@ -49,6 +49,10 @@ class DualEncoder(keras.Model):
     dict. While it trains, the metric `spread` tells how far the embeddings are from all being the
     same: 1 minus the squared length of their mean, of the narrower of the two modalities.
 
+    Towers with several `members` are a mild ensemble (集成): each member's part of the embeddings
+    is trained by a loss of its own, and the embedding is all of them side by side, so that a search
+    adds up their cosines.
+
     Args:
         image_tower: model from images to `[batch, dim]`, as `towers.image_tower` makes it.
         text_tower: model from token ids to `[batch, dim]`, as `towers.text_tower` makes it.
@@ -59,7 +63,8 @@ class DualEncoder(keras.Model):
             faster form of it; not saved with the model. See `compression`.
 
     Raises:
-        ValueError: the towers differ in width, or the vocabulary does not fit the text tower.
+        ValueError: the towers differ in width or in their members, or the vocabulary does not fit
+            the text tower.
 
     >>> from mmret_tf.towers import image_tower, text_tower
     >>> text = TextPreprocessor(max_tokens=100, sequence_length=8)
@@ -88,6 +93,13 @@ class DualEncoder(keras.Model):
                 f"got {widths[0]} for images and {widths[1]} for text"
             )
         self.embedding_dim = widths[0]
+        self.members = getattr(image_tower, "members", 1)
+        found = max([getattr(layer, "members", 1) for layer in text_tower.layers], default=1)
+        if found != self.members:
+            raise ValueError(
+                "both towers must have as many members; "
+                f"got {self.members} for images and {found} for text"
+            )
         self.image_encoder: ImageEncoder | None = None
         self.spread = keras.metrics.Mean("spread")
         # It stands here and not in the loss because a Keras loss owns no weights.
@@ -124,10 +136,17 @@ class DualEncoder(keras.Model):
         self.spread.update_state(ops.minimum(*spreads))
         low, high = TEMPERATURE_RANGE
         temperature = ops.clip(ops.exp(ops.cast(self.log_temperature, "float32")), low, high)
-        loss = keras.losses.get(self.loss)(
-            y, {**y_pred, "temperature": temperature}, sample_weight=sample_weight
-        )
-        return loss + sum(self._aggregate_additional_loss(extra) for extra in self.losses)
+        loss = keras.losses.get(self.loss)
+        length = self.members**-0.5  # of each member's part of a unit vector
+        parts = {
+            name: ops.split(rows / length, self.members, axis=1) for name, rows in y_pred.items()
+        }
+        costs = [
+            loss(y, {"image": image, "text": text, "temperature": temperature}, sample_weight)
+            for image, text in zip(parts["image"], parts["text"], strict=True)
+        ]
+        extras = sum(self._aggregate_additional_loss(extra) for extra in self.losses)
+        return sum(costs) / self.members + extras
 
     def fit(self, *args, callbacks=None, **kwargs) -> keras.callbacks.History:
         """Keras' `fit`, with a warning, once, when the embeddings collapse."""

@@ -71,6 +71,7 @@ def _new_model(config: TrainConfig, captions: Sequence[str]) -> DualEncoder:
         embedding_dim=config.embedding_dim,
         dropout=config.dropout,
         scales=config.scales or None,
+        members=config.members,
     )
     texts = text_tower(
         text.vocabulary_size(),
@@ -81,6 +82,7 @@ def _new_model(config: TrainConfig, captions: Sequence[str]) -> DualEncoder:
         dropout=config.dropout,
         pooling=config.pooling,
         bag_of_words=config.bag_of_words,
+        members=config.members,
     )
     return DualEncoder(images, texts, text)
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CAPTIONS, make_wide_model
+from conftest import CAPTIONS, make_backbone, make_wide_model
 from PIL import Image
 
 from mmret_tf import compression
@@ -20,11 +20,13 @@ from mmret_tf.compression import (
     images_per_second,
 )
 from mmret_tf.datasets import PairDataset
+from mmret_tf.dual_encoder import DualEncoder
 from mmret_tf.embeddings import EmbeddingStore, row_cosines
 from mmret_tf.evaluation import evaluate_retrieval
 from mmret_tf.index import build_index
 from mmret_tf.preprocessing import load_batches
 from mmret_tf.searcher import Searcher
+from mmret_tf.towers import image_tower, text_tower
 
 PRECISIONS = pytest.mark.parametrize("precision", ["int8", "float16"])
 
@@ -118,6 +120,23 @@ def test_it_can_be_kept_beside_the_run_and_is_used_from_there(wide_model, photos
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(ValueError, match="damaged"):
         Searcher.open(run, compressed=True)
+
+
+@PRECISIONS
+def test_an_ensemble_that_sees_several_scales_is_compressed_too(
+    precision, text_preprocessor, photos, tmp_path
+):
+    keras.utils.set_random_seed(0)
+    options = {"embedding_dim": 4, "members": 2}
+    images = image_tower(make_backbone(width=16), image_size=16, scales=[16, 24], **options)
+    texts = text_tower(50, word_dim=8, units=8, **options)
+    model = DualEncoder(images, texts, text_preprocessor)
+    exact = model.encode_images(photos.image_paths)
+    compress_image_tower(model, photos.image_paths, precision).save(tmp_path / "compressed")
+    model.image_encoder = CompressedImageTower.load(tmp_path / "compressed", model)
+    found = model.encode_images(photos.image_paths)
+    assert np.allclose(np.linalg.norm(found.reshape(-1, 2, 2), axis=2), 0.5**0.5, atol=1e-5)
+    assert row_cosines(found, exact).min() > 0.99
 
 
 def test_it_belongs_to_one_model(wide_model, photos, tmp_path):

@@ -176,10 +176,57 @@ def test_mistakes_are_explained(model, call, message):
         call(model)
 
 
+def test_members_must_fit_together(text_preprocessor):
+    images = image_tower(make_backbone(), image_size=16, embedding_dim=4, members=2)
+    with pytest.raises(ValueError, match="as many members; got 2 for images and 1 for text"):
+        DualEncoder(images, text_tower(50, embedding_dim=4), text_preprocessor)
+    with pytest.raises(ValueError, match="must be a multiple of members.*; got 5 and 2"):
+        text_tower(50, embedding_dim=5, members=2)
+    with pytest.raises(ValueError, match="must be a multiple of members.*; got 4 and 0"):
+        image_tower(make_backbone(), embedding_dim=4, members=0)
+
+
 def test_towers_must_fit_together(text_preprocessor):
     images = image_tower(make_backbone(), embedding_dim=4)
     with pytest.raises(ValueError, match="got 4 for images and 8 for text"):
         DualEncoder(images, text_tower(50, units=8, embedding_dim=8))
+
+
+@pytest.fixture
+def ensemble(text_preprocessor):
+    """Two members of width 2."""
+    keras.utils.set_random_seed(0)
+    images = image_tower(make_backbone(), image_size=16, embedding_dim=4, members=2)
+    texts = text_tower(50, word_dim=8, units=8, embedding_dim=4, members=2)
+    built = DualEncoder(images, texts, text_preprocessor)
+    built.compile(keras.optimizers.Adam(0.05), loss=losses.ContrastiveCosine())
+    return built
+
+
+def test_an_ensemble_trains_each_member_by_itself_and_adds_up_their_cosines(ensemble, batch):
+    out = ensemble.predict(batch, verbose=0)
+    image, text = (out[name].reshape(4, 2, 2) for name in ("image", "text"))
+    assert np.allclose(np.linalg.norm(image, axis=2), 0.5**0.5, atol=1e-5)
+    cosines = np.einsum("imd,jmd->mij", image, text) * 2  # of each member
+    assert np.allclose(out["image"] @ out["text"].T, cosines.mean(axis=0), atol=1e-5)
+
+    logits = cosines / 0.07
+    exact = [
+        np.log(np.exp(logits).sum(axis=axis)) - np.diagonal(logits, axis1=1, axis2=2)
+        for axis in (1, 2)
+    ]
+    tower_out = ensemble(batch, training=False)
+    found = ensemble.compute_loss(batch, GROUPS, tower_out)
+    assert float(found) == pytest.approx(np.mean(exact), rel=1e-4)
+
+
+def test_an_ensemble_learns_and_round_trips(ensemble, batch, tmp_path):
+    history = ensemble.fit(batch, GROUPS, epochs=20, verbose=0).history["loss"]
+    assert history[-1] < 0.7 * history[0]
+    ensemble.save(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras")
+    assert loaded.members == 2
+    assert np.array_equal(loaded.encode_texts(CAPTIONS), ensemble.encode_texts(CAPTIONS))
 
 
 def test_save_and_load_in_a_fresh_process(model, batch, tmp_path):
