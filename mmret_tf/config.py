@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmret_tf.towers import RNNS, TEXT_POOLINGS
 
+LISTS = {"tuple[int, ...]": int, "tuple[str, ...]": str}
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -23,8 +24,8 @@ class TrainConfig:
         backbone: a name in `keras.applications`, or a `.keras` file.
         weights: "imagenet", "none" or a `.weights.h5` file; of a named backbone.
         image_size: side of the pictures, in pixels.
-        scales, members, embedding_dim, rnn, word_dim, units, pooling, bag_of_words: see
-            `towers`.
+        feature_layers, scales, members, embedding_dim, rnn, word_dim, units, pooling,
+            bag_of_words: see `towers`.
         dropout: in both towers.
         min_crop, captions_per_image: see `PairDataset.as_dataset`.
         feature_views: of a frozen backbone, how many views of each training image are kept: 1 for
@@ -66,6 +67,7 @@ class TrainConfig:
     backbone: str = "ResNet50"
     weights: str = "imagenet"
     image_size: int = 224
+    feature_layers: tuple[str, ...] = ()
     scales: tuple[int, ...] = ()
     members: int = 1
     embedding_dim: int = 256
@@ -95,17 +97,21 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        if isinstance(self.scales, list):  # as JSON has it
-            object.__setattr__(self, "scales", tuple(self.scales))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            # Where a fraction is asked for, a whole number will do; True and False are no numbers.
-            kinds = {"str": str, "bool": bool, "int": int, "float": (int, float)}.get(
-                field.type, tuple
-            )
-            if not isinstance(value, kinds) or isinstance(value, bool) != (kinds is bool):
+            if field.type in LISTS:
+                kind = LISTS[field.type]
+                is_right = isinstance(value, (tuple, list)) and all(
+                    isinstance(each, kind) and not isinstance(each, bool) for each in value
+                )
+                object.__setattr__(self, field.name, tuple(value) if is_right else value)
+            else:
+                # Where a fraction is asked for, a whole number will do; True is no number.
+                kinds = {"str": str, "bool": bool, "int": int, "float": (int, float)}[field.type]
+                is_right = isinstance(value, kinds) and isinstance(value, bool) == (kinds is bool)
+            if not is_right:
                 raise ValueError(f"{field.name} must be of type {field.type}; got {value!r}")
-        if not all(isinstance(scale, int) and scale > 0 for scale in self.scales):
+        if min(self.scales, default=1) < 1:
             raise ValueError(f"scales must be sides in pixels, above 0; got {list(self.scales)}")
         above_zero = ("scenes", "image_size", "epochs", "batch_size", "learning_rate")
         above_zero += ("captions_per_image", "feature_views", "accumulation_steps", "thawed_rate")

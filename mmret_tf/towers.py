@@ -71,11 +71,8 @@ class ImageTower(keras.Model):
             features of a frozen backbone, which cannot adapt, to one scale.
         members: of an ensemble (集成): `embedding_dim` is shared out among so many vectors, each of
             which is learnt by itself, see `DualEncoder`.
-        scales: sides, in pixels, at which the backbone sees each picture (多尺度); its features at
-            all of them stand side by side. By default `image_size` alone.
-
-    Attributes:
-        feature_width: of what comes before the projection: that of the backbone, times the scales.
+        scales: sides, in pixels, at which the backbone sees each picture (多尺度); the features
+            are their mean. By default `image_size` alone.
     """
 
     def __init__(
@@ -98,15 +95,14 @@ class ImageTower(keras.Model):
         self.normalize_features = normalize_features
         self.scales = list(scales or [image_size])
         self.members = members
-        self.feature_width = len(self.scales) * backbone.output_shape[-1]
         if normalize_features:
             self.normalization = layers.BatchNormalization(
                 momentum=0.9, dtype=self.dtype_policy, name="normalization"
             )
-            self.normalization.build((None, self.feature_width))
+            self.normalization.build((None, backbone.output_shape[-1]))
         self.dropout = layers.Dropout(dropout, dtype=self.dtype_policy)
         self.projection = layers.Dense(embedding_dim, dtype=self.dtype_policy, name="projection")
-        self.projection.build((None, self.feature_width))
+        self.projection.build((None, backbone.output_shape[-1]))
         self.built = True
         self._features = None
         self._feature_map = None
@@ -122,8 +118,9 @@ class ImageTower(keras.Model):
             resized = images
             if scale != self.image_size:
                 resized = ops.image.resize(images, (scale, scale))
-            seen.append(self.backbone(self._scaled(resized), training=training))
-        return ops.cast(ops.concatenate(seen, axis=-1), "float32")
+            features = self.backbone(self._scaled(resized), training=training)
+            seen.append(ops.cast(features, "float32"))
+        return sum(seen) / len(seen)
 
     def _scaled(self, images):
         """Levels 0 to 255 as the backbone wants them."""
@@ -159,7 +156,7 @@ class ImageTower(keras.Model):
         if len(inputs.shape) not in (2, 4):
             raise ValueError(
                 "the image tower takes images [batch, height, width, 3] or features "
-                f"[batch, {self.feature_width}]; got shape {tuple(inputs.shape)}"
+                f"[batch, {self.backbone.output_shape[-1]}]; got shape {tuple(inputs.shape)}"
             )
         return unit_length(self.project(inputs, training), self.members)
 
@@ -203,6 +200,7 @@ def image_tower(
     embedding_dim: int = 256,
     trainable: bool | None = None,
     dropout: float = 0.0,
+    feature_layers: Sequence[str] = (),
     scales: Sequence[int] | None = None,
     members: int = 1,
 ) -> ImageTower:
@@ -219,8 +217,12 @@ def image_tower(
         trainable: whether training changes the backbone; by default only one that starts from
             scratch is changed.
         dropout: fraction of the backbone's features that is dropped in training.
+        feature_layers: names of earlier layers of the backbone, such as "conv4_block6_out" of
+            ResNet50: the average of their feature maps stands beside its own features. The last
+            layers know ImageNet's classes; those before them, more of what else is to be seen.
         scales: sides, in pixels, at which the backbone sees each picture, such as `[224, 288]`,
-            where it takes pictures of any size; by default `image_size` alone.
+            where it takes pictures of any size: the features are their mean. By default
+            `image_size` alone.
         members: of an ensemble, see `DualEncoder`; they share out the `embedding_dim`.
 
     Returns:
@@ -228,8 +230,9 @@ def image_tower(
         float32 `[batch, embedding_dim]`, rows of length 1.
 
     Raises:
-        ValueError: no such backbone, one that does not give `[batch, features]`, scales that it
-            does not take, or an `embedding_dim` that is no multiple of `members`.
+        ValueError: no such backbone, one that does not give `[batch, features]`, layers that it
+            does not have, scales that it does not take, or an `embedding_dim` that is no multiple
+            of `members`.
         ConnectionError: the ImageNet weights could not be downloaded.
 
     >>> tower = image_tower("MobileNetV3Small", weights=None, image_size=32, embedding_dim=8)
@@ -260,6 +263,8 @@ def image_tower(
             f"scales must be sides, in pixels, that the backbone takes ({side or 'any'}); "
             f"got {list(scales)}"
         )
+    if feature_layers:
+        network = _with_earlier_features(network, feature_layers)
     network.trainable = bool(trainable)
     return ImageTower(
         network,
@@ -325,6 +330,20 @@ def _application(
             "models/ under KERAS_HOME (by default ~/.keras)"
         ) from None
     return network, build.__module__.rsplit(".", 1)[-1]
+
+
+def _with_earlier_features(network: keras.Model, names: Sequence[str]) -> keras.Model:
+    """The same network; its features, and beside them the averages of earlier feature maps."""
+    maps = {layer.name: layer.output for layer in network.layers if len(layer.output.shape) == 4}
+    for name in names:
+        if name not in maps:
+            raise ValueError(
+                f"feature_layers: {network.name} has no feature map {name!r}; its last are "
+                f"{', '.join(list(maps)[-8:])}"
+            )
+    pooled = [layers.GlobalAveragePooling2D(name=f"{name}_pool")(maps[name]) for name in names]
+    features = layers.Concatenate(name="features")([network.output, *pooled])
+    return keras.Model(network.input, features, name=network.name)
 
 
 def _ease_the_start(network: keras.Model) -> None:

@@ -70,6 +70,7 @@ def _new_model(config: TrainConfig, captions: Sequence[str]) -> DualEncoder:
         image_size=config.image_size,
         embedding_dim=config.embedding_dim,
         dropout=config.dropout,
+        feature_layers=config.feature_layers,
         scales=config.scales or None,
         members=config.members,
     )

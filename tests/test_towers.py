@@ -92,14 +92,30 @@ def test_a_backbone_may_see_each_picture_at_several_scales(tmp_path):
     backbone = make_backbone()
     tower = image_tower(backbone, image_size=32, embedding_dim=4, scales=[32, 48])
     larger = tf.image.resize(PICTURES, (48, 48))
-    expected = np.concatenate([backbone(PICTURES), backbone(larger)], axis=1)
+    expected = (backbone(PICTURES) + backbone(larger)) / 2
     assert np.allclose(tower.features(PICTURES), expected, atol=1e-5)
-    assert tower(expected).shape == (3, 4) and tower.feature_width == 16
     tower.save(tmp_path / "tower.keras")
     loaded = keras.saving.load_model(tmp_path / "tower.keras")
     assert np.array_equal(loaded(PICTURES), tower(PICTURES))
     named = image_tower("MobileNet", weights=None, image_size=32, embedding_dim=4, scales=[32, 48])
     assert named(PICTURES).shape == (3, 4)
+
+
+def test_earlier_feature_maps_stand_beside_the_features(tmp_path):
+    images = keras.Input((None, None, 3))
+    early = keras.layers.Conv2D(5, 3, strides=2, activation="relu", name="early")(images)
+    late = keras.layers.Conv2D(7, 3, strides=2, activation="relu", name="late")(early)
+    backbone = keras.Model(images, keras.layers.GlobalMaxPooling2D()(late), name="small")
+    tower = image_tower(backbone, image_size=32, embedding_dim=4, feature_layers=["early"])
+    maps = keras.Model(images, early)(PICTURES.astype("float32"))
+    expected = np.concatenate([backbone(PICTURES), np.mean(maps, axis=(1, 2))], axis=1)
+    assert np.allclose(tower.features(PICTURES), expected, rtol=1e-5)
+    assert tower.regions(PICTURES).shape == (3, 7 * 7, 7)  # of the last map, as without
+    tower.save(tmp_path / "tower.keras")
+    loaded = keras.saving.load_model(tmp_path / "tower.keras")
+    assert np.array_equal(loaded(PICTURES), tower(PICTURES))
+    with pytest.raises(ValueError, match="small has no feature map 'middle'; its last are .*late"):
+        image_tower(backbone, feature_layers=["middle"])
 
 
 @pytest.mark.parametrize("trainable", [False, True])

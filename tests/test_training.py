@@ -219,7 +219,7 @@ def test_views_and_several_captions_are_trained_on(config, tmp_path):
     )
     report = train(changed, tmp_path / "run")
     assert report["epochs_completed"] == 2
-    assert EmbeddingStore.open(tmp_path / "run" / "views").embeddings.shape[1] == 2 * 2 * 8
+    assert EmbeddingStore.open(tmp_path / "run" / "views").embeddings.shape[1] == 2 * 8
     assert TrainConfig.load(tmp_path / "run" / "config.json") == changed
 
 
@@ -429,7 +429,8 @@ def test_retrieval_metrics_stand_in_the_history(model, batch, tmp_path):
         ({"epochs": 2.5}, "epochs must be of type int; got 2.5"),
         ({"epochs": True}, "epochs must be of type int; got True"),
         ({"scales": [224, 0]}, "scales must be sides in pixels, above 0; got [224, 0]"),
-        ({"scales": 224}, "scales must be of type tuple"),
+        ({"scales": 224}, "scales must be of type tuple[int, ...]; got 224"),
+        ({"feature_layers": [1]}, "feature_layers must be of type tuple[str, ...]; got [1]"),
         ({"bag_of_words": 1}, "bag_of_words must be of type bool; got 1"),
         ({"rnn": None}, "rnn must be of type str; got None"),
         ({"dropout": "0.3"}, "dropout must be of type float; got '0.3'"),
