@@ -59,7 +59,7 @@ class TrainConfig:
             not.
 
     >>> TrainConfig(epochs=5).batch_size
-    128
+    256
     """
 
     data: str = "scenes"
@@ -70,22 +70,22 @@ class TrainConfig:
     feature_layers: tuple[str, ...] = ()
     scales: tuple[int, ...] = ()
     members: int = 1
-    embedding_dim: int = 256
+    embedding_dim: int = 512
     rnn: str = "lstm"
-    word_dim: int = 256
+    word_dim: int = 300
     units: int = 512
-    pooling: str = "last"
-    bag_of_words: bool = False
+    pooling: str = "max"
+    bag_of_words: bool = True
     dropout: float = 0.3
     min_crop: float = 0.8
-    captions_per_image: int = 1
+    captions_per_image: int = 2
     feature_views: int = 1
     max_tokens: int = 8000
     sequence_length: int = 32
-    epochs: int = 20
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
+    epochs: int = 30
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
     clip_norm: float = 0.0
     weight_averaging: float = 0.0
     patience: int = 0

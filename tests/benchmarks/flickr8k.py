@@ -1,7 +1,6 @@
 """Train the recipe on Flickr8k, and set what it reaches beside what was published.
 
     python tests/benchmarks/flickr8k.py --data flickr8k --backbone efficientnet_lite0.keras
-    python tests/benchmarks/flickr8k.py --data flickr8k --backbone ResNet50 --split test
     python tests/benchmarks/flickr8k.py --data flickr8k --backbone efficientnet_lite0.keras \
         --seeds 1 --vary rnn=gru --vary pooling=last,bag_of_words=false
 
@@ -37,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="Flickr8k as it is distributed")
     parser.add_argument("--backbone", required=True)
+    parser.add_argument("--config", default="data/flickr8k.json", help="the recipe")
     parser.add_argument("--split", default="dev")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--vary", action="append", metavar="NAME=VALUE,...", help="of TrainConfig")
@@ -44,7 +44,9 @@ def main() -> None:
     options = parser.parse_args()
 
     pairs = mm.load_pairs(options.data, options.split)
-    recipe = mm.TrainConfig(data=options.data, backbone=options.backbone)
+    recipe = dataclasses.replace(
+        mm.TrainConfig.load(options.config), data=options.data, backbone=options.backbone
+    )
     results = {}
     for variant in options.vary or [""]:
         changed = dataclasses.replace(recipe, **read_settings(variant))
