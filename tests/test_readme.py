@@ -6,6 +6,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from mmret_tf.cli import app
+from mmret_tf.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,6 +34,14 @@ def test_the_commands_and_options_exist():
         assert shown.exit_code == 0, line
         for option in re.findall(r"--[a-z-]+", line):
             assert option in shown.output, line
+
+
+def test_the_configurations_can_be_read(tmp_path):
+    (written,) = re.findall(r"echo '(.*?)' > fine_tune.json", README, flags=re.DOTALL)
+    (tmp_path / "fine_tune.json").write_text(written, encoding="utf-8")
+    assert TrainConfig.load(tmp_path / "fine_tune.json").thaw_from == "conv5_block1_1_conv"
+    for name in re.findall(r"--config (data/\S+)", README):
+        assert TrainConfig.load(ROOT / name).scales == (224, 288)
 
 
 def test_links_and_pictures_exist():
