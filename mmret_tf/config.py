@@ -50,7 +50,7 @@ class TrainConfig:
         initial_model: a run's `model.keras` to go on from, with its towers and its vocabulary; the
             settings above that shape them do not count then.
         thaw_from: the layer from which on a pretrained backbone is trained too, see
-            `fine_tuning.thaw`; "" for none.
+            `backbones.thaw`; "" for none.
         thawed_rate: share of the learning rate for those layers.
         seed: of the weights, the order, the captions, the crops and the scenes.
 

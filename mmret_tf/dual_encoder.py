@@ -15,8 +15,10 @@ import keras
 import numpy as np
 from keras import ops
 
-# A saved model names its towers and its loss: their classes must be registered to load it.
-from mmret_tf import losses, towers  # noqa: F401
+# A saved model names its towers, its loss and its optimizer: their classes must be registered to
+# load it.
+from mmret_tf import losses, optimizers, towers  # noqa: F401
+from mmret_tf.backbones import read_keras_file
 from mmret_tf.preprocessing import ImageSource, TextPreprocessor, load_batches
 
 # The temperature of the softmax over cosines: where it starts, and how far training may take it.
@@ -337,7 +339,7 @@ def load_model(path: str | os.PathLike) -> DualEncoder:
 
 def load_as(kind: type[keras.Model], path: str | os.PathLike) -> keras.Model:
     """Load a `.keras` file that must hold a model of one kind; ValueError for any other."""
-    model = towers.read_keras_file(path)
+    model = read_keras_file(path)
     if not isinstance(model, kind):
         raise ValueError(f"{os.fspath(path)} holds a {type(model).__name__}, not a {kind.__name__}")
     return model

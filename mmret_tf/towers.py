@@ -7,9 +7,7 @@ an Embedding followed by a recurrent network (LSTM) for text.
 from __future__ import annotations
 
 import functools
-import inspect
 import os
-import zipfile
 from collections.abc import Sequence
 
 import keras
@@ -17,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
+from mmret_tf.backbones import load_backbone
 from mmret_tf.pooling import POOLINGS, MaskedPooling
 from mmret_tf.transformer import TransformerEncoder
 
@@ -239,22 +238,10 @@ def image_tower(
     >>> tower(ops.zeros((2, 32, 32, 3))).shape
     TensorShape([2, 8])
     """
-    scaling = None
-    if isinstance(backbone, str) and not backbone.endswith(".keras"):
-        side = image_size if scales is None else None
-        network, scaling = _application(backbone, weights, side)
-        trainable = weights is None if trainable is None else trainable
-        if weights is None:
-            _ease_the_start(network)
-    elif isinstance(backbone, keras.Model):
-        network = backbone
-    else:
-        network = read_keras_file(backbone, compile=False)
-    if len(network.output_shape) != 2:
-        raise ValueError(
-            "a backbone must map images to features [batch, features], as average pooling does; "
-            f"this one gives shape {network.output_shape}"
-        )
+    network, scaling, is_trainable = load_backbone(
+        backbone, weights, image_size if scales is None else None, feature_layers
+    )
+    trainable = is_trainable if trainable is None else trainable
     side = network.input_shape[1]
     if scales is not None and not (
         len(scales) and all(scale > 0 and side in (None, scale) for scale in scales)
@@ -263,8 +250,6 @@ def image_tower(
             f"scales must be sides, in pixels, that the backbone takes ({side or 'any'}); "
             f"got {list(scales)}"
         )
-    if feature_layers:
-        network = _with_earlier_features(network, feature_layers)
     network.trainable = bool(trainable)
     return ImageTower(
         network,
@@ -287,82 +272,6 @@ def _checked_members(members: int, embedding_dim: int) -> int:
             f"{embedding_dim} and {members}"
         )
     return members
-
-
-def read_keras_file(path: str | os.PathLike, compile: bool = True) -> keras.Model:
-    """Load a `.keras` file; ValueError when there is none, or it is damaged."""
-    if not os.path.isfile(path):
-        raise ValueError(f"no model at {os.fspath(path)}: expected a .keras file")
-    try:
-        zipfile.ZipFile(path).close()  # Keras would call what is no archive "not found"
-        return keras.saving.load_model(path, compile=compile)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{os.fspath(path)} is no .keras file, or damaged: {error}") from None
-
-
-def _application(
-    name: str, weights: str | os.PathLike | None, image_size: int | None
-) -> tuple[keras.Model, str]:
-    """A network of `keras.applications`, and the module that holds its input scaling."""
-    build = getattr(keras.applications, name, None)
-    if not inspect.isfunction(build):
-        raise ValueError(
-            f"no backbone {name!r}: expected a name in keras.applications (ResNet50, VGG16, "
-            "MobileNetV3Small, EfficientNetV2B0, ConvNeXtTiny, ...), a keras.Model or a .keras file"
-        )
-    if weights not in (None, "imagenet") and not os.path.isfile(weights):
-        raise ValueError(f"no weights at {weights}: expected imagenet, none, or a .weights.h5 file")
-    try:
-        network = build(
-            include_top=False,
-            weights=weights,
-            pooling="avg",
-            input_shape=(image_size, image_size, 3),
-        )
-    except Exception as error:
-        # Keras raises a bare Exception with these words when it cannot fetch a file.
-        if weights != "imagenet" or "URL fetch failure" not in str(error):
-            raise
-        raise ConnectionError(
-            f"the ImageNet weights of {name} could not be downloaded. Three ways on: start from "
-            "scratch (--weights none, weights=None); give a file that you have (--weights FILE, "
-            "or a .keras file as the backbone); or put the file that Keras would fetch into "
-            "models/ under KERAS_HOME (by default ~/.keras)"
-        ) from None
-    return network, build.__module__.rsplit(".", 1)[-1]
-
-
-def _with_earlier_features(network: keras.Model, names: Sequence[str]) -> keras.Model:
-    """The same network; its features, and beside them the averages of earlier feature maps."""
-    maps = {layer.name: layer.output for layer in network.layers if len(layer.output.shape) == 4}
-    for name in names:
-        if name not in maps:
-            raise ValueError(
-                f"feature_layers: {network.name} has no feature map {name!r}; its last are "
-                f"{', '.join(list(maps)[-8:])}"
-            )
-    pooled = [layers.GlobalAveragePooling2D(name=f"{name}_pool")(maps[name]) for name in names]
-    features = layers.Concatenate(name="features")([network.output, *pooled])
-    return keras.Model(network.input, features, name=network.name)
-
-
-def _ease_the_start(network: keras.Model) -> None:
-    """Let a network learn from scratch within a short run.
-
-    At Keras' momentum of 0.99 the moving statistics of batch normalization lag hundreds of steps
-    behind, and a network that learned well reads as chance in evaluation. And a block of ResNet
-    whose shortcut is the identity starts as the identity (its last scale is 0, arXiv 1706.02677,
-    section 5.1): the network starts shallow, and grows as deep as the pictures need.
-    """
-    names = {layer.name for layer in network.layers}
-    for layer in network.layers:
-        if not isinstance(layer, layers.BatchNormalization):
-            continue
-        layer.momentum = 0.9
-        # Of the names in a block, "conv2_block1" say, the convolution "0" is in the shortcut.
-        block = layer.name.removesuffix("_3_bn")
-        if f"{block}_add" in names and f"{block}_0_conv" not in names:
-            layer.gamma.assign(ops.zeros_like(layer.gamma))
 
 
 def text_tower(

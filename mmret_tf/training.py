@@ -16,16 +16,17 @@ from pathlib import Path
 
 import keras
 
+from mmret_tf.backbones import thaw
 from mmret_tf.callbacks import EpochSeeds, KeepBest, RetrievalMetrics
 from mmret_tf.config import TrainConfig
 from mmret_tf.datasets import PairDataset
 from mmret_tf.dual_encoder import DualEncoder, load_model
 from mmret_tf.embeddings import EmbeddingStore
 from mmret_tf.features import backbone_features, feature_views
-from mmret_tf.fine_tuning import TwoRateAdam, thaw
 from mmret_tf.items import ItemDataset, load_items
 from mmret_tf.losses import ContrastiveCosine
 from mmret_tf.measuring import evaluate
+from mmret_tf.optimizers import TwoRateAdam
 from mmret_tf.preprocessing import TextPreprocessor
 from mmret_tf.projector import write_projector
 from mmret_tf.towers import image_tower, text_tower
@@ -55,7 +56,7 @@ def build_model(config: TrainConfig, captions: Sequence[str], steps: int) -> Dua
         finally:
             keras.config.set_dtype_policy(policy)
     if config.thaw_from:
-        thaw(model, config.thaw_from)
+        thaw(model.image_tower.backbone, config.thaw_from)
     model.compile(_optimizer(config, model, steps), loss=ContrastiveCosine())
     return model
 
