@@ -53,7 +53,7 @@ def load_backbone(
             f"this one gives shape {network.output_shape}"
         )
     if feature_layers:
-        network = _with_earlier_features(network, feature_layers)
+        network = _with_pooled_layers(network, feature_layers)
     return network, scaling, is_new
 
 
@@ -135,18 +135,19 @@ def _application(
     return network, build.__module__.rsplit(".", 1)[-1]
 
 
-def _with_earlier_features(network: keras.Model, names: Sequence[str]) -> keras.Model:
-    """The same network; its features, and beside them the averages of earlier feature maps."""
+def _with_pooled_layers(network: keras.Model, names: Sequence[str]) -> keras.Model:
+    """The same network; its features are the averages and the maxima of these feature maps."""
     maps = {layer.name: layer.output for layer in network.layers if len(layer.output.shape) == 4}
+    features = []
     for name in names:
         if name not in maps:
             raise ValueError(
                 f"feature_layers: {network.name} has no feature map {name!r}; its last are "
                 f"{', '.join(list(maps)[-8:])}"
             )
-    pooled = [layers.GlobalAveragePooling2D(name=f"{name}_pool")(maps[name]) for name in names]
-    features = layers.Concatenate(name="features")([network.output, *pooled])
-    return keras.Model(network.input, features, name=network.name)
+        for pooling in (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D):
+            features.append(pooling()(maps[name]))
+    return keras.Model(network.input, layers.Concatenate()(features), name=network.name)
 
 
 def _ease_the_start(network: keras.Model) -> None:

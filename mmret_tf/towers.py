@@ -216,9 +216,10 @@ def image_tower(
         trainable: whether training changes the backbone; by default only one that starts from
             scratch is changed.
         dropout: fraction of the backbone's features that is dropped in training.
-        feature_layers: names of earlier layers of the backbone, such as "conv4_block6_out" of
-            ResNet50: the average of their feature maps stands beside its own features. The last
-            layers know ImageNet's classes; those before them, more of what else is to be seen.
+        feature_layers: names of layers of the backbone: the average and the maximum of each one's
+            feature map, side by side, take the place of the backbone's own features. Its last layer
+            knows ImageNet's classes; those before it, more of what else there is to see. Of
+            ResNet50, say, "conv4_block6_out" and "conv5_block3_out".
         scales: sides, in pixels, at which the backbone sees each picture, such as `[224, 288]`,
             where it takes pictures of any size: the features are their mean. By default
             `image_size` alone.

@@ -101,15 +101,15 @@ def test_a_backbone_may_see_each_picture_at_several_scales(tmp_path):
     assert named(PICTURES).shape == (3, 4)
 
 
-def test_earlier_feature_maps_stand_beside_the_features(tmp_path):
+def test_features_may_be_pooled_from_several_layers(tmp_path):
     images = keras.Input((None, None, 3))
     early = keras.layers.Conv2D(5, 3, strides=2, activation="relu", name="early")(images)
     late = keras.layers.Conv2D(7, 3, strides=2, activation="relu", name="late")(early)
-    backbone = keras.Model(images, keras.layers.GlobalMaxPooling2D()(late), name="small")
-    tower = image_tower(backbone, image_size=32, embedding_dim=4, feature_layers=["early"])
-    maps = keras.Model(images, early)(PICTURES.astype("float32"))
-    expected = np.concatenate([backbone(PICTURES), np.mean(maps, axis=(1, 2))], axis=1)
-    assert np.allclose(tower.features(PICTURES), expected, rtol=1e-5)
+    backbone = keras.Model(images, keras.layers.GlobalAveragePooling2D()(late), name="small")
+    tower = image_tower(backbone, image_size=32, embedding_dim=4, feature_layers=["late", "early"])
+    maps = [np.asarray(each) for each in keras.Model(images, [late, early])(PICTURES)]
+    pooled = [pool(each, axis=(1, 2)) for each in maps for pool in (np.mean, np.max)]
+    assert np.allclose(tower.features(PICTURES), np.concatenate(pooled, axis=1), rtol=1e-5)
     assert tower.regions(PICTURES).shape == (3, 7 * 7, 7)  # of the last map, as without
     tower.save(tmp_path / "tower.keras")
     loaded = keras.saving.load_model(tmp_path / "tower.keras")
