@@ -50,13 +50,21 @@ class _Backbone:
         rows = []
         try:
             for batch in pictures:
-                flat = tf.reshape(batch, (-1, *batch.shape[2:]))
-                rows.append(self.tower.features_on_batch(flat).reshape(len(batch), -1))
+                seen = [
+                    self.tower.features_on_batch(batch[:, place], self.scales_of(view))
+                    for place, view in enumerate(self.views)
+                ]
+                rows.append(np.concatenate(seen, axis=1))
         except tf.errors.OpError:
             for path in paths:
                 load_image(path, self.image_size)  # it says which cannot be read, and why
             raise
         return np.concatenate(rows)
+
+    def scales_of(self, view: int) -> list[int]:
+        """The plain picture is seen at all scales, as in a search; other views at one by turns."""
+        scales = self.tower.scales
+        return scales if view == 0 else [scales[view // 2 % len(scales)]]
 
     def draw(self, path: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """The views of a picture, uint8 `[views, image_size, image_size, 3]`."""
@@ -100,7 +108,8 @@ def feature_views(
 
     Training on them sees a picture in more than one form, though no backbone runs any more. The
     first view is the plain picture, the second its mirror image; the others are random crops, which
-    follow from the content of the picture, and every second of them is mirrored.
+    follow from the content of the picture, and every second of them is mirrored. Of several scales
+    a view but the first has one, by turns.
 
     Args:
         model: its backbone is frozen.

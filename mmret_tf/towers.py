@@ -109,11 +109,12 @@ class ImageTower(keras.Model):
     def build(self, input_shape):
         """Nothing is left to build: all weights are made in `__init__`."""
 
-    def features(self, images, training: bool = False):
-        """Images `[batch, height, width, 3]`, levels 0 to 255 -> features `[batch, features]`."""
+    def features(self, images, training: bool = False, scales: Sequence[int] | None = None):
+        """Images `[batch, height, width, 3]`, levels 0 to 255 -> features `[batch, features]`, the
+        mean of those at all scales, or at some."""
         images = ops.cast(images, "float32")
         seen = []
-        for scale in self.scales:
+        for scale in scales or self.scales:
             resized = images
             if scale != self.image_size:
                 resized = ops.image.resize(images, (scale, scale))
@@ -145,11 +146,11 @@ class ImageTower(keras.Model):
         feature_map = self._feature_map(self._scaled(ops.cast(images, "float32")))
         return ops.reshape(feature_map, (ops.shape(images)[0], -1, feature_map.shape[-1]))
 
-    def features_on_batch(self, images) -> np.ndarray:
+    def features_on_batch(self, images, scales: Sequence[int] | None = None) -> np.ndarray:
         """`features` of a batch as a NumPy array, in a compiled graph: to be kept for later."""
         if self._features is None:
             self._features = tf.function(self.features, reduce_retracing=True)
-        return self._features(images).numpy()
+        return self._features(images, scales=tuple(scales or self.scales)).numpy()
 
     def call(self, inputs, training=False):
         if len(inputs.shape) not in (2, 4):

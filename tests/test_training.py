@@ -145,7 +145,7 @@ def test_features_of_a_frozen_backbone_are_computed_once(finished, tmp_path, mon
     config, _, finished_run = finished
     run = shutil.copytree(finished_run, tmp_path / "run")
 
-    def fail(self, images):
+    def fail(self, images, scales):
         raise AssertionError("the backbone was asked again")
 
     monkeypatch.setattr("mmret_tf.towers.ImageTower.features_on_batch", fail)
@@ -198,6 +198,18 @@ def test_views_are_the_picture_its_mirror_image_and_crops(config, tmp_path):
     assert np.array_equal(again, views)
     wider = feature_views(model, pairs, plain, tmp_path / "views", views=4, min_crop=0.9)
     assert not np.allclose(wider[0, 2:], views[0, 2:], atol=1e-3)  # other crops, another cache
+
+
+def test_views_take_turns_at_the_scales(config, tmp_path, monkeypatch):
+    def mean_scale(self, images, scales):
+        return np.full((len(images), 1), np.mean(scales))
+
+    monkeypatch.setattr(ImageTower, "features_on_batch", mean_scale)
+    pairs = load_pairs(config.data)
+    model = build_model(dataclasses.replace(config, scales=(16, 20, 30)), ["x"], steps=1)
+    plain = backbone_features(model, [pairs], tmp_path / "features")(pairs)
+    views = feature_views(model, pairs, plain, tmp_path / "views", views=7, min_crop=0.5)
+    assert views[3, :, 0].tolist() == [22, 16, 20, 20, 30, 30, 16]
 
 
 def test_a_picture_that_vanished_is_named(config, tmp_path):
