@@ -41,7 +41,7 @@ def test_the_configurations_can_be_read(tmp_path):
     (tmp_path / "fine_tune.json").write_text(written, encoding="utf-8")
     assert TrainConfig.load(tmp_path / "fine_tune.json").thaw_from == "conv5_block1_1_conv"
     for name in re.findall(r"--config (data/\S+)", README):
-        assert TrainConfig.load(ROOT / name).scales == (224, 288)
+        assert TrainConfig.load(ROOT / name).scales == (224, 288, 352)
 
 
 def test_links_and_pictures_exist():
