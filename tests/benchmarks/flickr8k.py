@@ -2,7 +2,7 @@
 
     python tests/benchmarks/flickr8k.py --data flickr8k --backbone efficientnet_lite0.keras
     python tests/benchmarks/flickr8k.py --data flickr8k --backbone efficientnet_lite0.keras \
-        --seeds 1 --vary rnn=gru --vary pooling=last,bag_of_words=false
+        --seeds 1 --vary rnn=gru --vary "pooling=last bag_of_words=false"
 
 The first trains three models, from three seeds, and gives the median of each recall on the
 development split. `--vary` trains the recipe with other settings of `TrainConfig`, a variant each:
@@ -31,6 +31,17 @@ from mmret_tf.training import train, write_json
 
 RECALLS = [f"{direction}_R@{k}" for direction in ("i2t", "t2i") for k in (1, 5, 10)]
 
+# What decides the features of a frozen backbone.
+OF_FEATURES = (
+    "data",
+    "backbone",
+    "image_size",
+    "feature_layers",
+    "scales",
+    "feature_views",
+    "min_crop",
+)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -39,7 +50,7 @@ def main() -> None:
     parser.add_argument("--config", default="data/flickr8k.json", help="the recipe")
     parser.add_argument("--split", default="dev")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--vary", action="append", metavar="NAME=VALUE,...", help="of TrainConfig")
+    parser.add_argument("--vary", action="append", metavar="NAME=VALUE ...", help="of TrainConfig")
     parser.add_argument("--runs", type=Path, default=Path("runs/flickr8k"))
     options = parser.parse_args()
 
@@ -53,7 +64,9 @@ def main() -> None:
         for seed in range(options.seeds):
             run = options.runs / (variant or "recipe") / str(seed)
             report = finished_run(dataclasses.replace(changed, seed=seed), run, options.runs)
-            metrics = mm.evaluate(mm.load_model(run / "model.keras"), pairs)
+            metrics = report["development"]
+            if options.split != "dev":
+                metrics = mm.evaluate(mm.load_model(run / "model.keras"), pairs)
             results.setdefault(variant or "the recipe", []).append(metrics | seconds_of(report))
     write_json(options.runs / f"{options.split}.json", results)
 
@@ -77,9 +90,9 @@ def main() -> None:
 
 
 def read_settings(variant: str) -> dict:
-    """`rnn=gru,epochs=3` as settings; values as in JSON, or else words."""
+    """`rnn=gru epochs=3` as settings; values as in JSON, or else words."""
     settings = {}
-    for part in filter(None, variant.split(",")):
+    for part in variant.split():
         name, _, value = part.partition("=")
         try:
             settings[name] = json.loads(value)
@@ -95,10 +108,12 @@ def finished_run(config: mm.TrainConfig, run: Path, runs: Path) -> dict:
             return json.loads((run / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         pass
-    for cache in runs.glob("*/*/features"):  # of another run; `train` takes it only if it fits
-        for name in ("features", "views"):
-            if (cache.parent / name).is_dir() and not (run / name).is_dir():
-                shutil.copytree(cache.parent / name, run / name, copy_function=os.link)
+    for other in runs.glob("*/*/config.json"):  # with the same features
+        found = mm.TrainConfig.load(other)
+        if all(getattr(found, name) == getattr(config, name) for name in OF_FEATURES):
+            for cache in (other.parent / "features", other.parent / "views"):
+                if cache.is_dir() and not (run / cache.name).is_dir():
+                    shutil.copytree(cache, run / cache.name, copy_function=os.link)
     return train(config, run)
 
 
