@@ -145,9 +145,12 @@ def _with_pooled_layers(network: keras.Model, names: Sequence[str]) -> keras.Mod
                 f"feature_layers: {network.name} has no feature map {name!r}; its last are "
                 f"{', '.join(list(maps)[-8:])}"
             )
-        for pooling in (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D):
-            features.append(pooling()(maps[name]))
-    return keras.Model(network.input, layers.Concatenate()(features), name=network.name)
+        # Names of their own: those that Keras gives differ from model to model.
+        average = layers.GlobalAveragePooling2D(dtype="float32", name=f"{name}_average")
+        maximum = layers.GlobalMaxPooling2D(dtype="float32", name=f"{name}_maximum")
+        features += [average(maps[name]), maximum(maps[name])]
+    joined = layers.Concatenate(dtype="float32", name="features")(features)
+    return keras.Model(network.input, joined, name=network.name)
 
 
 def _ease_the_start(network: keras.Model) -> None:

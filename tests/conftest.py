@@ -29,8 +29,8 @@ def make_backbone(width=8, side=None):
     """Images, by default of any size -> features `[batch, width]`, in four layers."""
     images = keras.Input((side, side, 3))
     hidden = keras.layers.Rescaling(1 / 255)(images)
-    hidden = keras.layers.Conv2D(width, 3, strides=2, activation="relu")(hidden)
-    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(hidden))
+    convolution = keras.layers.Conv2D(width, 3, strides=2, activation="relu", name="convolution")
+    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(convolution(hidden)))
 
 
 @pytest.fixture

@@ -156,6 +156,17 @@ def test_features_of_a_frozen_backbone_are_computed_once(finished, tmp_path, mon
         train(dataclasses.replace(config, backbone=other), run)
 
 
+def test_models_with_the_same_backbone_share_its_features(config, tmp_path, monkeypatch):
+    config = dataclasses.replace(config, feature_layers=("convolution",))
+    pairs = load_pairs(config.data)
+    first = backbone_features(build_model(config, ["x"], 1), [pairs], tmp_path / "features")(pairs)
+    monkeypatch.setattr(ImageTower, "features_on_batch", None)  # it is not asked again
+    for change in ({}, {"units": 4, "members": 2, "precision": "mixed_bfloat16"}):
+        model = build_model(dataclasses.replace(config, **change), ["x"], 1)
+        again = backbone_features(model, [pairs], tmp_path / "features")(pairs)
+        assert np.array_equal(again, first) and again.shape == (20, 16)
+
+
 def test_the_cache_knows_pictures_by_their_content(finished, tmp_path, monkeypatch):
     config, _, finished_run = finished
     run = shutil.copytree(finished_run, tmp_path / "run")
