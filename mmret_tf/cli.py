@@ -116,7 +116,7 @@ def train(
     rnn: Annotated[str, typer.Option(help="lstm, gru, bilstm or transformer.")] = "lstm",
     embedding_dim: Annotated[int, typer.Option(min=1, help="Width of the embedding.")] = 512,
     epochs: Epochs = 30,
-    batch_size: Annotated[int, typer.Option(min=2, help="Pairs a step.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=2, help="Pairs a step, two of each image.")] = 256,
     learning_rate: Annotated[float, typer.Option(help="The highest, of AdamW.")] = 2e-3,
     scenes: Annotated[int, typer.Option(min=1, help='Training scenes, for "scenes".')] = 2000,
     seed: Seed = 0,

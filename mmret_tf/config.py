@@ -118,8 +118,11 @@ class TrainConfig:
         for name in above_zero:
             if not getattr(self, name) > 0:  # NaN is neither
                 raise ValueError(f"{name} must be above 0; got {getattr(self, name)}")
-        if self.batch_size < 2:
-            raise ValueError("batch_size must be at least 2: negatives come from the batch; got 1")
+        if self.batch_size < 2 * self.captions_per_image:
+            raise ValueError(
+                "batch_size must be at least twice captions_per_image: negatives are the other "
+                f"images of a batch; got {self.batch_size} and {self.captions_per_image}"
+            )
         choices = {"rnn": RNNS, "pooling": TEXT_POOLINGS, "precision": PRECISIONS}
         for name, known in choices.items():
             if getattr(self, name) not in known:

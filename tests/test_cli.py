@@ -76,7 +76,7 @@ def test_from_pictures_to_ranked_results(photos, tmp_path, capsys):
     run = tmp_path / "run"
     options = ["--data", photos, "--backbone", tmp_path / "backbone.keras", "--run", run]
     code, out, err = mmret(
-        capsys, "train", *options, "--image-size", 32, "--epochs", 2, "--batch-size", 3
+        capsys, "train", *options, "--image-size", 32, "--epochs", 2, "--batch-size", 6
     )
     assert code == 0, err
     assert "text to image" in out and "mmret search --run" in out
@@ -149,7 +149,7 @@ def test_a_collection_with_text_alone_and_several_images(tmp_path, capsys):
     make_backbone().save(tmp_path / "backbone.keras")
     options = ["--data", photos, "--backbone", tmp_path / "backbone.keras", "--run", run]
     code, out, err = mmret(
-        capsys, "train", *options, "--image-size", 32, "--epochs", 1, "--batch-size", 2
+        capsys, "train", *options, "--image-size", 32, "--epochs", 1, "--batch-size", 4
     )
     assert code == 0 and "put aside: gone.png" in out, err
     search = ["search", "--run", run, "a red circle", "--gallery", tmp_path / "gallery.png"]

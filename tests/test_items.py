@@ -222,7 +222,7 @@ def test_such_a_collection_can_be_trained_on(folder, tmp_path):
         word_dim=8,
         units=8,
         epochs=1,
-        batch_size=2,
+        batch_size=4,
     )
     with pytest.warns(UserWarning, match="3 of 9 entries were put aside"):
         report = train(config, tmp_path / "run")

@@ -444,7 +444,7 @@ def test_retrieval_metrics_stand_in_the_history(model, batch, tmp_path):
     ("change", "message"),
     [
         ({"epochs": 0}, "epochs must be above 0; got 0"),
-        ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"batch_size": 3}, "batch_size must be at least twice captions_per_image"),
         ({"dropout": 1.0}, "dropout must be from 0 to below 1; got 1.0"),
         ({"learning_rate": -1.0}, "learning_rate must be above 0; got -1.0"),
         ({"weight_averaging": 1.0}, "weight_averaging must be from 0 to below 1; got 1.0"),
