@@ -31,6 +31,7 @@ from mmret_tf.training import train, write_json
 
 RECALLS = [f"{direction}_R@{k}" for direction in ("i2t", "t2i") for k in (1, 5, 10)]
 
+RECIPE = Path(__file__).parents[2] / "data" / "flickr8k.json"
 # What decides the features of a frozen backbone.
 OF_FEATURES = (
     "data",
@@ -47,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="Flickr8k as it is distributed")
     parser.add_argument("--backbone", required=True)
-    parser.add_argument("--config", default="data/flickr8k.json", help="the recipe")
+    parser.add_argument("--config", type=Path, default=RECIPE, help="the recipe")
     parser.add_argument("--split", default="dev")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--vary", action="append", metavar="NAME=VALUE ...", help="of TrainConfig")
