@@ -211,7 +211,7 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
     else:
         EmbeddingStore.export(model, gallery, run / "embeddings")
     report = {
-        "config": dataclasses.asdict(config),
+        "config": json.loads((run / "config.json").read_text(encoding="utf-8")),
         "train_images": len(train_pairs),
         "development_images": len(development) if development is not None else 0,
         "quarantined": gallery.quarantined,

@@ -48,12 +48,12 @@ def photos(tmp_path):
 def test_a_run_can_be_repeated_from_its_configuration(photos, tmp_path, capsys):
     settings = {"data": str(photos), "backbone": str(tmp_path / "backbone.keras"), "epochs": 1}
     config = tmp_path / "config.json"
-    config.write_text(json.dumps({**settings, "image_size": 32, "batch_size": 3, "units": 8}))
+    config.write_text(json.dumps({**settings, "image_size": 32, "batch_size": 4, "units": 8}))
     options = ["--config", config, "--run", tmp_path / "run", "--seed", 3]
     code, out, err = mmret(capsys, "train", *options)
     assert code == 0, err
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (saved["units"], saved["batch_size"], saved["seed"]) == (8, 3, 3)
+    assert (saved["units"], saved["batch_size"], saved["seed"]) == (8, 4, 3)
     config.write_text('{"unit": 8}')
     code, out, err = mmret(capsys, "train", *options)
     assert code == 2 and "did you mean 'units'?" in err and err.count("\n") == 1

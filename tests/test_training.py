@@ -264,7 +264,7 @@ def test_ctrl_c_keeps_the_last_epoch(config, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "KeepBest", CtrlC)
     report = train(config, tmp_path / "run")
     assert report["is_interrupted"] and report["epochs_completed"] == 1
-    assert int(load_model(tmp_path / "run" / "model.keras").optimizer.iterations) == 2
+    assert int(load_model(tmp_path / "run" / "model.keras").optimizer.iterations) == 4
 
 
 def test_ctrl_c_before_the_first_epoch_ends_leaves_no_model(config, tmp_path, monkeypatch):
