@@ -150,7 +150,7 @@ class PairDataset:
             features: `[n_images, width]`, say a backbone's output or a memory map of it, to stand
                 for the images: nothing is decoded, cropped or mirrored then. Or `[n_images, views,
                 width]`: training draws one of an image's views (视图), of which the first is the
-                plain picture and every second one is mirrored, as `backbone_features` makes them.
+                plain picture and every second one is mirrored, as `feature_views` makes them.
             min_crop: share of a picture's shorter side that a random crop keeps at least, above 0;
                 1 where captions tell of things at the very edge.
             captions_per_image: how many pairs of each image an epoch has; an image that has fewer

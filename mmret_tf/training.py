@@ -25,7 +25,7 @@ from mmret_tf.embeddings import EmbeddingStore
 from mmret_tf.features import backbone_features, feature_views
 from mmret_tf.items import ItemDataset, load_items
 from mmret_tf.losses import ContrastiveCosine
-from mmret_tf.measuring import evaluate
+from mmret_tf.measuring import embed_pairs, measure
 from mmret_tf.optimizers import TwoRateAdam
 from mmret_tf.preprocessing import TextPreprocessor
 from mmret_tf.projector import write_projector
@@ -222,15 +222,13 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
         "seconds": {"fit": fit_seconds, "all": time.monotonic() - started},
     }
     if development is not None:
-        features = features_of(development)
-        report["development"] = evaluate(model, development, features)
-        some = slice(0, PROJECTED)
-        images = development.image_paths[some]
+        images, texts, pairs = embed_pairs(model, development, features_of(development))
+        report["development"] = measure(images, texts, pairs)
         write_projector(
             run / "logs",
-            model.encode_images(images if features is None else features[some]),
-            images,
-            [captions[0] for captions in development.captions[some]],
+            images[:PROJECTED],
+            pairs.image_paths[:PROJECTED],
+            [captions[0] for captions in pairs.captions[:PROJECTED]],
         )
     write_json(run / "report.json", report)
     return report

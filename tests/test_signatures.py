@@ -66,11 +66,25 @@ def test_scanns_ops_answer_as_the_index_does(metric, mode):
     assert index.stats["mode"] == mode
     for k in (1, 10, 30):
         queries = points(5, seed=2)
-        searched = graph(index, k, "scann")
-        assert searched.effort == index.effort(k)
-        answer = searched.search(tf.constant(queries))
+        answer = graph(index, k, "scann").search(tf.constant(queries))
         assert answer["ids"].dtype == tf.int64
         assert_alike(answer, *index.search(queries, k))
+
+
+def test_scanns_ops_look_no_less_and_no_more_widely_than_the_index():
+    """Four leaves of 45 miss half of the best ten, and the ops miss nearly the same."""
+    pytest.importorskip("scann")
+    queries = points(64, seed=2)
+    exact, _ = BruteForceIndex.build(points(2000), np.arange(2000)).search(queries, 10)
+    shares = []
+    for leaves_to_search in (4, 20):
+        config = ScannConfig(leaves=45, leaves_to_search=leaves_to_search, reorder=300)
+        index = ScannIndex.build(points(2000), np.arange(2000), 0.01, config=config)
+        found = graph(index, 10, "scann").search(tf.constant(queries))["ids"].numpy()
+        same = [len({*a} & {*b}) for a, b in zip(found, index.search(queries, 10)[0], strict=True)]
+        assert np.mean(same) > 8.5
+        shares.append(np.mean([len({*a} & {*b}) for a, b in zip(found, exact, strict=True)]))
+    assert shares[0] < 6.5 < 8.5 < shares[1]
 
 
 def test_where_scanns_leaves_hold_too_few_everything_is_searched():

@@ -434,10 +434,14 @@ def test_evaluate_reports_both_languages_apart(model, tmp_path):
 
 
 def test_retrieval_metrics_stand_in_the_history(model, batch, tmp_path):
-    callback = RetrievalMetrics(load_pairs(make_collection(tmp_path / "photos"), "dev"))
+    development = load_pairs(make_collection(tmp_path / "photos"), "dev")
+    callback = RetrievalMetrics(development)
     history = model.fit(batch, epochs=2, verbose=0, callbacks=[callback]).history
-    assert history["val_t2i_R@10"] == [1.0, 1.0]  # there are but six images
-    assert len(history["val_t2i_R@1"]) == 2
+    metrics = evaluate(model, development)
+    for k in (1, 5, 10):
+        for name in (f"i2t_R@{k}", f"t2i_R@{k}"):
+            assert len(history[f"val_{name}"]) == 2
+            assert history[f"val_{name}"][-1] == pytest.approx(metrics[name])
 
 
 @pytest.mark.parametrize(

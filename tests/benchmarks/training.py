@@ -9,6 +9,8 @@ of the sizes of Flickr8k and EfficientNet-Lite0.
 """
 
 import argparse
+import dataclasses
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import numpy as np
 
 import mmret_tf as mm
 from mmret_tf.datasets import PairDataset
-from mmret_tf.losses import ContrastiveCosine
+from mmret_tf.training import build_model
 
 CONFIG = mm.TrainConfig()
 
@@ -39,11 +41,9 @@ def main() -> None:
     attributes, splits = [{}] * len(names), ["train"] * len(names)
     pairs = PairDataset(names, [Path(name) for name in names], captions, attributes, splits)
     features = random.normal(size=(options.images, options.width)).astype(np.float32)
-    text = mm.TextPreprocessor()
-    text.adapt(pairs.all_captions())
 
-    model = feature_model(text, options.width)
-    model.compile("adam", ContrastiveCosine())
+    with tempfile.TemporaryDirectory() as folder:
+        model = default_model(pairs.all_captions(), options.width, folder)
     dataset = pairs.as_dataset(
         model,
         CONFIG.batch_size,
@@ -53,7 +53,7 @@ def main() -> None:
     )
     groups = np.repeat(np.arange(options.images), CONFIG.captions_per_image)
     chosen = [each for some in captions for each in some[: CONFIG.captions_per_image]]
-    arrays = {"image": features[groups], "text": text(chosen).numpy()}
+    arrays = {"image": features[groups], "text": model.text_preprocessor(chosen).numpy()}
     model.fit(dataset, shuffle=False, verbose=0)  # the step is traced
     seconds = np.empty((options.turns, 2))
     for turn in range(options.turns):
@@ -95,25 +95,13 @@ class EpochTimer(keras.callbacks.Callback):
         return float(np.median(self.seconds[1:]))
 
 
-def feature_model(text: mm.TextPreprocessor, width: int) -> mm.DualEncoder:
-    """The towers of the default recipe; features stand for the backbone, which is never called."""
+def default_model(captions: list[str], width: int, folder: str) -> mm.DualEncoder:
+    """The model of the default recipe; features stand for the backbone, which is never called."""
     images = keras.Input((None, None, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(width, 1)(images))
-    image_tower = mm.image_tower(
-        keras.Model(images, pooled),
-        embedding_dim=CONFIG.embedding_dim,
-        dropout=CONFIG.dropout,
-    )
-    text_tower = mm.text_tower(
-        text.vocabulary_size(),
-        word_dim=CONFIG.word_dim,
-        units=CONFIG.units,
-        embedding_dim=CONFIG.embedding_dim,
-        dropout=CONFIG.dropout,
-        pooling=CONFIG.pooling,
-        bag_of_words=CONFIG.bag_of_words,
-    )
-    return mm.DualEncoder(image_tower, text_tower, text)
+    path = str(Path(folder) / "backbone.keras")
+    keras.Model(images, pooled).save(path)
+    return build_model(dataclasses.replace(CONFIG, backbone=path), captions, steps=10_000)
 
 
 if __name__ == "__main__":
