@@ -38,7 +38,9 @@ def load_backbone(
     ((None, 576), 'mobilenet_v3', True)
     """
     scaling, is_new = None, False
-    if isinstance(backbone, str) and not backbone.endswith(".keras"):
+    if backbone == "SmallCNN":
+        network, is_new = small_cnn(weights, image_size), weights is None
+    elif isinstance(backbone, str) and not backbone.endswith(".keras"):
         network, scaling = _application(backbone, weights, image_size)
         is_new = weights is None
         if is_new:
@@ -55,6 +57,45 @@ def load_backbone(
     if feature_layers:
         network = _with_pooled_layers(network, feature_layers)
     return network, scaling, is_new
+
+
+def small_cnn(weights: str | os.PathLike | None = None, image_size: int | None = 48) -> keras.Model:
+    """Four convolutions, which learn simple pictures in a minute on two cores.
+
+    `image_tower("SmallCNN", weights=None, image_size=48)` has it as its backbone. ResNet50 goes
+    over a picture in strides of 32 pixels, and from a random start it learns far more slowly.
+
+    Args:
+        weights: `None`, or a `.weights.h5` file: there are none to download.
+        image_size: side of the pictures, in pixels.
+
+    Returns:
+        A model, levels 0 to 255 `[batch, image_size, image_size, 3]` -> `[batch, features]`: the
+        last feature map, 16 times smaller than the picture, of 256 channels, laid flat.
+
+    Raises:
+        ValueError: no size, or weights that are no file.
+
+    >>> small_cnn(image_size=48).output_shape  # 3 x 3 x 256
+    (None, 2304)
+    """
+    if image_size is None:
+        raise ValueError("SmallCNN takes pictures of one size: give no scales, but an image_size")
+    if weights is not None and not os.path.isfile(weights):
+        raise ValueError(
+            f"SmallCNN starts from scratch (weights=None, --weights none) or from a .weights.h5 "
+            f"file; got {os.fspath(weights)!r}"
+        )
+    images = keras.Input((image_size, image_size, 3))
+    hidden = layers.Rescaling(1 / 127.5, offset=-1)(images)
+    for width in (32, 64, 128, 256):
+        hidden = layers.Conv2D(width, 3, strides=2, padding="same", use_bias=False)(hidden)
+        hidden = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(hidden))
+    # Where a thing is counts: "left of" is lost in an average.
+    network = keras.Model(images, layers.Flatten()(hidden), name="small_cnn")
+    if weights is not None:
+        network.load_weights(weights)
+    return network
 
 
 def thaw(backbone: keras.Model, first_layer: str) -> None:
@@ -111,7 +152,8 @@ def _application(
     if not inspect.isfunction(build):
         raise ValueError(
             f"no backbone {name!r}: expected a name in keras.applications (ResNet50, VGG16, "
-            "MobileNetV3Small, EfficientNetV2B0, ConvNeXtTiny, ...), a keras.Model or a .keras file"
+            "MobileNetV3Small, EfficientNetV2B0, ConvNeXtTiny, ...), SmallCNN, a keras.Model or a "
+            ".keras file"
         )
     if weights not in (None, "imagenet") and not os.path.isfile(weights):
         raise ValueError(f"no weights at {weights}: expected imagenet, none, or a .weights.h5 file")

@@ -107,7 +107,7 @@ def train(
         typer.Option(help="Settings, as a run's config.json; options given here win."),
     ] = None,
     backbone: Annotated[
-        str, typer.Option(help="A keras.applications name, or a .keras file.")
+        str, typer.Option(help="A keras.applications name, SmallCNN, or a .keras file.")
     ] = "ResNet50",
     weights: Annotated[
         str, typer.Option(help='Of a named backbone: "imagenet", "none" or a file.')

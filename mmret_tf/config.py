@@ -21,7 +21,7 @@ class TrainConfig:
     Args:
         data: "scenes", or a collection that `load_items` knows.
         scenes: number of training scenes, where data is "scenes".
-        backbone: a name in `keras.applications`, or a `.keras` file.
+        backbone: a name in `keras.applications`, "SmallCNN", or a `.keras` file.
         weights: "imagenet", "none" or a `.weights.h5` file; of a named backbone.
         image_size: side of the pictures, in pixels.
         feature_layers, scales, members, embedding_dim, rnn, word_dim, units, pooling,

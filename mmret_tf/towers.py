@@ -207,8 +207,9 @@ def image_tower(
     """The image tower: a CNN with average pooling, then a projection. Section 2.2 and 5.
 
     Args:
-        backbone: a name in `keras.applications`, a model from images with levels 0 to 255 to
-            features `[batch, features]`, or a `.keras` file that holds one.
+        backbone: a name in `keras.applications`; "SmallCNN", see `backbones.small_cnn`; a model
+            from images with levels 0 to 255 to features `[batch, features]`; or a `.keras` file
+            that holds one.
         weights: of a named backbone: "imagenet" (downloaded once by Keras), `None` for a start
             from scratch (batch normalization then follows faster, and residual blocks start as
             the identity), or a `.weights.h5` file. A model or a `.keras` file brings its own.

@@ -79,6 +79,19 @@ def test_a_model_or_a_keras_file_is_a_backbone_and_is_frozen(tmp_path):
     assert image_tower(backbone, embedding_dim=4, trainable=True).backbone.trainable
 
 
+def test_the_small_cnn_is_four_convolutions_in_steps_of_two(tmp_path):
+    tower = image_tower("SmallCNN", weights=None, image_size=32, embedding_dim=4)
+    weights = sum(layer.count_params() for layer in tower.backbone.layers if "conv" in layer.name)
+    assert weights == 9 * (3 * 32 + 32 * 64 + 64 * 128 + 128 * 256)
+    assert tower.backbone.output_shape == (None, 2 * 2 * 256)  # 32 pixels, halved four times
+    assert tower.backbone.trainable and not tower.normalize_features
+
+    tower.backbone.save_weights(tmp_path / "small.weights.h5")
+    again = image_tower("SmallCNN", tmp_path / "small.weights.h5", image_size=32, embedding_dim=4)
+    assert np.array_equal(again.features(PICTURES), tower.features(PICTURES))
+    assert not again.backbone.trainable  # it knows something already
+
+
 def test_cached_features_stand_for_images():
     tower = image_tower(make_backbone(), image_size=32, embedding_dim=4)
     from_images = tower.predict(PICTURES, verbose=0)
@@ -146,6 +159,11 @@ def test_imagenet_weights_that_cannot_be_fetched(monkeypatch):
         ({"backbone": "resnet"}, "no backbone 'resnet'"),
         ({"backbone": "gone.keras"}, "no model at gone.keras: expected a .keras file"),
         ({"weights": "gone.h5"}, "no weights at gone.h5"),
+        ({"backbone": "SmallCNN"}, r"starts from scratch .* got 'imagenet'"),
+        (
+            {"backbone": "SmallCNN", "weights": None, "scales": [48, 64]},
+            "SmallCNN takes pictures of one size",
+        ),
         (
             {"backbone": make_backbone(side=24), "scales": [24, 32]},
             r"sides, in pixels, that the backbone takes \(24\); got \[24, 32\]",

@@ -12,7 +12,6 @@ that size, since the recall of such a tower means nothing. `--distill` also teac
 
 import argparse
 
-import keras
 import numpy as np
 
 import mmret_tf as mm
@@ -34,21 +33,6 @@ def resized(model: mm.DualEncoder, image_size: int) -> mm.DualEncoder:
     )
     larger.set_weights(tower.get_weights())
     return mm.DualEncoder(larger, model.text_tower, model.text_preprocessor)
-
-
-def small_tower(model: mm.DualEncoder) -> keras.Model:
-    """Four convolutions, for pictures of shapes and colours."""
-    images = keras.Input((model.image_size, model.image_size, 3))
-    hidden = keras.layers.Rescaling(1 / 127.5, offset=-1)(images)
-    for width in (32, 64, 128, 256):
-        hidden = keras.layers.Conv2D(width, 3, strides=2, padding="same", use_bias=False)(hidden)
-        hidden = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(hidden))
-    # Where a thing is counts: "left of" is lost in an average.
-    hidden = keras.layers.Flatten()(hidden)
-    backbone = keras.Model(images, hidden)
-    return mm.image_tower(
-        backbone, image_size=model.image_size, embedding_dim=model.embedding_dim, trainable=True
-    )
 
 
 def main() -> None:
@@ -94,7 +78,7 @@ def main() -> None:
     model.image_encoder = None
 
     if options.distill:
-        student = small_tower(model)
+        student = mm.image_tower("SmallCNN", None, model.image_size, model.embedding_dim)
         small = mm.distill_image_tower(model, student, training, epochs=options.distill)
         sample = next(load_batches(galleries[0].image_paths[:32], model.image_size))
         print(f"\ndistilled in {options.distill} epochs of {len(training)} pictures")

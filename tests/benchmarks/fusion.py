@@ -13,11 +13,9 @@ pictures, recall is over others.
 import argparse
 import json
 import time
-from types import SimpleNamespace
 
 import keras
 import numpy as np
-from compression import small_tower
 
 import mmret_tf as mm
 from mmret_tf.changes import draw_changes
@@ -53,7 +51,7 @@ def train_dual_encoder(scenes: int = 4000, epochs: int = 12) -> mm.DualEncoder:
     pairs = mm.load_pairs("scenes", "train", scenes)
     text = mm.TextPreprocessor(max_tokens=1000, sequence_length=32)
     text.adapt(pairs.all_captions())
-    tower = small_tower(SimpleNamespace(image_size=64, embedding_dim=DIM))
+    tower = mm.image_tower("SmallCNN", None, image_size=64, embedding_dim=DIM)
     words = mm.text_tower(text.vocabulary_size(), embedding_dim=DIM)
     model = mm.DualEncoder(tower, words, text)
     dataset = pairs.as_dataset(model, 64, training=True, min_crop=1.0)
