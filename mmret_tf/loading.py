@@ -34,7 +34,7 @@ from mmret_tf.splits import count_splits, hash_split, normal_split
 MAX_IMAGE_BYTES = 2**29
 
 # A scan of more images shows its progress.
-PROGRESS_FROM = 1000
+PROGRESS_FROM = 5000
 
 
 def load_columns(
