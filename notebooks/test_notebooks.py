@@ -1,28 +1,56 @@
 """The notebooks run from top to bottom, and are kept with their outputs."""
 
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted(Path(__file__).parent.glob("*.ipynb"))
+FOLDER = Path(__file__).parent
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(path, tmp_path, monkeypatch):
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))  # drawn scenes are cached there
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def shows_a_picture(cell):
+    shown = [output.data for output in cell.outputs if "data" in output]
+    return any("image/png" in data or "<img" in data.get("text/html", "") for data in shown)
+
+
+@notebooks
+def test_notebook_is_kept_with_its_outputs(path):
     assert path.stat().st_size < 600_000
     notebook = nbformat.read(path, as_version=4)
-    kept = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert all(cell.execution_count for cell in kept), "run the notebook and save it with outputs"
-    outputs = [output for cell in kept for output in cell.outputs]
+    cells = code_cells(notebook)
+    assert all(cell.execution_count for cell in cells), "run the notebook and save it with outputs"
+    outputs = [output for cell in cells for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output.text for output in outputs if output.get("name") == "stderr"]
+    assert not re.search(r'"[^"]*/(home|root|tmp|Users)/', path.read_text(encoding="utf-8"))
+    assert shows_a_picture(cells[-1])
 
+
+@notebooks
+def test_notebook_tells_where_it_stands_in_the_document(path):
+    title, *_ = nbformat.read(path, as_version=4).cells
+    assert title.cell_type == "markdown" and re.match(r"# .*[\u4e00-\u9fff]", title.source)
+    assert path.stem == "00_quickstart" or re.search(r"Sections? \d", title.source)
+
+
+@notebooks
+def test_notebook_runs(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))  # drawn scenes are cached there
+    notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
-    last = notebook.cells[-1].outputs[-1]
-    assert "<img" in last["data"]["text/html"]
+    assert shows_a_picture(code_cells(notebook)[-1])
 
 
-def test_there_are_notebooks():
-    assert NOTEBOOKS
+@pytest.mark.parametrize("readme", ["README.zh-CN.md", "../README.md"])
+def test_the_index_names_every_notebook(readme):
+    text = (FOLDER / readme).read_text(encoding="utf-8")
+    named = re.findall(r"^\| \[(\w+)\]\((?:notebooks/)?\1\.ipynb\) \|", text, flags=re.MULTILINE)
+    assert named == [path.stem for path in NOTEBOOKS]

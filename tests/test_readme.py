@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from mmret_tf.cli import app
@@ -10,10 +11,11 @@ from mmret_tf.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CHINESE = (ROOT / "notebooks" / "README.zh-CN.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language, readme=README):
+    return re.findall(rf"```{language}\n(.*?)```", readme, flags=re.DOTALL)
 
 
 def test_the_python_blocks_run_one_after_the_other(tmp_path, monkeypatch):
@@ -25,8 +27,14 @@ def test_the_python_blocks_run_one_after_the_other(tmp_path, monkeypatch):
     assert 0 <= names["metrics"]["t2i_R@10"] <= 1
 
 
-def test_the_commands_and_options_exist():
-    lines = [line for block in blocks("bash") for line in re.findall(r"mmret [a-z].*", block)]
+def test_the_chinese_readme_shows_the_same_python():
+    assert blocks("python", CHINESE) == blocks("python")[:1]
+
+
+@pytest.mark.parametrize("readme", [README, CHINESE], ids=["README", "zh-CN"])
+def test_the_commands_and_options_exist(readme):
+    shown = blocks("bash", readme)
+    lines = [line for block in shown for line in re.findall(r"mmret [a-z].*", block)]
     assert len(lines) >= 6
     for line in lines:
         command = line.split()[1]
@@ -44,9 +52,13 @@ def test_the_configurations_can_be_read(tmp_path):
         assert TrainConfig.load(ROOT / name).scales == (224, 288, 352)
 
 
-def test_links_and_pictures_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+@pytest.mark.parametrize("file", ["README.md", "data/README.md", "notebooks/README.zh-CN.md"])
+def test_links_and_pictures_exist(file):
+    text = (ROOT / file).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("https://") or (ROOT / file).parent.joinpath(target).exists(), (
+            target
+        )
 
 
 def test_ci_runs_the_commands_of_the_readme():
