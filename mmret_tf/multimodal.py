@@ -1,8 +1,9 @@
 """The model of the document's section 5 as it is printed: an image's and a text's features, joined.
 
-Three things in it cannot work, and are changed here. Its `call` reads both models from outside the
-class, where Keras finds nothing to train: they are given to the model. Its labels are of unstated
-shape: see `item_labels`. And `np.argsort(predictions)` sorts the coordinates of vectors: see
+What cannot work in it is changed here. Its `call` reads both models from outside the class, where
+Keras finds nothing to train: they are given to the model. Nor does it pass `training` on, without
+which batch normalization never learns its averages. Its labels are of unstated shape: see
+`item_labels`. And `np.argsort(predictions)` sorts the coordinates of vectors: see
 `rank_items`. `DualEncoder` is what to use otherwise: here an item has to have both modalities, and
 nothing ties the image half of a vector to the text half.
 """
@@ -70,17 +71,17 @@ class MultimodalRetrievalModel(tf.keras.Model):
     def build(self, input_shape):
         """Nothing is left to build: both models have their weights."""
 
-    def call(self, inputs):
+    def call(self, inputs, training=False):
         if not isinstance(inputs, dict) or set(inputs) != {"image", "text"}:
             got = list(inputs) if isinstance(inputs, dict) else type(inputs).__name__
             raise ValueError(f'inputs must be a dict with both "image" and "text"; got {got}')
-        image_features = self.image_model(inputs["image"])
-        text_features = self.text_model(inputs["text"])
+        image_features = self.image_model(inputs["image"], training=training)
+        text_features = self.text_model(inputs["text"], training=training)
         return tf.concat([image_features, text_features], axis=1)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        # Keras' loss would spread labels `[batch]` or `[batch, 1]`, item numbers say, over all
-        # coordinates, and train on that without a word.
+        # Keras' loss would spread labels `[batch, 1]`, item numbers say, over all coordinates, and
+        # train on that without a word.
         shape = tf.TensorShape([] if y is None else y.shape)
         if not shape.is_compatible_with([None, self.width]):
             raise ValueError(
@@ -115,8 +116,8 @@ def item_labels(item_ids: Sequence[str] | Sequence[int], width: int, seed: int =
 
     An item that was not trained on has no label that its pairs would be near to, which is why
     `DualEncoder` is the one to use. Features behind a ReLU, as those of ResNet50, are never
-    negative, and half of a label is: the loss then ends near -0.7, not at -1. Ranking works all
-    the same.
+    negative, and half of a label is: the loss then cannot fall below about -0.7, and with many
+    items it stays far above that. Ranking works all the same.
 
     Args:
         item_ids: `[n]`, the item of each pair. The label is drawn by a hash of the id: it is the

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras.applications import VGG16, ResNet50
-from keras.layers import GRU, LSTM, Conv2D, Embedding, Flatten, GlobalAveragePooling2D
+from keras.layers import (
+    GRU,
+    LSTM,
+    BatchNormalization,
+    Conv2D,
+    Dropout,
+    Embedding,
+    Flatten,
+    GlobalAveragePooling1D,
+    GlobalAveragePooling2D,
+)
 from keras.losses import CosineSimilarity
 from keras.models import Sequential
 
@@ -141,6 +151,20 @@ def test_the_output_is_both_features_joined(name, recurrent):
     joined = np.concatenate([image_model(images), text_model(texts)], axis=1)
     assert model.width == joined.shape[1]
     assert np.allclose(model({"image": images, "text": texts}), joined, atol=1e-6)
+
+
+def test_both_models_are_told_whether_they_are_trained():
+    keras.utils.set_random_seed(0)
+    image_model = Sequential([GlobalAveragePooling2D(), BatchNormalization(momentum=0.0)])
+    text_model = Sequential([Embedding(50, 4), GlobalAveragePooling1D(), Dropout(0.5)])
+    model = MultimodalRetrievalModel(image_model, text_model)
+    model.compile("sgd", loss=CosineSimilarity())
+    x = {"image": np.full((2, 4, 4, 3), 7.0, np.float32), "text": np.ones((2, 3), int)}
+    model.fit(x, item_labels(["a", "b"], model.width), verbose=0)
+    # With momentum 0 the moving average is that of the last batch.
+    assert np.allclose(image_model.layers[-1].moving_mean, 7.0)
+    dropped = np.isclose(model(x, training=True)[:, 3:], 0)
+    assert dropped.any() and not np.isclose(model(x, training=False)[:, 3:], 0).any()
 
 
 def test_the_loss_is_the_negative_cosine():
