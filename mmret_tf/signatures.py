@@ -66,13 +66,13 @@ class GalleryGraph(tf.Module):
             self.vectors = self.scann.dataset
         else:
             self.scann = None
-            self.vectors = tf.Variable(index.vectors, trainable=False)
+            self.vectors = tf.Variable(index.vectors, trainable=False, name="gallery_embeddings")
         dtype = tf.string if isinstance(index.ids[0], str) else tf.int64
-        self.ids = tf.Variable(index.ids, trainable=False, dtype=dtype)
+        self.ids = tf.Variable(index.ids, trainable=False, dtype=dtype, name="gallery_ids")
         # One string an item, since items differ in how many captions they have.
         captions = [items[key]["captions"] for key in index.ids]
         lines = ["\n".join(" ".join(caption.split()) for caption in each) for each in captions]
-        self.captions = tf.Variable(lines, trainable=False)
+        self.captions = tf.Variable(lines, trainable=False, name="gallery_captions")
 
     def search(self, queries: tf.Tensor) -> Answer:
         """Queries `[n, dim]` of any length -> "ids", "scores" and "captions", each `[n, k]`.
