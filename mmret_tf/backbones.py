@@ -20,7 +20,7 @@ def load_backbone(
     image_size: int | None = None,
     feature_layers: Sequence[str] = (),
 ) -> tuple[keras.Model, str | None, bool]:
-    """A network from images to features, wherever it comes from.
+    """A network from images to features, wherever it comes from. Section 2.2.
 
     Args:
         backbone, weights, feature_layers: see `towers.image_tower`.
@@ -60,7 +60,7 @@ def load_backbone(
 
 
 def small_cnn(weights: str | os.PathLike | None = None, image_size: int | None = 48) -> keras.Model:
-    """Four convolutions, which learn simple pictures in a minute on two cores.
+    """Four convolutions, which learn simple pictures in a minute on two cores. Section 2.2.
 
     `image_tower("SmallCNN", weights=None, image_size=48)` has it as its backbone. ResNet50 goes
     over a picture in strides of 32 pixels, and from a random start it learns far more slowly.
@@ -99,7 +99,7 @@ def small_cnn(weights: str | os.PathLike | None = None, image_size: int | None =
 
 
 def thaw(backbone: keras.Model, first_layer: str) -> None:
-    """Make a backbone trainable from one layer on; all before it stay frozen (微调).
+    """Make a backbone trainable from one layer on; all before it stay frozen (微调). Section 2.2.
 
     Batch normalization keeps what it learned in pretraining: statistics of small batches would
     spoil it. Compile the model anew afterwards.

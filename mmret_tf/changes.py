@@ -68,7 +68,7 @@ class Change:
 
 
 def draw_changes(split: str = "train", scenes: int = 500, seed: int = 0) -> list[Change]:
-    """Choose scenes at random, and for each up to four changes, all within one split.
+    """Choose scenes at random, and for each up to four changes, all within one split. Section 6.
 
     No arrangement comes twice, as a source or as a target. A third of the scenes each have one
     object, two and three, as far as the split has so many; two changes at least lie in the split.
@@ -78,12 +78,20 @@ def draw_changes(split: str = "train", scenes: int = 500, seed: int = 0) -> list
         scenes: number of sources.
         seed: the same arguments give the same changes.
 
+    Returns:
+        `Change` objects, two to four in a row for each source: `source` and `target` are scenes,
+        whose `draw()` gives the picture, and `texts` say in four ways what to change.
+
     Raises:
         ValueError: no such split, no scenes, or more than the split has.
 
     >>> change = draw_changes("dev", scenes=1)[0]
-    >>> len(change.texts), change.source.relation == change.target.relation
-    (4, True)
+    >>> [str(thing) for thing in change.source.objects]
+    ['small white circle', 'small black star', 'large white square']
+    >>> print(change.texts[0], "/", change.texts[2])
+    the same, but the star is large / 其他不变，五角星是大的
+    >>> [str(thing) for thing in change.target.objects]
+    ['small white circle', 'large black star', 'large white square']
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")

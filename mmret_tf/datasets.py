@@ -27,6 +27,7 @@ SIDES = r"(?is).*(\b(left|right)|左|右).*"
 @dataclass(repr=False)
 class PairDataset:
     """Images and their captions; all lists have one item an image, and pixels stay on disk.
+    Section 2.1.
 
     Args:
         ids: unique names: the path of the image as the captions file has it, or the `id` that
@@ -46,6 +47,8 @@ class PairDataset:
     >>> pairs = PairDataset(["a", "b"], files, [["red", "红"], ["blue"]], [{}, {}], ["dev", "dev"])
     >>> pairs.all_captions(), pairs.caption_to_image()
     (['red', '红', 'blue'], array([0, 0, 1]))
+    >>> pairs.subset([1]).ids, pairs.split("dev")
+    (['b'], PairDataset(2 images, 3 captions, splits: dev (2), 0 put aside))
     """
 
     ids: list[str]
@@ -88,7 +91,15 @@ class PairDataset:
         return np.repeat(np.arange(len(self), dtype=np.int64), counts)
 
     def first_rows(self) -> list[int]:
-        """The first row of each group: one image an item."""
+        """The first row of each group: one image an item.
+
+        Returns:
+            Row numbers, ascending; all rows where no two images show one item.
+
+        >>> files, captions = [Path("front.png"), Path("back.png")], [["a shoe"], ["a shoe"]]
+        >>> PairDataset(["f", "b"], files, captions, [{}, {}], ["", ""], groups=[0, 0]).first_rows()
+        [0]
+        """
         first: dict[int, int] = {}
         for row, group in enumerate(self.groups):
             first.setdefault(group, row)
@@ -96,7 +107,14 @@ class PairDataset:
 
     def subset(self, rows: Iterable[int]) -> PairDataset:
         """The images of these rows, in this order; groups are numbered anew, as they come.
-        `quarantined` stays that of the whole."""
+        `quarantined` stays that of the whole.
+
+        Args:
+            rows: row numbers from 0.
+
+        Raises:
+            IndexError: there is no such row.
+        """
         rows = list(rows)
         return replace(
             self,
@@ -109,7 +127,10 @@ class PairDataset:
         )
 
     def split(self, name: str) -> PairDataset:
-        """The images of one split: "train", "dev" (or "val", "validation") or "test".
+        """The images of one split.
+
+        Args:
+            name: "train", "dev" (or "val", "validation") or "test".
 
         Raises:
             ValueError: there are none; the message names the splits that there are.
@@ -127,7 +148,8 @@ class PairDataset:
         min_crop: float = 0.8,
         captions_per_image: int = 1,
     ) -> tf.data.Dataset:
-        """Batches `({"image": ..., "text": ...}, group_ids)` for `fit` and `predict`.
+        """Batches `({"image": ..., "text": ...}, group_ids)` for `fit` and `predict`. Section
+        3.1(1).
 
         With `training`, an epoch has each image once, in a new order, with one of its captions
         drawn anew, cropped at random, and mirrored half of the time unless that caption says left
@@ -280,6 +302,10 @@ def load_pairs(
             the training split of scenes. Other splits are not decoded.
         size: the number of scenes.
         seed: of the scenes.
+
+    Returns:
+        A `PairDataset`. Its pictures were decoded once, to be checked, and are read again by what
+        uses them.
 
     Raises:
         ValueError: nothing is there, the layout is not known, the captions file cannot be read,

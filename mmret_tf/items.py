@@ -20,6 +20,7 @@ from mmret_tf.splits import count_splits, rows_of_split
 @dataclass(repr=False)
 class ItemDataset:
     """Items and what each has; all lists have one entry an item, and pixels stay on disk.
+    Section 7.2.
 
     Args:
         ids: unique names.
@@ -37,8 +38,10 @@ class ItemDataset:
     >>> items = ItemDataset(["a", "b"], files, [["red"], ["蓝"]], [{}, {}], ["dev", "dev"])
     >>> items
     ItemDataset(2 items, 2 images, 2 captions, splits: dev (2), 0 put aside)
-    >>> items.pairs().ids
-    ['a#0', 'a#1']
+    >>> items.has_pairs, items.is_plain  # "a" is a pair, "b" is not
+    (True, False)
+    >>> items.pairs().ids, items.subset([1]).captions, len(items.split("dev"))
+    (['a#0', 'a#1'], [['蓝']], 2)
     """
 
     ids: list[str]
@@ -81,7 +84,14 @@ class ItemDataset:
         return all(self.captions) and all(len(paths) == 1 for paths in self.image_paths)
 
     def subset(self, rows: Iterable[int]) -> ItemDataset:
-        """The items of these rows, in this order. `quarantined` stays that of the whole."""
+        """The items of these rows, in this order. `quarantined` stays that of the whole.
+
+        Args:
+            rows: row numbers from 0.
+
+        Raises:
+            IndexError: there is no such row.
+        """
         rows = list(rows)
         return replace(
             self,
@@ -93,7 +103,10 @@ class ItemDataset:
         )
 
     def split(self, name: str) -> ItemDataset:
-        """The items of one split: "train", "dev" (or "val", "validation") or "test".
+        """The items of one split.
+
+        Args:
+            name: "train", "dev" (or "val", "validation") or "test".
 
         Raises:
             ValueError: there are none; the message names the splits that there are.
@@ -146,6 +159,9 @@ def load_items(
     Args:
         source, split, size, seed: as for `load_pairs`.
 
+    Returns:
+        An `ItemDataset`; its `pairs()` are what a `DualEncoder` trains on.
+
     Raises:
         ValueError: as for `load_pairs`.
 
@@ -158,6 +174,7 @@ def load_items(
 
 def caption_items(pairs: PairDataset) -> ItemDataset:
     """Each caption as an item of text alone: a gallery for image-to-text and text-to-text search.
+    Section 6.
 
     Args:
         pairs: images with captions; where several show one item, its captions count once.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,9 +44,9 @@ def decode_image(contents: tf.Tensor) -> tf.Tensor:
         tf.errors.InvalidArgumentError: the bytes are no whole image of these five formats, or
             the picture has more than `MAX_PIXELS` pixels.
 
-    >>> png = tf.io.encode_png(tf.zeros((2, 3, 3), tf.uint8))
-    >>> decode_image(png).shape
-    TensorShape([2, 3, 3])
+    >>> png = tf.io.encode_png(tf.zeros((2, 3, 4), tf.uint8))  # transparent all over
+    >>> decode_image(png).shape, decode_image(png)[0, 0].numpy().tolist()
+    (TensorShape([2, 3, 3]), [255, 255, 255])
     """
     tf.debugging.Assert(tf.strings.length(contents) > 0, ["empty file"])
     # Zeros behind the end let the header be read without a bounds check at every byte.
@@ -178,7 +178,9 @@ def _cropper(image_size: int) -> tf.types.experimental.ConcreteFunction:
 
 
 def load_image(source: ImageSource, image_size: int) -> np.ndarray:
-    """Any picture that a user may hold, as the square array that a tower takes.
+    """Any picture that a user may hold, as the square array that a tower takes. Section 3.1(1).
+
+    Of a picture that is no square, the centre is taken; its aspect is kept.
 
     Args:
         source: a path, encoded bytes, a PIL image, or an array `[height, width]`,
@@ -192,8 +194,9 @@ def load_image(source: ImageSource, image_size: int) -> np.ndarray:
         ValueError: the file is missing or holds no picture, or the array has another shape or
             levels outside 0 to 255.
 
-    >>> load_image(np.zeros((20, 30, 3), np.uint8), 8).shape
-    (8, 8, 3)
+    >>> grey = np.array([[0, 10, 20, 30], [0, 10, 20, 30]])  # 2 pixels high, 4 wide
+    >>> load_image(grey, image_size=2)[:, :, 0].tolist()  # of [2, 2, 3], red
+    [[10, 20], [10, 20]]
     """
     name = "the image"
     if isinstance(source, (str, os.PathLike)):
@@ -329,10 +332,10 @@ class TextPreprocessor(keras.layers.TextVectorization):
 
     Call: strings `[n]` -> int64 `[n, sequence_length]`.
 
-    >>> text = TextPreprocessor(max_tokens=100, sequence_length=4)
-    >>> text.adapt(["a red circle", "红色的圆"])
-    >>> text(["A red, RED 圆"]).shape
-    TensorShape([1, 4])
+    >>> text = TextPreprocessor(max_tokens=100, sequence_length=5)
+    >>> text.adapt(["red red red", "圆圆"])
+    >>> text(["RED, red 圆", "green"]).numpy().tolist()  # red is 2, 圆 is 3
+    [[2, 2, 3, 0, 0], [1, 0, 0, 0, 0]]
     """
 
     def __init__(self, max_tokens: int = 8000, sequence_length: int = 32, **kwargs):
@@ -344,8 +347,15 @@ class TextPreprocessor(keras.layers.TextVectorization):
         )
         self.sequence_length = sequence_length
 
-    def adapt(self, captions, **kwargs) -> None:
-        """Learn the vocabulary from strings, or from a `tf.data.Dataset` of strings."""
+    def adapt(self, captions: Iterable[str] | tf.data.Dataset, **kwargs) -> None:
+        """Learn the vocabulary: the most frequent words, up to `max_tokens`.
+
+        Args:
+            captions: strings, or a `tf.data.Dataset` of strings; of the training split alone.
+
+        Raises:
+            ValueError: there are no captions, or they are no strings.
+        """
         if not isinstance(captions, tf.data.Dataset):
             captions = list(captions)
             if not captions or not all(isinstance(caption, str) for caption in captions):

@@ -204,7 +204,7 @@ class Scene:
 
 
 def draw_scenes(split: str = "train", size: int = 2000, seed: int = 0) -> list[Scene]:
-    """Choose `size` different scenes of one split at random, with captions.
+    """Choose `size` different scenes of one split at random, with captions. Section 2.1.
 
     15 % of the scenes have one object, 60 % two, 25 % three; where a split has not so many
     different ones, those with more objects take their place. The attributes of a scene alone
@@ -216,12 +216,18 @@ def draw_scenes(split: str = "train", size: int = 2000, seed: int = 0) -> list[S
         size: number of scenes.
         seed: 0 to 2**32 - 1. The same three arguments give the same scenes, others give others.
 
+    Returns:
+        `Scene` objects: `captions` are two in English and two in Chinese; `draw()` gives the
+        picture, RGB, 64 x 64 pixels.
+
     Raises:
         ValueError: an argument is not one of these, or the split has fewer different scenes.
 
-    >>> scene = draw_scenes("train", size=3, seed=0)[0]
-    >>> scene.id, len(scene.captions)
-    ('train-0-00000', 4)
+    >>> scene = draw_scenes("dev", size=4)[0]
+    >>> [str(thing) for thing in scene.objects], scene.relation
+    (['small orange circle', 'large black triangle'], 'left of')
+    >>> print(scene.captions[1])
+    there is a large black triangle on the right of a small orange circle
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
@@ -253,7 +259,7 @@ def draw_scenes(split: str = "train", size: int = 2000, seed: int = 0) -> list[S
 def write_scenes(
     folder: str | os.PathLike[str], split: str = "train", size: int = 2000, seed: int = 0
 ) -> Path:
-    """Draw scenes as PNG files, with `captions.jsonl` beside them, into a new folder.
+    """Draw scenes as PNG files, with `captions.jsonl` beside them, into a new folder. Section 2.1.
 
     Each line of `captions.jsonl` (UTF-8) is an object with `id`, `image` (the name of the file),
     `captions`, `split` and `attributes`. Everything is drawn into a temporary folder beside the

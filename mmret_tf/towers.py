@@ -237,9 +237,10 @@ def image_tower(
             of `members`.
         ConnectionError: the ImageNet weights could not be downloaded.
 
-    >>> tower = image_tower("MobileNetV3Small", weights=None, image_size=32, embedding_dim=8)
-    >>> tower(ops.zeros((2, 32, 32, 3))).shape
-    TensorShape([2, 8])
+    >>> tower = image_tower("SmallCNN", weights=None, image_size=16, embedding_dim=8)
+    >>> vectors = tower(ops.ones((2, 16, 16, 3)))
+    >>> vectors.shape, ops.norm(vectors, axis=1).numpy().round(3).tolist()
+    (TensorShape([2, 8]), [1.0, 1.0])
     """
     network, scaling, is_trainable = load_backbone(
         backbone, weights, image_size if scales is None else None, feature_layers
@@ -294,7 +295,8 @@ def text_tower(
         vocabulary_size: number of token ids; id 0 is padding, which never changes a result.
         rnn: "lstm", "gru", "bilstm" (both directions, side by side) or "transformer".
         word_dim: width of a word's vector.
-        units: width of the recurrent state (of each direction).
+        units: width of the recurrent state (of each direction), or of the Transformer: a multiple
+            of 4 then.
         embedding_dim: width of the embedding.
         dropout: fraction dropped, in training, of each word's vector and of the pooled state.
         pooling: what is taken of the states: the "last"; their "mean"; or their "max", channel by
@@ -312,8 +314,9 @@ def text_tower(
             `embedding_dim` that is no multiple of `members`.
 
     >>> tower = text_tower(100, units=16, embedding_dim=8)
-    >>> tower(ops.array([[5, 7, 0, 0]])).shape
-    TensorShape([1, 8])
+    >>> vectors = tower(ops.array([[5, 7, 0], [7, 5, 0]]))
+    >>> vectors.shape, np.allclose(vectors[:1], tower(ops.array([[5, 7]])), atol=1e-6)  # padding
+    (TensorShape([2, 8]), True)
     """
     for name, size in [
         ("vocabulary_size", vocabulary_size),
