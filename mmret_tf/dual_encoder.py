@@ -58,23 +58,29 @@ class DualEncoder(keras.Model):
     Args:
         image_tower: model from images to `[batch, dim]`, as `towers.image_tower` makes it.
         text_tower: model from token ids to `[batch, dim]`, as `towers.text_tower` makes it.
-        text_preprocessor: adapted `TextPreprocessor`; it is saved with the model.
+        text_preprocessor: adapted `TextPreprocessor`; it is saved with the model. Make the text
+            tower for its `vocabulary_size()`: that is not checked, and ids beyond fail in encoding.
 
     Attributes:
         image_encoder: what `encode_images` uses in the place of the image tower, a smaller or
             faster form of it; not saved with the model. See `compression`.
 
     Raises:
-        ValueError: the towers differ in width or in their members, or the vocabulary does not fit
-            the text tower.
+        ValueError: the towers differ in width or in their members.
 
-    >>> from mmret_tf.towers import image_tower, text_tower
     >>> text = TextPreprocessor(max_tokens=100, sequence_length=8)
     >>> text.adapt(["a red circle", "红色的圆"])
-    >>> image = image_tower("MobileNetV3Small", weights=None, image_size=32, embedding_dim=16)
-    >>> model = DualEncoder(image, text_tower(100, units=16, embedding_dim=16), text)
+    >>> image = towers.image_tower("SmallCNN", weights=None, image_size=16, embedding_dim=8)
+    >>> model = DualEncoder(image, towers.text_tower(100, units=8, embedding_dim=8), text)
     >>> model.encode_texts(["a red circle", "红色的圆"]).shape
-    (2, 16)
+    (2, 8)
+    >>> red = np.full((20, 30, 3), [255, 0, 0], np.uint8)  # or a path
+    >>> model.encode_images([red]).shape
+    (1, 8)
+    >>> model.encode_items([[red, red], []], [[], ["红色的圆"]]).shape  # two pictures; a text
+    (2, 8)
+
+    For training see `PairDataset.as_dataset` and `RetrievalMetrics`.
     """
 
     def __init__(
@@ -150,8 +156,21 @@ class DualEncoder(keras.Model):
         extras = sum(self._aggregate_additional_loss(extra) for extra in self.losses)
         return sum(costs) / self.members + extras
 
-    def fit(self, *args, callbacks=None, **kwargs) -> keras.callbacks.History:
-        """Keras' `fit`, with a warning, once, when the embeddings collapse."""
+    def fit(
+        self,
+        *args,
+        callbacks: keras.callbacks.Callback | Sequence[keras.callbacks.Callback] | None = None,
+        **kwargs,
+    ) -> keras.callbacks.History:
+        """Keras' `fit`, with a warning, once, when the embeddings collapse.
+
+        Args:
+            callbacks: Keras' own or others, such as `RetrievalMetrics`.
+            args, kwargs: as of `keras.Model.fit`: a dataset of `PairDataset.as_dataset`, say.
+
+        Returns:
+            Keras' history: the loss, the `spread`, and what the callbacks report, by epoch.
+        """
         callbacks = keras.tree.flatten(callbacks) if callbacks is not None else []
         if self.optimizer is not None and not self.optimizer.built:
             # Made inside the first step, its variables would have that step traced twice.
@@ -161,7 +180,7 @@ class DualEncoder(keras.Model):
     def encode_images(
         self, images: Sequence[ImageSource] | np.ndarray, batch_size: int = 64
     ) -> np.ndarray:
-        """Embed pictures, each centre-cropped to `image_size`.
+        """Embed pictures, each centre-cropped to `image_size`. Section 3.1(3).
 
         Args:
             images: paths, encoded bytes, PIL images or arrays `[height, width, 3]` in any mix; one
@@ -172,7 +191,8 @@ class DualEncoder(keras.Model):
             float32 `[n, dim]`, rows of unit length.
 
         Raises:
-            ValueError: a picture cannot be read; the message names it.
+            ValueError: a picture cannot be read (the message names it), the list is empty, or it is
+                no list.
         """
         check_images(images)
         if isinstance(images, np.ndarray) and images.ndim == 2:
@@ -181,7 +201,7 @@ class DualEncoder(keras.Model):
         return _encode(encoder, load_batches(images, self.image_size, batch_size))
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
-        """Embed captions or queries, in any language that the vocabulary holds.
+        """Embed captions or queries, in any language that the vocabulary holds. Section 3.1(3).
 
         Args:
             texts: strings; an empty one, or one of unknown words only, is embedded too.
@@ -189,6 +209,10 @@ class DualEncoder(keras.Model):
 
         Returns:
             float32 `[n, dim]`, rows of unit length.
+
+        Raises:
+            ValueError: the list is empty or no list of strings, or the model has no
+                text_preprocessor.
         """
         if self.text_preprocessor is None:
             raise ValueError("this model has no text_preprocessor; give one to DualEncoder")
@@ -216,8 +240,6 @@ class DualEncoder(keras.Model):
         Raises:
             ValueError: the lists differ in length, an item has neither picture nor text, or a
                 picture cannot be read.
-
-        >>> model.encode_items([["a.png", "b.png"], []], [[], ["a dog"]])  # doctest: +SKIP
         """
         check_items(images, texts)
         alone = [() if len(each) else words for each, words in zip(images, texts, strict=True)]
@@ -325,14 +347,27 @@ class CollapseAlarm(keras.callbacks.Callback):
 
 def load_model(path: str | os.PathLike) -> DualEncoder:
     """Load a dual encoder from its `.keras` file: towers, weights, vocabulary, and compilation.
+    Section 5.
 
     Keras' safe mode stays on: a file cannot bring code of its own.
 
     Args:
-        path: what `model.save` wrote.
+        path: what `model.save` wrote, or a run's `model.keras`.
+
+    Returns:
+        A `DualEncoder` that makes the same embeddings.
 
     Raises:
         ValueError: there is no such file, it is no `.keras` file, or holds another kind of model.
+
+    >>> import tempfile
+    >>> image = towers.image_tower("SmallCNN", weights=None, image_size=16, embedding_dim=8)
+    >>> model = DualEncoder(image, towers.text_tower(100, units=8, embedding_dim=8))
+    >>> path = f"{tempfile.mkdtemp()}/model.keras"
+    >>> model.save(path)
+    >>> pictures = {"image": np.zeros((1, 16, 16, 3))}
+    >>> np.allclose(model(pictures)["image"], load_model(path)(pictures)["image"])
+    True
     """
     return load_as(DualEncoder, path)
 

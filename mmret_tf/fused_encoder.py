@@ -44,9 +44,17 @@ class FusedEncoder(keras.Model):
         ValueError: the fusion is of another width, or an imputer is given to one that takes
             regions and words.
 
-    >>> from mmret_tf.fusion import GatedFusion
-    >>> fused = FusedEncoder(model, GatedFusion(model.embedding_dim))  # doctest: +SKIP
-    >>> fused.encode_items([["a.png"], []], [["a red circle"], ["红色的圆"]])  # doctest: +SKIP
+    >>> import mmret_tf as mm
+    >>> from mmret_tf.training import build_model
+    >>> pairs = mm.load_pairs("scenes", split="dev", size=4)
+    >>> config = mm.TrainConfig(backbone="SmallCNN", weights="none", image_size=16, embedding_dim=8)
+    >>> model = build_model(config, pairs.all_captions(), steps=1)  # or `load_model`
+    >>> fused = FusedEncoder(model, mm.GatedFusion(dim=8))
+    >>> fused.compile("adam", mm.losses.ContrastiveTargets())
+    >>> history = fused.fit(*item_examples(fused, pairs), verbose=0)
+    >>> image = pairs.image_paths[0]
+    >>> fused.encode_items([[image], [image], []], [["a red circle"], [], ["红色的圆"]]).shape
+    (3, 8)
     """
 
     def __init__(
@@ -95,17 +103,31 @@ class FusedEncoder(keras.Model):
             return self.fusion(inputs, mask=present, training=training)
         return self.fusion(self.imputer(inputs, mask=present), training=training)
 
-    def image_features(self, images):
-        """Images `[batch, height, width, 3]`, levels 0 to 255 -> what the fusion takes of them:
-        embeddings `[batch, dim]`, or regions `[batch, regions, channels]`."""
+    def image_features(self, images: tf.Tensor) -> tf.Tensor:
+        """What the fusion takes of some images.
+
+        Args:
+            images: `[batch, height, width, 3]`, levels 0 to 255.
+
+        Returns:
+            float32: embeddings `[batch, dim]` for a late fusion, regions `[batch, regions,
+            channels]` for others.
+        """
         tower = self.encoder.image_tower
         if self.fusion.takes_sequences:
             return tower.regions(images)
         return tower(images, training=False)
 
-    def text_features(self, tokens):
-        """Token ids `[batch, length]` -> what the fusion takes of them: embeddings `[batch, dim]`,
-        or word vectors `[batch, length, width]`, zeros for padding."""
+    def text_features(self, tokens: tf.Tensor) -> tf.Tensor:
+        """What the fusion takes of some texts.
+
+        Args:
+            tokens: token ids `[batch, length]`.
+
+        Returns:
+            float32: embeddings `[batch, dim]` for a late fusion, word vectors `[batch, length,
+            width]`, zeros for padding, for others.
+        """
         tower = self.encoder.text_tower
         if not self.fusion.takes_sequences:
             return tower(tokens, training=False)
@@ -207,7 +229,7 @@ class FusedEncoder(keras.Model):
 
 
 def item_examples(fused: FusedEncoder, pairs: PairDataset) -> tuple[dict, np.ndarray]:
-    """Inputs and targets that teach a late fusion to embed items, from complete pairs.
+    """Inputs and targets that teach a late fusion to embed items, from complete pairs. Section 2.3.
 
     Each caption of an image is in turn the item's text, and the next caption of the image is the
     query that should find the item.
@@ -217,12 +239,21 @@ def item_examples(fused: FusedEncoder, pairs: PairDataset) -> tuple[dict, np.nda
         pairs: images with captions; those with one caption only are left out.
 
     Returns:
-        `({"image": [n, dim], "text": [n, dim]}, [n, dim])`, for `FusedEncoder.fit`.
+        `({"image": [n, dim], "text": [n, dim]}, [n, dim])`, float32, for `FusedEncoder.fit`; n is
+        the number of captions.
 
     Raises:
         ValueError: no image has two captions, or the fusion takes regions and words.
 
-    >>> fused.fit(*item_examples(fused, pairs), epochs=10)  # doctest: +SKIP
+    >>> from types import SimpleNamespace
+    >>> from mmret_tf.fusion import WeightedSum
+    >>> encoder = SimpleNamespace(encode_images=lambda paths: np.ones((len(paths), 3)))
+    >>> encoder.encode_texts = lambda texts: np.eye(len(texts))
+    >>> fused = SimpleNamespace(encoder=encoder, fusion=WeightedSum())  # or a `FusedEncoder`
+    >>> pairs = PairDataset(["a"], ["a.png"], [["red", "红", "a red one"]], [{}], [""])
+    >>> inputs, targets = item_examples(fused, pairs)
+    >>> inputs["image"].shape, inputs["text"].argmax(axis=1), targets.argmax(axis=1)
+    ((3, 3), array([0, 1, 2]), array([1, 2, 0]))
     """
     if fused.fusion.takes_sequences:
         raise ValueError("item_examples takes a late fusion: it repeats each image's features")
@@ -239,13 +270,25 @@ def item_examples(fused: FusedEncoder, pairs: PairDataset) -> tuple[dict, np.nda
 
 
 def load_fused_encoder(path: str | os.PathLike) -> FusedEncoder:
-    """Load a fused encoder, its dual encoder included, from its `.keras` file.
+    """Load a fused encoder, its dual encoder included, from its `.keras` file. Section 2.3.
 
     Args:
-        path: what `FusedEncoder.save` wrote.
+        path: what `FusedEncoder.save` wrote, say a run's `fusion.keras`.
+
+    Returns:
+        A `FusedEncoder` that makes the same embeddings.
 
     Raises:
         ValueError: there is no such file, it is no `.keras` file, or holds another kind of model.
+
+    >>> import tempfile
+    >>> import mmret_tf as mm
+    >>> image = mm.image_tower("SmallCNN", weights=None, image_size=16, embedding_dim=8)
+    >>> encoder = DualEncoder(image, mm.text_tower(100, units=8, embedding_dim=8))
+    >>> path = f"{tempfile.mkdtemp()}/fusion.keras"
+    >>> FusedEncoder(encoder, mm.WeightedSum({"image": 1.0, "text": 2.0})).save(path)
+    >>> load_fused_encoder(path).fusion.weights_given
+    {'image': 1.0, 'text': 2.0}
     """
     return load_as(FusedEncoder, path)
 

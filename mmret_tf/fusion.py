@@ -15,6 +15,7 @@ overrules both. What is absent never changes a result, and a row with nothing at
 from __future__ import annotations
 
 import keras
+import tensorflow as tf
 from keras import layers, ops
 
 from mmret_tf.towers import unit_length
@@ -93,6 +94,30 @@ class Fusion(layers.Layer):
         self.dim = dim  # None until `make_weights`, where the inputs decide
         self.supports_masking = True  # Keras' masks of the inputs come as `mask`; here they end
 
+    def make_weights(self, widths: dict[str, int]) -> None:
+        """Make the weights that `fuse` needs. Called once, by `build`.
+
+        Args:
+            widths: of the vectors of each modality, `{name: width}`.
+        """
+        raise NotImplementedError
+
+    def fuse(
+        self, inputs: dict[str, tf.Tensor], present: dict[str, tf.Tensor], training: bool
+    ) -> tf.Tensor:
+        """Make one vector of what is there. Called by `call`, which brings it to unit length.
+
+        Args:
+            inputs: `{name: [batch, width] or [batch, length, width]}`, all modalities; what is
+                absent is zeros.
+            present: booleans `{name: [batch] or [batch, length]}`.
+            training: whether this is a step of training.
+
+        Returns:
+            `[batch, dim]`.
+        """
+        raise NotImplementedError
+
     def build(self, input_shape: dict):
         self.widths = {name: input_shape[name][-1] for name in sorted(input_shape)}
         self.make_weights(self.widths)
@@ -126,16 +151,24 @@ class Concatenate(Fusion):
     Where modalities already are `dim` wide, W starts as a row of identities, so that the result
     starts as their sum.
 
+    Call: `{name: [batch, width]}` -> float32 `[batch, dim]`, unit rows. Any row of a modality may
+    be absent (zeros), see `mmret_tf.fusion`.
+
     Args:
         dim: width of the result.
+
+    Raises:
+        ValueError: in a call, inputs of another shape, or a modality that the first call had not.
 
     >>> layer = Concatenate(2)
     >>> image, text = ops.array([[1.0, 0.0]]), ops.array([[0.0, 1.0]])
     >>> layer({"image": image, "text": text}).numpy().round(3)
     array([[0.707, 0.707]], dtype=float32)
+    >>> layer({"image": image}).numpy()  # the text is missing
+    array([[1., 0.]], dtype=float32)
     """
 
-    def make_weights(self, widths):
+    def make_weights(self, widths: dict[str, int]) -> None:
         def blocks(shape, dtype=None):
             parts = [_identity_if_square((width, self.dim), dtype) for width in widths.values()]
             return ops.concatenate(parts)
@@ -143,7 +176,9 @@ class Concatenate(Fusion):
         self.kernel = self.add_weight((sum(widths.values()), self.dim), blocks, name="kernel")
         self.bias = self.add_weight((self.dim,), "zeros", name="bias")
 
-    def fuse(self, inputs, present, training):
+    def fuse(
+        self, inputs: dict[str, tf.Tensor], present: dict[str, tf.Tensor], training: bool
+    ) -> tf.Tensor:
         joined = ops.concatenate([inputs[name] for name in self.widths], axis=-1)
         return ops.matmul(joined, self.kernel) + self.bias
 
@@ -152,9 +187,15 @@ class Concatenate(Fusion):
 class WeightedSum(Fusion):
     """Late fusion by weighted sum (加权求和), over the modalities that are there. Section 3.2(3).
 
+    Call: `{name: [batch, dim]}`, all of one width -> float32 `[batch, dim]`, unit rows.
+
     Args:
-        weights: a share of each modality, above 0; equal ones by default.
+        weights: `{name: share}`, a share of each modality, above 0; equal ones by default.
         learned: whether training changes them.
+
+    Raises:
+        ValueError: a weight is not above 0; in a call, as `Concatenate`, the widths differ, or the
+            weights name other modalities.
 
     >>> layer = WeightedSum({"image": 3.0, "text": 4.0})
     >>> image, text = ops.array([[1.0, 0.0]] * 2), ops.array([[0.0, 1.0], [0.0, 0.0]])
@@ -169,7 +210,7 @@ class WeightedSum(Fusion):
         self.weights_given = weights
         self.learned = learned
 
-    def make_weights(self, widths):
+    def make_weights(self, widths: dict[str, int]) -> None:
         if len(set(widths.values())) != 1:
             raise ValueError(f"a sum needs modalities of one width; got {widths}")
         self.dim = next(iter(widths.values()))
@@ -180,7 +221,9 @@ class WeightedSum(Fusion):
             name="log_weights",
         )
 
-    def fuse(self, inputs, present, training):
+    def fuse(
+        self, inputs: dict[str, tf.Tensor], present: dict[str, tf.Tensor], training: bool
+    ) -> tf.Tensor:
         there = ops.stack([present[name] for name in self.widths], axis=1)
         shares = ops.exp(self.log_weights) * ops.cast(there, "float32")
         vectors = ops.stack([inputs[name] for name in self.widths], axis=1)
@@ -200,18 +243,21 @@ class GatedFusion(Fusion):
     number of the result (gated multimodal unit, arXiv 1702.01992, for any number of modalities).
 
     `sum_m gate_m * (W_m x_m + b_m)`, where the gates are a softmax over the modalities that are
-    there, of a linear map of all of them. It starts as their mean.
+    there, of a linear map of all of them. It starts as their mean. Section 3.2(3).
+
+    Call, and errors: as `Concatenate`.
 
     Args:
         dim: width of the result.
 
     >>> layer = GatedFusion(2)
-    >>> image, text = ops.array([[1.0, 0.0]]), ops.array([[0.0, 1.0]])
-    >>> layer({"image": image, "text": text}).numpy().round(3)
-    array([[0.707, 0.707]], dtype=float32)
+    >>> image, text = ops.array([[0.8, 0.6]] * 2), ops.array([[0.6, 0.8], [0.0, 0.0]])
+    >>> layer({"image": image, "text": text}).numpy().round(3)  # no text in the second row
+    array([[0.707, 0.707],
+           [0.8  , 0.6  ]], dtype=float32)
     """
 
-    def make_weights(self, widths):
+    def make_weights(self, widths: dict[str, int]) -> None:
         self.values = {
             name: layers.Dense(self.dim, kernel_initializer=_identity_if_square) for name in widths
         }
@@ -220,7 +266,9 @@ class GatedFusion(Fusion):
             self.values[name].build((None, width))
         self.gates.build((None, sum(widths.values())))
 
-    def fuse(self, inputs, present, training):
+    def fuse(
+        self, inputs: dict[str, tf.Tensor], present: dict[str, tf.Tensor], training: bool
+    ) -> tf.Tensor:
         values = ops.stack([self.values[name](inputs[name]) for name in self.widths], axis=1)
         gates = self.gates(ops.concatenate([inputs[name] for name in self.widths], axis=-1))
         gates = ops.reshape(gates, (-1, len(self.widths), self.dim))
@@ -234,14 +282,19 @@ class EarlyFusion(Fusion):
     """Early fusion (早期融合): the regions and words of all modalities, in one sequence, are read
     by one Transformer. Section 2.3; like the single-stream encoders, arXiv 1909.11740.
 
+    Call: `{name: [batch, length, width] or [batch, width]}` -> float32 `[batch, dim]`, unit rows.
     A modality that comes as one vector counts as a sequence of one.
 
     Args:
         dim: width of the result.
-        units: width of the Transformer, see `transformer.TransformerEncoder`.
+        units: width of the Transformer, a multiple of 4; see `transformer.TransformerEncoder`.
+
+    Raises:
+        ValueError: other `units`; in a call, as `Concatenate`.
 
     >>> layer = EarlyFusion(dim=3, units=8)
-    >>> layer({"image": ops.ones((2, 4, 5)), "text": ops.ones((2, 6, 7))}).shape
+    >>> regions, words = ops.ones((2, 4, 5)), ops.ones((2, 6, 7))  # 4 regions, 6 words
+    >>> layer({"image": regions, "text": words}).shape
     TensorShape([2, 3])
     """
 
@@ -253,7 +306,7 @@ class EarlyFusion(Fusion):
         self.encoder = TransformerEncoder(units, positions=False)
         self.projection = layers.Dense(dim)
 
-    def make_weights(self, widths):
+    def make_weights(self, widths: dict[str, int]) -> None:
         # A bias tells the encoder from which modality a token comes.
         bias = keras.initializers.RandomNormal(stddev=0.1)
         self.entries = {
@@ -264,7 +317,9 @@ class EarlyFusion(Fusion):
         self.encoder.build((None, None, self.units))
         self.projection.build((None, self.units))
 
-    def fuse(self, inputs, present, training):
+    def fuse(
+        self, inputs: dict[str, tf.Tensor], present: dict[str, tf.Tensor], training: bool
+    ) -> tf.Tensor:
         sequences, there = _as_sequences(inputs, present)
         tokens = []
         for name in self.widths:
@@ -285,14 +340,18 @@ class HybridFusion(Fusion):
     words and words to regions; their means are then fused late, by gates. Section 2.3; like the
     co-attention of arXiv 1908.02265.
 
-    A modality that comes as one vector counts as a sequence of one.
+    Call: as `EarlyFusion`.
 
     Args:
         dim: width of the result and of the attention; a multiple of `heads`.
         heads: of the attention.
 
+    Raises:
+        ValueError: `dim` is no multiple of `heads`; in a call, as `Concatenate`.
+
     >>> layer = HybridFusion(dim=8)
-    >>> layer({"image": ops.ones((2, 4, 5)), "text": ops.ones((2, 6, 7))}).shape
+    >>> regions, words = ops.ones((2, 4, 5)), ops.ones((2, 6, 7))  # 4 regions, 6 words
+    >>> layer({"image": regions, "text": words}).shape
     TensorShape([2, 8])
     """
 
@@ -305,7 +364,7 @@ class HybridFusion(Fusion):
         self.heads = heads
         self.late = GatedFusion(dim)
 
-    def make_weights(self, widths):
+    def make_weights(self, widths: dict[str, int]) -> None:
         self.streams = {
             name: (
                 layers.Dense(self.dim, kernel_initializer=_identity_if_square),
@@ -327,7 +386,9 @@ class HybridFusion(Fusion):
             narrow.build((None, None, 2 * self.dim))
         self.late.build({name: (None, self.dim) for name in widths})
 
-    def fuse(self, inputs, present, training):
+    def fuse(
+        self, inputs: dict[str, tf.Tensor], present: dict[str, tf.Tensor], training: bool
+    ) -> tf.Tensor:
         sequences, there = _as_sequences(inputs, present)
         tokens, normed = {}, {}
         for name, (entry, norm, *_) in self.streams.items():

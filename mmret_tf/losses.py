@@ -52,6 +52,13 @@ class CosineSimilarityLoss(keras.losses.Loss):
         labels: what `y_true` holds. "groups": `[batch]` group ids; every image is paired with every
             caption of the batch, and matching and other pairs weigh the same. "pairs": `[batch]`
             labels of the rows, 1 for an image with its caption, 0 or -1 for one with another.
+        reduction: over the batch, as in any Keras loss; by default the mean.
+        name: of the loss.
+
+    Raises:
+        ValueError: other labels, or a margin that is no cosine.
+
+    `y_pred`: `{"image": [batch, dim], "text": [batch, dim]}`, unit rows, as of `DualEncoder`.
 
     >>> loss = CosineSimilarityLoss(margin=0.0, labels="pairs")
     >>> image, text = ops.array([[1.0, 0], [1, 0]]), ops.array([[0.6, 0.8], [0.6, 0.8]])
@@ -99,8 +106,13 @@ class ContrastiveCosine(keras.losses.Loss):
     Args:
         temperature: a number, or `None` for the temperature that the model learns, which stands in
             the prediction as `"temperature"` (DualEncoder keeps it between 0.01 and 1).
+        reduction: over the batch, as in any Keras loss; by default the mean.
+        name: of the loss.
 
-    `y_true`: `[batch]` group ids.
+    Raises:
+        ValueError: a temperature that is not above 0; in a call, `None` and none in `y_pred`.
+
+    `y_true`: `[batch]` group ids; `y_pred`: `{"image": [batch, dim], "text": [batch, dim]}`.
 
     >>> loss = ContrastiveCosine(temperature=1.0)
     >>> pairs = {"image": ops.eye(2), "text": ops.eye(2)}
@@ -152,8 +164,13 @@ class TripletCosine(keras.losses.Loss):
         margin: the lead that is asked for, above 0.
         negatives: "sum" adds up all negatives; "hardest" takes the highest cosine alone. From a
             random start "hardest" collapses: train with "sum" or `ContrastiveCosine` first.
+        reduction: over the batch, as in any Keras loss; by default the mean.
+        name: of the loss.
 
-    `y_true`: `[batch]` group ids.
+    Raises:
+        ValueError: a margin that is not above 0, or other negatives.
+
+    `y_true`: `[batch]` group ids; `y_pred`: `{"image": [batch, dim], "text": [batch, dim]}`.
 
     >>> loss = TripletCosine(margin=0.2)
     >>> image, text = ops.eye(2), ops.array([[0.6, 0.8], [0.0, 1.0]])
@@ -200,8 +217,13 @@ class EuclideanContrastive(keras.losses.Loss):
 
     Args:
         margin: other pairs at least this far apart cost nothing. Unit vectors are 0 to 2 apart.
+        reduction: over the batch, as in any Keras loss; by default the mean.
+        name: of the loss.
 
-    `y_true`: `[batch]` group ids.
+    Raises:
+        ValueError: a margin that is not above 0.
+
+    `y_true`: `[batch]` group ids; `y_pred`: `{"image": [batch, dim], "text": [batch, dim]}`.
 
     >>> loss = EuclideanContrastive(margin=1.0)
     >>> pairs = {"image": ops.array([[1.0, 0]]), "text": ops.array([[0.0, 1]])}
@@ -239,11 +261,17 @@ class EuclideanContrastive(keras.losses.Loss):
 class ContrastiveTargets(keras.losses.Loss):
     """Cross-entropy over the cosines with the targets of a batch: each prediction must pick its own
     target. For encoders that learn to reach embeddings which exist already (`FusedEncoder`).
+    InfoNCE (arXiv 1807.03748) in one direction.
 
     Rows whose targets are the same vector are not negatives of each other.
 
     Args:
         temperature: of the softmax over `cos / temperature`, above 0.
+        reduction: over the batch, as in any Keras loss; by default the mean.
+        name: of the loss.
+
+    Raises:
+        ValueError: a temperature that is not above 0.
 
     `y_true`: target embeddings `[batch, dim]`; `y_pred`: embeddings `[batch, dim]`; unit rows both.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers, ops
 
 from mmret_tf.fusion import Fusion, any_of, known_vectors, presence
@@ -28,6 +29,29 @@ class Imputer(layers.Layer):
         super().__init__(**kwargs)
         self.supports_masking = True  # Keras' masks of the inputs come as `mask`; here they end
 
+    def make_weights(self, widths: dict[str, int]) -> None:
+        """Make the weights that `fill` needs. Called once, by `start`.
+
+        Args:
+            widths: of the vectors of each modality, `{name: width}`.
+        """
+        raise NotImplementedError
+
+    def fill(
+        self, name: str, known: dict[str, tf.Tensor], present: dict[str, tf.Tensor]
+    ) -> tf.Tensor:
+        """What takes the place of absent rows. Called by `call`, which keeps the others.
+
+        Args:
+            name: the modality to fill in.
+            known: `{name: [batch, width]}`, all modalities; what is absent is zeros.
+            present: booleans `{name: [batch]}`.
+
+        Returns:
+            `[batch, width]`.
+        """
+        raise NotImplementedError
+
     def build(self, input_shape: dict):
         raise ValueError(
             f"{type(self).__name__} has seen nothing yet to fill in from: call adapt first, with "
@@ -35,7 +59,8 @@ class Imputer(layers.Layer):
         )
 
     def start(self, widths: dict[str, int]) -> None:
-        """Make the weights; for `adapt`, and for a layer that is loaded."""
+        """Make the weights, for modalities of these `widths`; for `adapt`, and for a layer that is
+        loaded."""
         self.widths = {name: widths[name] for name in sorted(widths)}
         self.make_weights(self.widths)
         self.built = True
@@ -65,6 +90,8 @@ class Imputer(layers.Layer):
 class ConstantImputer(Imputer):
     """Fill in one number, in all places (默认值填充). Section 8.2.
 
+    Call: `{name: [batch, width]}` -> the same, float32, with each absent row (zeros) filled.
+
     Args:
         value: the number.
 
@@ -80,10 +107,12 @@ class ConstantImputer(Imputer):
     def build(self, input_shape: dict):
         self.start({name: shape[-1] for name, shape in input_shape.items()})
 
-    def make_weights(self, widths):
-        """There are none."""
+    def make_weights(self, widths: dict[str, int]) -> None:
+        """There are none, whatever the `widths`."""
 
-    def fill(self, name, known, present):
+    def fill(
+        self, name: str, known: dict[str, tf.Tensor], present: dict[str, tf.Tensor]
+    ) -> tf.Tensor:
         return ops.full_like(known[name], self.value)
 
     def get_config(self) -> dict:
@@ -94,6 +123,8 @@ class ConstantImputer(Imputer):
 class MeanImputer(Imputer):
     """Fill in the mean of the rows that `adapt` saw (均值填充). Section 8.2.
 
+    Call: as `ConstantImputer`, after `adapt`; ValueError before.
+
     >>> imputer = MeanImputer()
     >>> imputer.adapt({"image": np.eye(2), "text": np.array([[1.0, 0.0], [0.0, 0.0]])})
     >>> rows = {"image": ops.array([[0.0, 0.0]]), "text": ops.array([[0.0, 1.0]])}
@@ -101,14 +132,21 @@ class MeanImputer(Imputer):
     [[0.5, 0.5]]
     """
 
-    def make_weights(self, widths):
+    def make_weights(self, widths: dict[str, int]) -> None:
         self.means = {
             name: self.add_weight((width,), "zeros", trainable=False, name=f"{name}_mean")
             for name, width in widths.items()
         }
 
     def adapt(self, inputs: dict[str, np.ndarray]) -> None:
-        """Take the mean of each modality, `{name: [n, width]}`, over the rows that are there."""
+        """Take the mean of each modality, over the rows that are there.
+
+        Args:
+            inputs: `{name: [n, width]}`; a row of zeros is not there.
+
+        Raises:
+            ValueError: a modality has no row.
+        """
         if not self.built:
             self.start(_widths(inputs))
         for name, present in presence(inputs).items():
@@ -117,7 +155,9 @@ class MeanImputer(Imputer):
                 raise ValueError(f"there is no row of {name} to take the mean of")
             self.means[name].assign(rows.mean(axis=0))
 
-    def fill(self, name, known, present):
+    def fill(
+        self, name: str, known: dict[str, tf.Tensor], present: dict[str, tf.Tensor]
+    ) -> tf.Tensor:
         return ops.broadcast_to(self.means[name], ops.shape(known[name]))
 
 
@@ -128,8 +168,13 @@ class NearestImputer(Imputer):
     Of the complete rows, the `neighbours` whose present modalities have the highest sum of cosine
     similarities (余弦相似度) give the mean of what is absent.
 
+    Call: as `ConstantImputer`, after `adapt`; ValueError before.
+
     Args:
-        neighbours: how many rows the mean is of.
+        neighbours: how many rows the mean is of, at least 1.
+
+    Raises:
+        ValueError: `neighbours` is below 1.
 
     >>> imputer = NearestImputer(neighbours=1)
     >>> imputer.adapt({"image": np.eye(2), "text": np.array([[0.6, 0.8], [0.8, 0.6]])})
@@ -145,14 +190,21 @@ class NearestImputer(Imputer):
         self.neighbours = neighbours
         self.rows = 0
 
-    def make_weights(self, widths):
+    def make_weights(self, widths: dict[str, int]) -> None:
         self.memory = {
             name: self.add_weight((self.rows, width), "zeros", trainable=False, name=name)
             for name, width in widths.items()
         }
 
     def adapt(self, inputs: dict[str, np.ndarray]) -> None:
-        """Keep the complete rows of `{name: [n, width]}`, once; ValueError if they are too few."""
+        """Keep the complete rows; they become weights of the layer.
+
+        Args:
+            inputs: `{name: [n, width]}`; rows that lack a modality (zeros) are left out.
+
+        Raises:
+            ValueError: fewer complete rows than `neighbours`, or it has its rows already.
+        """
         if self.built:
             raise ValueError("this NearestImputer has its rows already: make a new one")
         complete = _complete_rows(inputs)
@@ -165,7 +217,9 @@ class NearestImputer(Imputer):
         for name, rows in complete.items():
             self.memory[name].assign(rows)
 
-    def fill(self, name, known, present):
+    def fill(
+        self, name: str, known: dict[str, tf.Tensor], present: dict[str, tf.Tensor]
+    ) -> tf.Tensor:
         scores = sum(
             ops.matmul(unit_length(known[other]), ops.transpose(unit_length(self.memory[other])))
             for other in self.widths
@@ -192,21 +246,25 @@ class ModalityPredictor(Imputer):
     `adapt` trains a network for each direction on complete rows, with the document's cosine
     loss. Where several modalities are there, the mean of what they predict is filled in.
 
+    Call: as `ConstantImputer`, after `adapt`; ValueError before. A network's predictions have unit
+    length.
+
     Args:
         units: width of the one hidden layer.
 
-    >>> predictor = ModalityPredictor(units=8)
-    >>> rows = np.eye(4, dtype="float32")
-    >>> predictor.adapt({"image": rows, "text": rows[::-1]}, epochs=1)
-    >>> predictor({"image": ops.array(rows), "text": ops.zeros((4, 4))})["text"].shape
-    TensorShape([4, 4])
+    >>> predictor = ModalityPredictor(units=64)
+    >>> rows = np.eye(2, dtype="float32")
+    >>> predictor.adapt({"image": rows, "text": rows[::-1]}, epochs=10, learning_rate=0.1)
+    >>> filled = predictor({"image": ops.array(rows), "text": ops.zeros((2, 2))})
+    >>> filled["text"].numpy().argmax(axis=1).tolist()  # nearly [[0, 1], [1, 0]]
+    [1, 0]
     """
 
     def __init__(self, units: int = 512, **kwargs):
         super().__init__(**kwargs)
         self.units = units
 
-    def make_weights(self, widths):
+    def make_weights(self, widths: dict[str, int]) -> None:
         self.networks = {
             f"{source}_to_{target}": keras.Sequential(
                 [
@@ -228,7 +286,17 @@ class ModalityPredictor(Imputer):
         batch_size: int = 128,
         learning_rate: float = 1e-3,
     ) -> None:
-        """Train on the complete rows of `{name: [n, width]}`; each direction for `epochs`."""
+        """Train on complete rows: each direction by itself, with Adam.
+
+        Args:
+            inputs: `{name: [n, width]}`; rows that lack a modality (zeros) are left out.
+            epochs: passes over the rows.
+            batch_size: rows a step.
+            learning_rate: of Adam.
+
+        Raises:
+            ValueError: no row has every modality.
+        """
         complete = _complete_rows(inputs)
         if not self.built:
             self.start(_widths(complete))
@@ -243,7 +311,9 @@ class ModalityPredictor(Imputer):
                 verbose=0,
             )
 
-    def fill(self, name, known, present):
+    def fill(
+        self, name: str, known: dict[str, tf.Tensor], present: dict[str, tf.Tensor]
+    ) -> tf.Tensor:
         guesses, sources = 0.0, 0.0
         for source in self.widths:
             if source != name:
@@ -261,14 +331,20 @@ class EnsembleFusion(Fusion):
     """Separate models, one a modality, combined (模型组合): the sum of the unit vectors that the
     models of the present modalities give. Section 8.2.
 
+    Call: `{name: [batch, width]}` -> float32 `[batch, dim]`, unit rows.
+
     Args:
         models: for each modality a model `[batch, width] -> [batch, dim]` that was trained alone.
 
+    Raises:
+        ValueError: the models give different widths; in a call, other modalities than they are for.
+
     >>> double = keras.Sequential([keras.Input((2,)), layers.Rescaling(2.0)])
     >>> layer = EnsembleFusion({"image": double, "text": double})
-    >>> rows = {"image": ops.array([[3.0, 4.0]]), "text": ops.array([[0.0, 0.0]])}
-    >>> layer(rows).numpy().round(3)
-    array([[0.6, 0.8]], dtype=float32)
+    >>> rows = {"image": ops.array([[3.0, 4.0], [1.0, 0.0]]), "text": ops.array([[0.0, 0.0]] * 2)}
+    >>> layer(rows).numpy().round(3)  # of the images alone
+    array([[0.6, 0.8],
+           [1. , 0. ]], dtype=float32)
     """
 
     def __init__(self, models: dict[str, keras.Model], **kwargs):
@@ -278,11 +354,13 @@ class EnsembleFusion(Fusion):
         super().__init__(dims.pop(), **kwargs)
         self.models = models
 
-    def make_weights(self, widths):
+    def make_weights(self, widths: dict[str, int]) -> None:
         if set(widths) != set(self.models):
             raise ValueError(f"there are models for {list(self.models)}; got {list(widths)}")
 
-    def fuse(self, inputs, present, training):
+    def fuse(
+        self, inputs: dict[str, tf.Tensor], present: dict[str, tf.Tensor], training: bool
+    ) -> tf.Tensor:
         return sum(
             unit_length(model(inputs[name], training=training))
             * ops.cast(present[name], "float32")[:, None]
@@ -305,12 +383,17 @@ class EnsembleFusion(Fusion):
 @keras.saving.register_keras_serializable("mmret_tf")
 class ModalityDropout(layers.Layer):
     """In training, hide modalities at random (模态丢弃), so that a fusion learns to do without any.
+    Section 8.2; like ModDrop, arXiv 1501.00102.
 
-    Call: masks as `fusion.presence` gives them -> the same, with fewer rows that are there. Each
+    Call: masks as `fusion.presence` gives them, booleans `{name: [batch] or [batch, length]}` ->
+    the same, with fewer rows that are there. Each
     modality of a row is hidden with probability `rate`, but for one, drawn anew, that stays.
 
     Args:
         rate: from 0 to below 1.
+
+    Raises:
+        ValueError: another rate.
 
     >>> present = {"image": ops.array([True, True]), "text": ops.array([True, False])}
     >>> hidden = ModalityDropout(0.9)(present, training=True)

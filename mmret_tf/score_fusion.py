@@ -16,13 +16,17 @@ from mmret_tf.fusion import check_weights, ordered_weights
 
 @keras.saving.register_keras_serializable("mmret_tf")
 class WeightedScores(layers.Layer):
-    """Score fusion by weighted mean: of the scores that an item has from each modality.
+    """Score fusion by weighted mean, of the scores that an item has. Section 2.3.
 
-    Call: `{name: scores [queries, items]}` -> `[queries, items]`. A score of NaN is not there, nor
-    is one whose `mask`, booleans of the same shape, is False; an item with no score gets -inf.
+    Call: `{name: scores [queries, items]}` -> float32 `[queries, items]`. A score of NaN is not
+    there, nor is one whose `mask`, booleans of the same shape, is False; an item with no score gets
+    -inf.
 
     Args:
-        weights: a share of each modality, above 0; equal ones by default.
+        weights: `{name: share}`, a share of each modality, above 0; equal ones by default.
+
+    Raises:
+        ValueError: a weight is not above 0; in a call, the weights name other modalities.
 
     >>> scores = {"image": ops.array([[0.9, 0.1]]), "text": ops.array([[0.5, float("nan")]])}
     >>> WeightedScores()(scores).numpy().round(2)
@@ -48,14 +52,18 @@ class WeightedScores(layers.Layer):
 @keras.saving.register_keras_serializable("mmret_tf")
 class ReciprocalRankFusion(layers.Layer):
     """Score fusion by ranks (倒数排名融合; Cormack, Clarke and Buettcher 2009): the mean of
-    `1 / (constant + rank)` over the modalities by which an item is ranked, ranks from 1.
+    `1 / (constant + rank)` over the modalities by which an item is ranked, ranks from 1. Section
+    2.3.
 
     It needs no scores of one scale. Items of equal score share the worst of their ranks.
 
     Call: as `WeightedScores`.
 
     Args:
-        constant: how little the first ranks stand out; 60 in the paper.
+        constant: how little the first ranks stand out, at least 0; 60 in the paper.
+
+    Raises:
+        ValueError: `constant` is below 0.
 
     >>> scores = {"image": ops.array([[0.9, 0.1]]), "text": ops.array([[0.5, 0.7]])}
     >>> ReciprocalRankFusion(constant=1)(scores).numpy().round(3)  # means of 1/2, 1/3
