@@ -53,13 +53,25 @@ class EpochSeeds(keras.callbacks.Callback):
 
 class RetrievalMetrics(keras.callbacks.Callback):
     """Report recall on a validation set after each epoch, of the averaged weights if there are
-    such, as `val_i2t_R@1`, `val_t2i_R@10` and so on; `val_recall_sum` is the sum of all six.
+    such, as `val_i2t_R@1`, `val_t2i_R@10` and so on, fractions 0 to 1; `val_recall_sum` is the sum
+    of all six. Section 3.1(5).
 
     Args:
         pairs: the validation set.
-        features: the backbone's features of its images, if known.
+        features: the backbone's features of its images, `[n_images, features]`, if known.
 
-    >>> model.fit(dataset, callbacks=[RetrievalMetrics(development)])  # doctest: +SKIP
+    >>> import mmret_tf as mm
+    >>> pairs, text = mm.load_pairs("scenes", split="dev", size=4), mm.TextPreprocessor()
+    >>> text.adapt(pairs.all_captions())
+    >>> image = mm.image_tower("SmallCNN", weights=None, image_size=16, trainable=False)
+    >>> model = mm.DualEncoder(image, mm.text_tower(text.vocabulary_size()), text)
+    >>> model.compile("adam", mm.losses.ContrastiveCosine())
+    >>> features = np.eye(4, 256)  # of `backbone_features`; leave them out to decode pictures
+    >>> dataset = pairs.as_dataset(model, batch_size=4, training=True, features=features)
+    >>> measured = RetrievalMetrics(pairs, features)  # in earnest, of pictures not trained on
+    >>> history = model.fit(dataset, callbacks=[measured], shuffle=False, verbose=0)
+    >>> sorted(history.history)[:3], history.history["val_t2i_R@10"]  # among 4 pictures
+    (['loss', 'spread', 'val_i2t_R@1'], [1.0])
     """
 
     def __init__(self, pairs: PairDataset, features: np.ndarray | None = None):

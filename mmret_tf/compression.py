@@ -54,11 +54,30 @@ EXACT_ENOUGH = 0.999
 
 class CompressedImageTower:
     """An image tower as a TensorFlow Lite model, run by its interpreter. Made by
-    `compress_image_tower`, kept by `save`, read by `load`.
+    `compress_image_tower`, kept by `save`, read by `load`. Section 7.2 and 8.3.
+
+    Set it as a model's `image_encoder`: `encode_images` uses it from then on.
+
+    Args:
+        content: the TensorFlow Lite model, from images to what `project` returns.
+        shift: float32 `[dim]`, is added to what it gives.
+        precision: "int8" or "float16".
+        fingerprint: of the model that it was made from, see `embeddings.model_fingerprint`.
+        members: of the model.
 
     Attributes:
-        name: the precision, "int8" or "float16".
+        name: the precision.
         size: of the TensorFlow Lite model, bytes.
+
+    >>> import mmret_tf as mm
+    >>> image = mm.image_tower("SmallCNN", weights=None, image_size=16, embedding_dim=8)
+    >>> model = DualEncoder(image, mm.text_tower(100, units=8, embedding_dim=8))
+    >>> pictures = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
+    >>> folder = f"{tempfile.mkdtemp()}/compressed"
+    >>> compress_image_tower(model, pictures, "float16").save(folder)
+    >>> model.image_encoder = CompressedImageTower.load(folder, model)
+    >>> model.image_encoder.name, model.encode_images(pictures).shape
+    ('float16', (9, 8))
     """
 
     def __init__(
@@ -80,11 +99,19 @@ class CompressedImageTower:
         return f"CompressedImageTower({self.name}, {self.size / 2**20:.1f} MiB)"
 
     def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
-        """Images `[batch, height, width, 3]`, levels 0 to 255 -> float32 `[batch, dim]`."""
+        """Embed ready pictures.
+
+        Args:
+            images: `[batch, image_size, image_size, 3]`, levels 0 to 255.
+
+        Returns:
+            float32 `[batch, dim]`, rows of unit length.
+        """
         return unit_length(self.project(images), self.members).numpy()
 
     def project(self, images: np.ndarray) -> np.ndarray:
-        """What `predict_on_batch` brings to unit length, as `ImageTower.project`."""
+        """What `predict_on_batch` brings to unit length, of the same `images`: float32 `[batch,
+        dim]`, as `ImageTower.project`."""
         images = np.asarray(images, np.float32)
         interpreter = self._interpreter
         with self._lock:
@@ -99,7 +126,15 @@ class CompressedImageTower:
         return vectors + self.shift
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Write a folder, whole or not at all; an older compressed tower in it is replaced."""
+        """Write a folder, whole or not at all.
+
+        Args:
+            directory: does not exist, is empty, or holds an older compressed tower, which is
+                replaced.
+
+        Raises:
+            ValueError: the folder holds something else.
+        """
         manifest = {
             "format": FORMAT,
             "version": VERSION,
@@ -113,6 +148,10 @@ class CompressedImageTower:
     @classmethod
     def load(cls, directory: str | os.PathLike, model: DualEncoder) -> CompressedImageTower:
         """Read what `save` wrote, for the model that it was made from.
+
+        Args:
+            directory: the folder, say a run's `compressed`.
+            model: the dual encoder whose image tower was compressed.
 
         Raises:
             ValueError: there is none, it is damaged, or it was made from another model.
@@ -146,11 +185,22 @@ def compress_image_tower(
         representative: pictures like those to come; 300 of them are used, evenly spaced.
         precision: "int8" or "float16".
 
+    Returns:
+        To be set as `model.image_encoder`, or saved.
+
     Raises:
         ValueError: no pictures, an unreadable one, another precision, or a tower that
             `towers.image_tower` did not make.
 
-    >>> model.image_encoder = compress_image_tower(model, paths)  # doctest: +SKIP
+    >>> import mmret_tf as mm
+    >>> image = mm.image_tower("SmallCNN", weights=None, image_size=16, embedding_dim=8)
+    >>> model = DualEncoder(image, mm.text_tower(100, units=8, embedding_dim=8))
+    >>> pictures = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)  # or paths
+    >>> small = compress_image_tower(model, pictures)
+    >>> small.name, round(image.count_params() * 4 / small.size)  # four bytes a weight before
+    ('int8', 4)
+    >>> bool(row_cosines(image(pictures), small.predict_on_batch(pictures)).min() > 0.99)
+    True
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")

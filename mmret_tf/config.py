@@ -16,7 +16,7 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """All that decides a training run; saved as the run's `config.json`.
+    """All that decides a training run; saved as the run's `config.json`. Sections 3.1(4) and 5.
 
     Args:
         data: "scenes", or a collection that `load_items` knows.
@@ -58,8 +58,12 @@ class TrainConfig:
         ValueError: a value of another type, a number out of its range, or a choice that there is
             not.
 
-    >>> TrainConfig(epochs=5).batch_size
-    256
+    >>> config = TrainConfig(data="photos", epochs=5)
+    >>> config.backbone, config.batch_size
+    ('ResNet50', 256)
+    >>> TrainConfig(epochs=0)
+    Traceback (most recent call last):
+    ValueError: epochs must be above 0; got 0
     """
 
     data: str = "scenes"
@@ -139,6 +143,9 @@ class TrainConfig:
     @classmethod
     def load(cls, path: str | os.PathLike) -> TrainConfig:
         """Read a configuration, as a run's `config.json` holds it; what it leaves out is default.
+
+        Args:
+            path: a JSON file, an object of settings.
 
         Raises:
             ValueError: there is no such file, it is no JSON object, or it has an unknown key or a

@@ -70,13 +70,13 @@ def evaluate_retrieval(
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the right answers stand, 1 the first; made by `rank_all`.
+    """Where the right answers stand, 1 the first; made by `rank_all`. Section 3.1(5).
 
     Args:
-        image_ranks: `[n_captions]`, of each caption's image among all images.
-        caption_ranks: `[n_asking]`, of the best caption of each image that has one.
-        image_of: `[n_captions]`, for each caption the row of its image in `caption_ranks`.
-        caption_ndcg: `[n_asking]`, nDCG at 10 of all captions of each image.
+        image_ranks: int64 `[n_captions]`, of each caption's image among all images.
+        caption_ranks: int64 `[n_asking]`, of the best caption of each image that has one.
+        image_of: int64 `[n_captions]`, for each caption the row of its image in `caption_ranks`.
+        caption_ndcg: float64 `[n_asking]`, nDCG at 10 of all captions of each image, 0 to 1.
 
     >>> image_ranks, caption_ranks = np.array([1, 2, 2, 9]), np.array([1, 2])
     >>> ranks = Ranks(image_ranks, caption_ranks, np.array([0, 0, 1, 1]), np.ones(2))
@@ -90,7 +90,7 @@ class Ranks:
     caption_ndcg: np.ndarray
 
     def metrics(self) -> dict[str, float]:
-        """The metrics of `evaluate_retrieval`."""
+        """The metrics of `evaluate_retrieval`, under the same names."""
         return _summary("i2t", self.caption_ranks, self.caption_ndcg) | _summary(
             "t2i", self.image_ranks, _gain(self.image_ranks)
         )
@@ -110,14 +110,14 @@ class Ranks:
             seed: of the draws.
 
         Returns:
-            For each `i2t_R@1` to `t2i_R@10` the lower and the upper end, fractions.
+            For each `i2t_R@1` to `t2i_R@10` the lower and the upper end, fractions 0 to 1.
 
         Raises:
             ValueError: `confidence` or `samples` is out of range.
 
-        >>> right = np.ones(4, int)
-        >>> Ranks(right, right, np.arange(4), right).recall_intervals()["t2i_R@1"]
-        [1.0, 1.0]
+        >>> ranks = rank_all(np.eye(4), np.eye(4)[[0, 1, 2, 2]], [0, 1, 2, 3])  # 3 of 4 are right
+        >>> ranks.recall_intervals()["t2i_R@1"]  # of so few images
+        [0.25, 1.0]
         """
         if not 0 < confidence < 1:
             raise ValueError(f"confidence must be above 0 and below 1; got {confidence}")
@@ -146,7 +146,16 @@ def rank_all(
     text_embeddings: npt.ArrayLike,
     caption_to_image: npt.ArrayLike,
 ) -> Ranks:
-    """The ranks behind `evaluate_retrieval`, which says what the arguments are and what is raised.
+    """The ranks behind `evaluate_retrieval`, one by one. Section 3.1(5).
+
+    Args:
+        image_embeddings, text_embeddings, caption_to_image: as for `evaluate_retrieval`.
+
+    Returns:
+        The ranks of both directions, from 1.
+
+    Raises:
+        ValueError: as `evaluate_retrieval`.
 
     >>> rank_all([[1, 0], [0, 1]], [[1, 0], [2, 1], [1, 0]], [0, 0, 1]).image_ranks
     array([1, 1, 2])

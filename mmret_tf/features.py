@@ -81,13 +81,31 @@ def backbone_features(
     model: DualEncoder, parts: Sequence[PairDataset], directory: str | os.PathLike
 ) -> Callable[[PairDataset], np.ndarray | None]:
     """Compute a frozen backbone's features of all images, once each, and keep them in a folder.
+    Section 3.1(3).
 
     They are read again where the folder already holds those of the same backbone and pictures, and
     an interrupted computation goes on where it stopped.
 
+    Args:
+        model: the backbone of its image tower.
+        parts: the images, of several splits, say.
+        directory: the folder, an `EmbeddingStore`; what it holds of others is replaced.
+
     Returns:
-        A function from rows of `parts` to their features `[n, features]`; it gives `None` where the
-        backbone is trained, and its features change with every step.
+        A function from rows of `parts` to their features, float32 `[n, features]`; it gives `None`
+        where the backbone is trained, and its features change with every step.
+
+    Raises:
+        ValueError: a picture cannot be read, or the folder holds something else.
+
+    >>> import tempfile
+    >>> import mmret_tf as mm
+    >>> image = mm.image_tower("SmallCNN", weights=None, image_size=16, trainable=False)
+    >>> model = DualEncoder(image, mm.text_tower(100))
+    >>> pairs, folder = mm.load_pairs("scenes", split="dev", size=4), Path(tempfile.mkdtemp())
+    >>> features_of = backbone_features(model, [pairs], folder / "features")
+    >>> features_of(pairs.subset([0, 1])).shape  # 1 x 1 x 256, see `small_cnn`
+    (2, 256)
     """
     if model.image_tower.backbone.trainable:
         return lambda part: None
@@ -109,7 +127,7 @@ def feature_views(
     Training on them sees a picture in more than one form, though no backbone runs any more. The
     first view is the plain picture, the second its mirror image; the others are random crops, which
     follow from the content of the picture, and every second of them is mirrored. Of several scales
-    a view but the first has one, by turns.
+    a view but the first has one, by turns. Section 3.1(3).
 
     Args:
         model: its backbone is frozen.
@@ -121,6 +139,19 @@ def feature_views(
 
     Returns:
         float32 `[n, views, features]`.
+
+    Raises:
+        ValueError: as `backbone_features`.
+
+    >>> import tempfile
+    >>> import mmret_tf as mm
+    >>> image = mm.image_tower("SmallCNN", weights=None, image_size=16, trainable=False)
+    >>> model = DualEncoder(image, mm.text_tower(100))
+    >>> pairs, folder = mm.load_pairs("scenes", split="dev", size=4), Path(tempfile.mkdtemp())
+    >>> features = backbone_features(model, [pairs], folder / "features")(pairs)
+    >>> views = feature_views(model, pairs, features, folder / "views", views=3, min_crop=0.8)
+    >>> views.shape, np.array_equal(views[:, 0], features)
+    ((4, 3, 256), True)
     """
     encoder = _Backbone(model.image_tower, range(1, views), min_crop)
     others = _cached(encoder, pairs.image_paths, directory)(pairs.image_paths)
@@ -129,7 +160,20 @@ def feature_views(
 
 
 def content_digest(path: str | os.PathLike) -> bytes:
-    """SHA-256 of a file."""
+    """SHA-256 of a file, 32 bytes.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: it cannot be read; the message says why.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "abc"
+    >>> _ = file.write_bytes(b"abc")
+    >>> content_digest(file).hex()[:8]  # of NIST's test vector
+    'ba7816bf'
+    """
     try:
         return hashlib.sha256(Path(path).read_bytes()).digest()
     except OSError as error:

@@ -38,7 +38,7 @@ STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ("-", "x"), ("--", "
 
 
 def draw_curves(history: Sequence[dict[str, float]], path: str | os.PathLike) -> Path:
-    """Draw the loss, and beside it every recall on the development split, by epoch.
+    """Draw the loss, and beside it every recall on the development split, by epoch. Section 3.1(4).
 
     Args:
         history: one dict an epoch, as "history" in `report.json`: "loss", and if there was a
@@ -91,7 +91,8 @@ def draw_similarities(
     labels: Sequence[str],
     path: str | os.PathLike,
 ) -> Path:
-    """Draw the cosine of every image with every caption; right pairs are on the diagonal.
+    """Draw the cosine of every image with every caption; right pairs are on the diagonal. Section
+    2.4.
 
     Args:
         image_embeddings: `[n, dim]`, of any length; n is at most `MOST_PAIRS`.
@@ -140,7 +141,7 @@ def draw_similarities(
 
 
 def recall_curve(ranks: npt.ArrayLike, k: npt.ArrayLike) -> np.ndarray:
-    """For each K, the share of queries whose right answer is among the first K.
+    """For each K, the share of queries whose right answer is among the first K. Section 3.1(5).
 
     Args:
         ranks: `[n]`, of the right answer to each query, from 1.
@@ -166,7 +167,8 @@ def recall_curve(ranks: npt.ArrayLike, k: npt.ArrayLike) -> np.ndarray:
 def draw_recall_at_k(
     image_ranks: npt.ArrayLike, caption_ranks: npt.ArrayLike, path: str | os.PathLike
 ) -> Path:
-    """Draw for both directions how recall grows with K, until every right answer is found.
+    """Draw for both directions how recall grows with K, until every right answer is found. Section
+    3.1(5).
 
     Args:
         image_ranks: `[n_captions]`, of each caption's image among all images, as in
@@ -226,8 +228,8 @@ def draw_evaluation(
     folder: str | os.PathLike,
     history: Sequence[dict[str, float]] = (),
 ) -> list[Path]:
-    """Draw all of the above of one evaluation: the curves of the run, recall at every K, the
-    cosines of the first pairs, and the captions whose picture stands first and last.
+    """Draw all pictures of one evaluation: the curves of the run, recall at every K, the cosines of
+    the first pairs, and the captions whose picture stands first and last. Section 3.1(5).
 
     Args:
         images, texts, pairs: as `measuring.embed_pairs` returns them.
@@ -237,7 +239,15 @@ def draw_evaluation(
     Returns:
         The paths of `curves.png`, `recall.png`, `similarities.png`, `best.png` and `worst.png`.
 
-    >>> draw_evaluation(*embed_pairs(model, pairs), "runs/photos/plots")  # doctest: +SKIP
+    Raises:
+        ValueError: as `rank_all` and `draw_curves`.
+
+    >>> import tempfile
+    >>> from mmret_tf.datasets import load_pairs
+    >>> pairs = load_pairs("scenes", split="dev", size=2)
+    >>> images, texts = np.eye(2), np.repeat(np.eye(2), 4, axis=0)  # or of `embed_pairs`
+    >>> [path.name for path in draw_evaluation(images, texts, pairs, tempfile.mkdtemp())]
+    ['recall.png', 'similarities.png', 'best.png', 'worst.png']
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
