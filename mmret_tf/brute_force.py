@@ -99,7 +99,7 @@ class Index:
                 not matter.
 
         Returns:
-            ids `[n_queries, min(k, n)]`, strings or int64 as they were given, and scores, float32
+            Ids `[n_queries, min(k, n)]`, strings or int64 as they were given, and scores, float32
             of the same shape; n is the number of items that fulfil the condition.
 
         Raises:
@@ -273,10 +273,16 @@ class Index:
 class BruteForceIndex(Index):
     """Exact search: every query is compared with every embedding. Section 2.4.
 
+    Made by `build`, or read by `load_index`; they give the constructor its `snapshot`.
+
     >>> index = BruteForceIndex.build([[1, 0], [0, 1], [1, 1]], ["a", "b", "c"])
     >>> ids, scores = index.search([2, 0], k=2)
     >>> ids.tolist(), scores.round(3).tolist()
     ([['a', 'c']], [[1.0, 0.7070000171661377]])
+    >>> index.upsert(["d"], [[1, 0.1]])
+    >>> index.delete(["a"])
+    >>> index.search([2, 0], k=1)[0].tolist(), index
+    ([['d']], BruteForceIndex(3 items, dim 2, 'cosine'))
     """
 
     @classmethod

@@ -113,7 +113,7 @@ def check_records(records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def check_condition(where: Mapping[str, Any], names: Collection[str]) -> None:
-    """Refuse what is no condition on attributes of these names.
+    """Refuse what is no condition on attributes of these names. Section 6(1).
 
     A condition is `{name: value}` (equality), `{name: {operator: value}}` with "$eq", "$ne", "$gt",
     "$gte", "$lt", "$lte", and "$in" and "$nin" that take a list of values; or `{"$and": [...]}`,
@@ -127,6 +127,7 @@ def check_condition(where: Mapping[str, Any], names: Collection[str]) -> None:
     Raises:
         ValueError: another form, an unknown operator, or a name that no item has.
 
+    >>> check_condition({"$or": [{"price": {"$lt": 9}}, {"sale": True}]}, ["price", "sale"])
     >>> check_condition({"price": {"$gt": 3, "$lte": 9}, "$not": {"colour": "red"}}, ["price"])
     Traceback (most recent call last):
     ValueError: no item has the attribute 'colour'; there are: price

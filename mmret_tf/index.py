@@ -50,9 +50,19 @@ def silent(line: str) -> None:
 class ScannIndex(Index):
     """Approximate search with ScaNN (近似最近邻), tuned to a recall. Section 7.2, arXiv 1908.10396.
 
+    Made by `build`, or read by `load_index`; they give the constructor its `snapshot`, the `goal`
+    of tuning and the `config`. Changes and files are as those of `BruteForceIndex`.
+
     >>> index = ScannIndex.build(np.eye(4), ["a", "b", "c", "d"])
     >>> index.search([0, 3, 0, 0], k=1)[0].tolist(), index.stats["mode"]
     ([['b']], 'exact')
+    >>> rows = np.random.default_rng(0).normal(size=(1000, 16))
+    >>> index = ScannIndex.build(rows, range(1000), 0.9, config=ScannConfig(leaves=10), seconds=0.1)
+    >>> index.stats["mode"], index.stats["recall"] >= 0.9, sorted(index.effort(k=5))
+    ('partitioned', True, ['leaves_to_search', 'pre_reorder_num_neighbors'])
+    >>> index.tune(recall_target=0.5, seconds=0.1)
+    >>> index.stats["recall_target"]
+    0.5
     """
 
     def __init__(self, snapshot: Snapshot, goal: Goal, config: ScannConfig | None):
@@ -166,7 +176,15 @@ class ScannIndex(Index):
             self._goal = goal
 
     def effort(self, k: int) -> dict[str, int]:
-        """How widely ScaNN searches for k items: the arguments of its search functions."""
+        """How widely ScaNN searches for k items.
+
+        Args:
+            k: how many.
+
+        Returns:
+            Arguments of ScaNN's search functions, "pre_reorder_num_neighbors" and perhaps
+            "leaves_to_search"; `{}` where the search is exact.
+        """
         engine = self._snapshot.engine
         if not engine:
             return {}
@@ -177,7 +195,10 @@ class ScannIndex(Index):
         return effort
 
     def tensors(self) -> list:
-        """What ScaNN has learnt of the items, as its TensorFlow op takes it.
+        """What ScaNN has learnt of the items, as its TensorFlow op takes it; for an export.
+
+        Returns:
+            TensorFlow tensors, the `[n, dim]` embeddings among them.
 
         Raises:
             ValueError: the index was changed since it was built, or that op cannot do the same.
@@ -240,12 +261,19 @@ def build_index(
     metric: str = "cosine",
     **options: Any,
 ) -> BruteForceIndex | ScannIndex:
-    """A `ScannIndex`, or with a warning a `BruteForceIndex` where ScaNN is not installed.
+    """A `ScannIndex`, or with a warning a `BruteForceIndex` where ScaNN is not installed. Section
+    3.1(5) and 7.2.
 
-    Arguments and errors as for `ScannIndex.build`, without its `ImportError`.
+    Args:
+        embeddings, ids, recall_target, queries, k, metric: as for `ScannIndex.build`.
+        options: its others: `attributes`, `config`, `seconds`, `progress`.
 
-    >>> len(build_index(np.eye(3), [10, 20, 30]))
-    3
+    Raises:
+        ValueError: as for `ScannIndex.build`.
+
+    >>> index = build_index(np.eye(3), [10, 20, 30])
+    >>> index.search([0, 0, 1], k=2)[0].tolist()
+    [[30, 10]]
     """
     try:
         import_scann()
@@ -256,7 +284,7 @@ def build_index(
 
 
 def load_index(directory: str | os.PathLike) -> BruteForceIndex | ScannIndex:
-    """Open a saved index, after checking that it is whole; the embeddings stay on disk.
+    """Open a saved index, after checking that it is whole; embeddings stay on disk. Section 7.2.
 
     Nothing in the folder is unpickled: it must hold exactly the files of its manifest, and only
     such as an index has, before ScaNN reads any. A `ScannIndex` is opened as a `BruteForceIndex`,

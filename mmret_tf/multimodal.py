@@ -157,7 +157,7 @@ def rank_items(queries: npt.ArrayLike, items: npt.ArrayLike) -> np.ndarray:
         items: `[n_items, width]`, predictions for the gallery, or its labels.
 
     Returns:
-        rows of `items`, int64 `[n_queries, n_items]`.
+        Rows of `items`, int64 `[n_queries, n_items]`.
 
     Raises:
         ValueError: arrays that are empty, differ in width, or hold NaN or infinity.
@@ -180,7 +180,7 @@ def top_k_images(
         k: how many; all images where there are fewer.
 
     Returns:
-        a list for each query, of min(k, n_items) images.
+        A list for each query, of min(k, n_items) images.
 
     Raises:
         ValueError: k is below 1, images and items differ in number, or as in `rank_items`.

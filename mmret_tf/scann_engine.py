@@ -57,7 +57,7 @@ ASSETS = re.compile(r'(assets \{\n  asset_type: \w+\n  asset_path: "\w+\.(npy|pb
 
 @dataclass(frozen=True)
 class ScannConfig:
-    """How ScaNN is set up, for those who want to say it themselves.
+    """How ScaNN (arXiv 1908.10396) is set up, for those who want to say it themselves. Section 7.2.
 
     Attributes:
         leaves: into which the gallery is partitioned; None for no tree. The root of the number of

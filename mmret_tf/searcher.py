@@ -38,9 +38,18 @@ TEXT_WEIGHT_BY_DEFAULT = -1.0
 
 @dataclass(frozen=True)
 class SearchResult:
-    """One place in a ranking: `rank` counts from 1, `score` is larger for better matches (the
-    cosine similarity, unless the index is Euclidean), `item` is the record with the id, the path
-    of the image (None for text alone), its captions and attributes."""
+    """One place in a ranking. Section 3.1(5).
+
+    Attributes:
+        rank: from 1.
+        id: of the item.
+        score: larger for better matches: the cosine similarity, unless the index is Euclidean.
+        item: the record of the item: its "id", the path of its "image" (`None` for text alone), its
+            "captions" and its "attributes".
+
+    >>> SearchResult(rank=1, id="a", score=0.8, item={"id": "a", "captions": ["a dog"]}).score
+    0.8
+    """
 
     rank: int
     id: str | int
@@ -49,7 +58,12 @@ class SearchResult:
 
 
 class SearchResults(list):
-    """A list of `SearchResult`, best first, that Jupyter shows as a row of pictures."""
+    """A list of `SearchResult`, best first, that Jupyter shows as pictures. Section 3.1(5).
+
+    >>> dog = {"id": "a", "image": None, "captions": ["a dog"], "attributes": {}}
+    >>> SearchResults([SearchResult(1, "a", 0.8, dog)])
+       1  0.800  a  a dog
+    """
 
     def __repr__(self) -> str:
         lines = [
@@ -75,7 +89,7 @@ class SearchResults(list):
 
 
 class Searcher:
-    """A model, the index of a gallery's embeddings, and the gallery's items.
+    """A model, the index of a gallery's embeddings, and its items. Section 3.1(5) and 6.
 
     Args:
         model: the dual encoder that made the embeddings; or a `FusedEncoder` upon it, which then
@@ -85,6 +99,19 @@ class Searcher:
 
     Raises:
         ValueError: the index has another width than the model, or an id without an item.
+
+    >>> from types import SimpleNamespace
+    >>> model = SimpleNamespace(embedding_dim=2)  # or a `DualEncoder`, with `ScannIndex`
+    >>> model.encode_texts = lambda texts: np.array([[0.6, 0.8]])
+    >>> index = BruteForceIndex.build([[1, 0], [0, 1]], ["a", "b"])
+    >>> items = [{"id": "a", "captions": ["a cat"]}, {"id": "b", "captions": ["a dog", "狗"]}]
+    >>> searcher = Searcher(model, index, items)
+    >>> results = searcher.search(text="a dog", k=2)
+    >>> results
+       1  0.800  b  a dog
+       2  0.600  a  a cat
+    >>> results[0].item["captions"]
+    ['a dog', '狗']
     """
 
     def __init__(

@@ -52,7 +52,7 @@ def export_saved_model(
     index: str | None = "brute_force",
     k: int = 10,
 ) -> Path:
-    """Write a SavedModel that TensorFlow Serving loads, as `<directory>/<version>/`.
+    """Write a SavedModel that TensorFlow Serving loads, as `<directory>/<version>/`. Section 6.
 
     The version appears whole or not at all, so that a server may watch the folder. Beside it stand
     `models.config` and `batching_parameters.txt` for the server, unless they are there already, and
@@ -78,7 +78,15 @@ def export_saved_model(
     Raises:
         ValueError: the version exists, or an argument does not fit.
 
-    >>> export_saved_model(searcher, "export/mmret", version=1)  # doctest: +SKIP
+    >>> import tempfile
+    >>> import mmret_tf as mm
+    >>> text = mm.TextPreprocessor()
+    >>> text.adapt(["a red circle"])
+    >>> image = mm.image_tower("SmallCNN", weights=None, image_size=16, embedding_dim=8)
+    >>> model = DualEncoder(image, mm.text_tower(100, embedding_dim=8), text)
+    >>> folder = export_saved_model(model, f"{tempfile.mkdtemp()}/mmret", version=1, index=None)
+    >>> sorted(tf.saved_model.load(folder).signatures)  # of a searcher, also search_by_text...
+    ['encode_image', 'encode_text', 'serving_default']
     """
     version, k = checked_count(version, "version"), checked_count(k, "k")
     if index not in ("brute_force", "scann", None):
@@ -121,9 +129,20 @@ def export_saved_model(
 
 def docker_command(directory: str | os.PathLike) -> str:
     """The shell command that serves an export's folder: gRPC on port 8500, REST on port 8501.
+    Section 6.
 
     With `--enable_batching --batching_parameters_file=...` added, requests that come together are
     computed together. It is left out because a broken picture then fails the others of its batch.
+
+    Args:
+        directory: what `export_saved_model` was given; its name is the model's.
+
+    Returns:
+        One line, quoted for a shell.
+
+    >>> print(docker_command("/srv/mmret"))  # doctest: +NORMALIZE_WHITESPACE
+    docker run --rm -p 8500:8500 -p 8501:8501 -v /srv/mmret:/models/mmret:ro tensorflow/serving
+    --model_config_file=/models/mmret/models.config
     """
     folder = Path(directory).resolve()
     inside = f"/models/{folder.name}"

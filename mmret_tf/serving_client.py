@@ -35,6 +35,7 @@ CHECK = "check that TF Serving is ready there, and its port (8501 for REST, 8500
 
 class ServingClient:
     """Asks TF Serving for what `mmret export` wrote, as one asks `Searcher` and `DualEncoder`.
+    Section 6.
 
     A server that cannot be reached, breaks off or is busy is asked again; one that keeps silent is
     not. Over gRPC, `timeout` bounds a call with all its tries. Over REST it bounds all tries to
@@ -99,11 +100,17 @@ class ServingClient:
         k: int = 10,
         text_weight: float | None = None,
     ) -> SearchResults:
-        """Rank the gallery for one query, with the arguments of `Searcher.search`.
+        """Rank the gallery for one query.
+
+        Args:
+            text, image, k, text_weight: as for `Searcher.search`.
 
         Returns:
             The k best, or all that the server gives: `mmret export --top` fixed its largest k. An
             `item` has its "id" and "captions".
+
+        Raises:
+            ValueError, TimeoutError, ConnectionError: as for the class.
         """
         check_query(text, image, text_weight)
         k = checked_count(k, "k")
@@ -125,14 +132,38 @@ class ServingClient:
         )
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
-        """Embed captions or queries, a batch a request -> float32 `[n, dim]`, unit rows."""
+        """Embed captions or queries.
+
+        Args:
+            texts: strings.
+            batch_size: strings a request.
+
+        Returns:
+            float32 `[n, dim]`, rows of unit length.
+
+        Raises:
+            ValueError, TimeoutError, ConnectionError: as for the class; ValueError also for an
+                empty list.
+        """
         check_texts(texts)
         return self._encode("text", str, texts, batch_size)
 
     def encode_images(
         self, images: Sequence[ImageSource] | np.ndarray, batch_size: int = 16
     ) -> np.ndarray:
-        """Embed pictures, a batch a request -> float32 `[n, dim]`, unit rows."""
+        """Embed pictures; the server crops and resizes them.
+
+        Args:
+            images: as for `DualEncoder.encode_images`, but no features.
+            batch_size: pictures a request.
+
+        Returns:
+            float32 `[n, dim]`, rows of unit length.
+
+        Raises:
+            ValueError, TimeoutError, ConnectionError: as for the class; ValueError also for an
+                empty list.
+        """
         check_images(images)
         return self._encode("image", _encoded, images, batch_size)
 
