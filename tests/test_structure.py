@@ -3,6 +3,8 @@
 import ast
 import doctest
 import importlib
+import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,21 @@ ORDER = [
 ]
 FOLDER = Path(mmret_tf.__file__).parent
 
+# What README and notebooks name beside `mmret_tf.__all__`: all of some modules, some of others.
+WHOLE_MODULES = ("losses", "evaluation", "plots", "features")
+FUNCTIONS = (
+    *("backbones.load_backbone", "backbones.small_cnn", "backbones.thaw", "changes.draw_changes"),
+    *("filters.check_condition", "measuring.embed_pairs", "measuring.measure"),
+    *("published.published_results", "scenes.draw_scenes", "scenes.write_scenes"),
+    *("serving.docker_command", "training.build_model"),
+)
+# Keras calls these, and its documentation says how.
+KERAS_HOOKS = {
+    *("build", "build_from_config", "call", "compute_loss", "compute_mask", "compute_output_shape"),
+    *("from_config", "get_build_config", "get_config", "on_epoch_begin", "on_epoch_end"),
+}
+MOST_SKIPS = 3  # examples that are shown and not run, of a server, say
+
 
 def imported_modules(path):
     """Names of the package's own modules that a file imports, wherever in it."""
@@ -107,3 +124,77 @@ def test_the_examples_of_the_docstrings_are_true(name):
 
 def test_every_public_name_exists():
     assert all(hasattr(mmret_tf, name) for name in mmret_tf.__all__)
+
+
+def public_things():
+    """The classes and functions that users are pointed to."""
+    yield from (getattr(mmret_tf, name) for name in mmret_tf.__all__ if name != "losses")
+    for module in (importlib.import_module(f"mmret_tf.{name}") for name in WHOLE_MODULES):
+        for name, thing in vars(module).items():
+            if name[0] != "_" and getattr(thing, "__module__", None) == module.__name__:
+                yield thing
+    for module, name in (each.split(".") for each in FUNCTIONS):
+        yield getattr(importlib.import_module(f"mmret_tf.{module}"), name)
+
+
+def calls(thing):
+    """A function, or a class's constructor and methods as far as they are of this package, each
+    with the docstring that is to describe it."""
+    if not inspect.isclass(thing):
+        yield thing, thing.__doc__ or ""
+        return
+    parents = [each for each in thing.__mro__ if each.__module__.startswith("mmret_tf.")]
+    for name in {name: None for each in parents for name in vars(each) if name not in KERAS_HOOKS}:
+        function = getattr(thing, name)
+        if name == "__init__":
+            yield function, thing.__doc__ or ""
+        elif name[0] != "_" and inspect.isroutine(function):
+            yield function, inspect.getdoc(function) or ""
+
+
+def problems(thing):
+    """What `help()` of a public class or function does not say."""
+    docs = [thing.__doc__ or "", *(doc for _, doc in calls(thing))]
+    if not any(">>> " in doc for doc in docs):
+        yield f"{thing.__name__} has no example"
+    for function, doc in calls(thing):
+        name, signature = function.__name__, inspect.signature(function)
+        for each in signature.parameters.values():
+            if each.name != "self" and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+                if not re.search(rf"\b{each.name}\b", doc):
+                    yield f"{thing.__name__}: {name} does not describe {each.name}"
+                if each.annotation is each.empty:
+                    yield f"{thing.__name__}: {name} has no type for {each.name}"
+        if signature.return_annotation is signature.empty and name != "__init__":
+            yield f"{thing.__name__}: {name} has no type for what it returns"
+
+
+def test_every_public_name_is_described_with_types_and_an_example():
+    assert [problem for thing in public_things() for problem in problems(thing)] == []
+
+
+def test_the_docstring_checker_sees_what_is_missing():
+    class Bad:
+        """Made of parts."""
+
+        def __init__(self, part: int):
+            pass
+
+        def call(self, inputs):
+            """Keras says what it is."""
+
+        def search(self, query, k: int = 10) -> list:
+            """The best for a query."""
+
+    Bad.__module__ = "mmret_tf.bad"
+    assert set(problems(Bad)) == {
+        "Bad has no example",
+        "Bad: __init__ does not describe part",
+        "Bad: search does not describe k",
+        "Bad: search has no type for query",
+    }
+
+
+def test_few_examples_are_not_run():
+    texts = [path.read_text(encoding="utf-8") for path in FOLDER.glob("*.py")]
+    assert sum(text.count("+SKIP") for text in texts) <= MOST_SKIPS
