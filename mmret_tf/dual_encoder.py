@@ -58,8 +58,8 @@ class DualEncoder(keras.Model):
     Args:
         image_tower: model from images to `[batch, dim]`, as `towers.image_tower` makes it.
         text_tower: model from token ids to `[batch, dim]`, as `towers.text_tower` makes it.
-        text_preprocessor: adapted `TextPreprocessor`; it is saved with the model. Make the text
-            tower for its `vocabulary_size()`: that is not checked, and ids beyond fail in encoding.
+        text_preprocessor: adapted `TextPreprocessor`; it is saved with the model. The text tower
+            must be made for its `vocabulary_size()` at least, which is not checked here.
 
     Attributes:
         image_encoder: what `encode_images` uses in the place of the image tower, a smaller or
