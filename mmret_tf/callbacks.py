@@ -69,7 +69,7 @@ class RetrievalMetrics(keras.callbacks.Callback):
     >>> features = np.eye(4, 256)  # of `backbone_features`; leave them out to decode pictures
     >>> dataset = pairs.as_dataset(model, batch_size=4, training=True, features=features)
     >>> measured = RetrievalMetrics(pairs, features)  # in earnest, of pictures not trained on
-    >>> history = model.fit(dataset, callbacks=[measured], shuffle=False, verbose=0)
+    >>> history = model.fit(dataset, callbacks=[measured], verbose=0)
     >>> sorted(history.history)[:3], history.history["val_t2i_R@10"]  # among 4 pictures
     (['loss', 'spread', 'val_i2t_R@1'], [1.0])
     """

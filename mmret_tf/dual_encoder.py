@@ -13,6 +13,7 @@ from typing import Protocol
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 # A saved model names its towers, its loss and its optimizer: their classes must be registered to
@@ -59,14 +60,15 @@ class DualEncoder(keras.Model):
         image_tower: model from images to `[batch, dim]`, as `towers.image_tower` makes it.
         text_tower: model from token ids to `[batch, dim]`, as `towers.text_tower` makes it.
         text_preprocessor: adapted `TextPreprocessor`; it is saved with the model. The text tower
-            must be made for its `vocabulary_size()` at least, which is not checked here.
+            must be made for its `vocabulary_size()` at least.
 
     Attributes:
         image_encoder: what `encode_images` uses in the place of the image tower, a smaller or
             faster form of it; not saved with the model. See `compression`.
 
     Raises:
-        ValueError: the towers differ in width or in their members.
+        ValueError: the towers differ in width or in their members, or the vocabulary does not fit
+            the text tower.
 
     >>> text = TextPreprocessor(max_tokens=100, sequence_length=8)
     >>> text.adapt(["a red circle", "红色的圆"])
@@ -108,6 +110,14 @@ class DualEncoder(keras.Model):
                 "both towers must have as many members; "
                 f"got {self.members} for images and {found} for text"
             )
+        if text_preprocessor is not None:
+            words = text_preprocessor.vocabulary_size()
+            for layer in text_tower.layers:
+                if isinstance(layer, keras.layers.Embedding) and layer.input_dim < words:
+                    raise ValueError(
+                        f"the text tower has vectors for {layer.input_dim} token ids, and the "
+                        f"vocabulary has {words}: make it with text_tower(text.vocabulary_size())"
+                    )
         self.image_encoder: ImageEncoder | None = None
         self.spread = keras.metrics.Mean("spread")
         # It stands here and not in the loss because a Keras loss owns no weights.
@@ -172,6 +182,8 @@ class DualEncoder(keras.Model):
             Keras' history: the loss, the `spread`, and what the callbacks report, by epoch.
         """
         callbacks = keras.tree.flatten(callbacks) if callbacks is not None else []
+        if isinstance(args[0] if args else kwargs.get("x"), tf.data.Dataset):
+            kwargs.setdefault("shuffle", False)  # it has its own order; Keras would warn of True
         if self.optimizer is not None and not self.optimizer.built:
             # Made inside the first step, its variables would have that step traced twice.
             self.optimizer.build(self.trainable_variables)

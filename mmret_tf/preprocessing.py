@@ -357,8 +357,9 @@ class TextPreprocessor(keras.layers.TextVectorization):
             ValueError: there are no captions, or they are no strings.
         """
         if not isinstance(captions, tf.data.Dataset):
+            is_one = isinstance(captions, str)  # each letter of which is a string, too
             captions = list(captions)
-            if not captions or not all(isinstance(caption, str) for caption in captions):
+            if is_one or not captions or not all(isinstance(each, str) for each in captions):
                 raise ValueError("adapt takes a non-empty list of captions (strings)")
             captions = tf.data.Dataset.from_tensor_slices(captions).batch(1024)
         super().adapt(captions, **kwargs)

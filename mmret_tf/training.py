@@ -213,7 +213,6 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
             steps_per_epoch=len(dataset),
             epochs=len(history) if keep.is_done else config.epochs,
             callbacks=callbacks,
-            shuffle=False,  # the dataset does it
         )
     except KeyboardInterrupt:
         if not keep.epochs:

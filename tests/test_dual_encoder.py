@@ -7,6 +7,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import CAPTIONS, make_backbone
 from PIL import Image
 
@@ -46,6 +47,13 @@ def test_fit_brings_images_to_their_captions(model, batch):
     assert history["val_loss"][-1] < 0.1
     metrics = evaluate_retrieval(*model.predict(pairs, verbose=0).values(), [0, 1])
     assert metrics["t2i_R@1"] == metrics["i2t_R@1"] == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_dataset_keeps_its_own_order_without_a_warning(model, batch):
+    dataset = tf.data.Dataset.from_tensors((batch, np.arange(4)))
+    assert len(model.fit(dataset, verbose=0).history["loss"]) == 1
+    assert len(model.fit(x=dataset, verbose=0).history["loss"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -190,6 +198,11 @@ def test_towers_must_fit_together(text_preprocessor):
     images = image_tower(make_backbone(), embedding_dim=4)
     with pytest.raises(ValueError, match="got 4 for images and 8 for text"):
         DualEncoder(images, text_tower(50, units=8, embedding_dim=8))
+    words = text_preprocessor.vocabulary_size()
+    DualEncoder(images, text_tower(words, units=8, embedding_dim=4), text_preprocessor)
+    too_small = text_tower(words - 1, units=8, embedding_dim=4)
+    with pytest.raises(ValueError, match=f"vectors for {words - 1} token ids.*has {words}"):
+        DualEncoder(images, too_small, text_preprocessor)
 
 
 @pytest.fixture

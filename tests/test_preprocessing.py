@@ -276,7 +276,7 @@ def test_text_preprocessor_round_trips_in_a_keras_file(tmp_path):
     assert loaded.layers[-1].sequence_length == 3
 
 
-@pytest.mark.parametrize("captions", [[], [1, 2], ["a", None]])
+@pytest.mark.parametrize("captions", [[], [1, 2], ["a", None], "one caption"])
 def test_adapt_takes_strings(captions):
     with pytest.raises(ValueError, match="non-empty list of captions"):
         TextPreprocessor().adapt(captions)
