@@ -44,7 +44,7 @@ def run_demo(run: str | os.PathLike, epochs: int, seed: int) -> dict:
         embedding_dim=256,
         word_dim=128,
         units=256,
-        pooling="last",
+        pooling="max",
         bag_of_words=False,
         captions_per_image=1,
         epochs=epochs,
