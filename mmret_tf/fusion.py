@@ -15,7 +15,6 @@ overrules both. What is absent never changes a result, and a row with nothing at
 from __future__ import annotations
 
 import keras
-import tensorflow as tf
 from keras import layers, ops
 
 from mmret_tf.towers import unit_length
@@ -94,30 +93,6 @@ class Fusion(layers.Layer):
         self.dim = dim  # None until `make_weights`, where the inputs decide
         self.supports_masking = True  # Keras' masks of the inputs come as `mask`; here they end
 
-    def make_weights(self, widths: dict[str, int]) -> None:
-        """Make the weights that `fuse` needs. Called once, by `build`.
-
-        Args:
-            widths: of the vectors of each modality, `{name: width}`.
-        """
-        raise NotImplementedError
-
-    def fuse(
-        self, inputs: dict[str, tf.Tensor], present: dict[str, tf.Tensor], training: bool
-    ) -> tf.Tensor:
-        """Make one vector of what is there. Called by `call`, which brings it to unit length.
-
-        Args:
-            inputs: `{name: [batch, width] or [batch, length, width]}`, all modalities; what is
-                absent is zeros.
-            present: booleans `{name: [batch] or [batch, length]}`.
-            training: whether this is a step of training.
-
-        Returns:
-            `[batch, dim]`.
-        """
-        raise NotImplementedError
-
     def build(self, input_shape: dict):
         self.widths = {name: input_shape[name][-1] for name in sorted(input_shape)}
         self.make_weights(self.widths)
@@ -168,7 +143,7 @@ class Concatenate(Fusion):
     array([[1., 0.]], dtype=float32)
     """
 
-    def make_weights(self, widths: dict[str, int]) -> None:
+    def make_weights(self, widths):
         def blocks(shape, dtype=None):
             parts = [_identity_if_square((width, self.dim), dtype) for width in widths.values()]
             return ops.concatenate(parts)
@@ -176,9 +151,7 @@ class Concatenate(Fusion):
         self.kernel = self.add_weight((sum(widths.values()), self.dim), blocks, name="kernel")
         self.bias = self.add_weight((self.dim,), "zeros", name="bias")
 
-    def fuse(
-        self, inputs: dict[str, tf.Tensor], present: dict[str, tf.Tensor], training: bool
-    ) -> tf.Tensor:
+    def fuse(self, inputs, present, training):
         joined = ops.concatenate([inputs[name] for name in self.widths], axis=-1)
         return ops.matmul(joined, self.kernel) + self.bias
 
@@ -210,7 +183,7 @@ class WeightedSum(Fusion):
         self.weights_given = weights
         self.learned = learned
 
-    def make_weights(self, widths: dict[str, int]) -> None:
+    def make_weights(self, widths):
         if len(set(widths.values())) != 1:
             raise ValueError(f"a sum needs modalities of one width; got {widths}")
         self.dim = next(iter(widths.values()))
@@ -221,9 +194,7 @@ class WeightedSum(Fusion):
             name="log_weights",
         )
 
-    def fuse(
-        self, inputs: dict[str, tf.Tensor], present: dict[str, tf.Tensor], training: bool
-    ) -> tf.Tensor:
+    def fuse(self, inputs, present, training):
         there = ops.stack([present[name] for name in self.widths], axis=1)
         shares = ops.exp(self.log_weights) * ops.cast(there, "float32")
         vectors = ops.stack([inputs[name] for name in self.widths], axis=1)
@@ -257,7 +228,7 @@ class GatedFusion(Fusion):
            [0.8  , 0.6  ]], dtype=float32)
     """
 
-    def make_weights(self, widths: dict[str, int]) -> None:
+    def make_weights(self, widths):
         self.values = {
             name: layers.Dense(self.dim, kernel_initializer=_identity_if_square) for name in widths
         }
@@ -266,9 +237,7 @@ class GatedFusion(Fusion):
             self.values[name].build((None, width))
         self.gates.build((None, sum(widths.values())))
 
-    def fuse(
-        self, inputs: dict[str, tf.Tensor], present: dict[str, tf.Tensor], training: bool
-    ) -> tf.Tensor:
+    def fuse(self, inputs, present, training):
         values = ops.stack([self.values[name](inputs[name]) for name in self.widths], axis=1)
         gates = self.gates(ops.concatenate([inputs[name] for name in self.widths], axis=-1))
         gates = ops.reshape(gates, (-1, len(self.widths), self.dim))
@@ -306,7 +275,7 @@ class EarlyFusion(Fusion):
         self.encoder = TransformerEncoder(units, positions=False)
         self.projection = layers.Dense(dim)
 
-    def make_weights(self, widths: dict[str, int]) -> None:
+    def make_weights(self, widths):
         # A bias tells the encoder from which modality a token comes.
         bias = keras.initializers.RandomNormal(stddev=0.1)
         self.entries = {
@@ -317,9 +286,7 @@ class EarlyFusion(Fusion):
         self.encoder.build((None, None, self.units))
         self.projection.build((None, self.units))
 
-    def fuse(
-        self, inputs: dict[str, tf.Tensor], present: dict[str, tf.Tensor], training: bool
-    ) -> tf.Tensor:
+    def fuse(self, inputs, present, training):
         sequences, there = _as_sequences(inputs, present)
         tokens = []
         for name in self.widths:
@@ -364,7 +331,7 @@ class HybridFusion(Fusion):
         self.heads = heads
         self.late = GatedFusion(dim)
 
-    def make_weights(self, widths: dict[str, int]) -> None:
+    def make_weights(self, widths):
         self.streams = {
             name: (
                 layers.Dense(self.dim, kernel_initializer=_identity_if_square),
@@ -386,9 +353,7 @@ class HybridFusion(Fusion):
             narrow.build((None, None, 2 * self.dim))
         self.late.build({name: (None, self.dim) for name in widths})
 
-    def fuse(
-        self, inputs: dict[str, tf.Tensor], present: dict[str, tf.Tensor], training: bool
-    ) -> tf.Tensor:
+    def fuse(self, inputs, present, training):
         sequences, there = _as_sequences(inputs, present)
         tokens, normed = {}, {}
         for name, (entry, norm, *_) in self.streams.items():

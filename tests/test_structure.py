@@ -74,8 +74,9 @@ FUNCTIONS = (
     *("published.published_results", "scenes.draw_scenes", "scenes.write_scenes"),
     *("serving.docker_command", "training.build_model"),
 )
-# Keras calls these, and its documentation says how.
-KERAS_HOOKS = {
+# Keras calls these, or a base class here; what they do is said there.
+HOOKS = {
+    *("fill", "fuse", "make_weights"),
     *("build", "build_from_config", "call", "compute_loss", "compute_mask", "compute_output_shape"),
     *("from_config", "get_build_config", "get_config", "on_epoch_begin", "on_epoch_end"),
 }
@@ -144,7 +145,7 @@ def calls(thing):
         yield thing, thing.__doc__ or ""
         return
     parents = [each for each in thing.__mro__ if each.__module__.startswith("mmret_tf.")]
-    for name in {name: None for each in parents for name in vars(each) if name not in KERAS_HOOKS}:
+    for name in {name: None for each in parents for name in vars(each) if name not in HOOKS}:
         function = getattr(thing, name)
         if name == "__init__":
             yield function, thing.__doc__ or ""
