@@ -1,109 +1,68 @@
 """Multimodal (image-text) retrieval in TensorFlow and Keras, from pictures with captions to ranked
-results (多模态检索)."""
+results (多模态检索).
 
+One folder for each step of the document: `data`, `models`, `fusion`, `similarity`, `ranking`; then
+`evaluation`, `training`, `scale` and `serving`. Names are imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
 import os
 import sys
 from importlib.metadata import version as _version
-from pathlib import Path as _Path
+from typing import TYPE_CHECKING
 
+from mmret_tf._lazy import attach as _attach
 from mmret_tf.doctor import keras_problem as _keras_problem
+
+if TYPE_CHECKING:
+    from mmret_tf.data.collection import Collection
+    from mmret_tf.data.decoders.text import TextPreprocessor
+    from mmret_tf.data.loading import load, load_items, load_pairs
+    from mmret_tf.evaluation.evaluator import evaluate
+    from mmret_tf.evaluation.metrics import evaluate_retrieval
+    from mmret_tf.fusion.fused_encoder import FusedEncoder
+    from mmret_tf.models.document_model import MultimodalRetrievalModel
+    from mmret_tf.models.dual_encoder import DualEncoder, load_model
+    from mmret_tf.models.encoder import MultiEncoder
+    from mmret_tf.models.towers.image import image_tower
+    from mmret_tf.models.towers.text import text_tower
+    from mmret_tf.ranking.embedding_store import EmbeddingStore
+    from mmret_tf.ranking.index import build_index, load_index
+    from mmret_tf.ranking.indexes.brute_force import BruteForceIndex
+    from mmret_tf.ranking.indexes.scann_index import ScannIndex
+    from mmret_tf.ranking.searcher import Searcher
+    from mmret_tf.serving.client import ServingClient
+    from mmret_tf.serving.export import export_saved_model
+    from mmret_tf.similarity import losses
+    from mmret_tf.training.config import TrainConfig
+    from mmret_tf.training.trainer import train
 
 __version__ = _version("mmret_tf")
 
-# Without AVX-512, TensorFlow leaves oneDNN off, and a ResNet50 trains at half the speed. It is read
-# when TensorFlow is loaded.
+_FOLDERS = "data models fusion similarity ranking evaluation training scale serving".split()
+
+# Their classes are registered with Keras under names that saved models hold.
+_REGISTERED = (
+    *("models.dual_encoder", "models.document_model", "fusion.fused_encoder", "fusion.late"),
+    *("fusion.sequences", "fusion.scores", "fusion.imputers", "fusion.missing"),
+)
+
+# TensorFlow reads these when it is loaded. Without AVX-512 it leaves oneDNN off, and ResNet50
+# trains at half the speed.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-# The `mmret` command imports what it needs itself: `--help` is quick that way, and `mmret doctor`
-# can look at an environment in which the rest does not import.
-if _Path(sys.argv[0]).name not in ("mmret", "mmret.exe"):
-    if _problem := _keras_problem():
-        raise ImportError(_problem)
-    from mmret_tf import losses
-    from mmret_tf.brute_force import BruteForceIndex
-    from mmret_tf.callbacks import RetrievalMetrics
-    from mmret_tf.compression import CompressedImageTower, compress_image_tower
-    from mmret_tf.config import TrainConfig
-    from mmret_tf.datasets import PairDataset, load_pairs
-    from mmret_tf.distillation import distill_image_tower
-    from mmret_tf.dual_encoder import DualEncoder, load_model
-    from mmret_tf.embeddings import EmbeddingStore
-    from mmret_tf.evaluation import evaluate_folds, evaluate_retrieval, rank_all
-    from mmret_tf.fused_encoder import FusedEncoder, item_examples, load_fused_encoder
-    from mmret_tf.fusion import Concatenate, EarlyFusion, GatedFusion, HybridFusion, WeightedSum
-    from mmret_tf.index import ScannIndex, build_index, load_index
-    from mmret_tf.items import ItemDataset, caption_items, load_items
-    from mmret_tf.measuring import evaluate
-    from mmret_tf.missing import (
-        ConstantImputer,
-        EnsembleFusion,
-        MeanImputer,
-        ModalityDropout,
-        ModalityPredictor,
-        NearestImputer,
-    )
-    from mmret_tf.multimodal import MultimodalRetrievalModel, item_labels, rank_items, top_k_images
-    from mmret_tf.preprocessing import TextPreprocessor, decode_image, load_image
-    from mmret_tf.scann_engine import ScannConfig
-    from mmret_tf.score_fusion import ReciprocalRankFusion, WeightedScores
-    from mmret_tf.searcher import Searcher, SearchResult, SearchResults
-    from mmret_tf.serving import ServingClient, export_saved_model
-    from mmret_tf.towers import image_tower, text_tower
-    from mmret_tf.training import train
+_attached, __dir__, __all__ = _attach(__name__, __file__, tuple(_FOLDERS))
 
-    __all__ = [
-        "BruteForceIndex",
-        "CompressedImageTower",
-        "Concatenate",
-        "ConstantImputer",
-        "DualEncoder",
-        "EarlyFusion",
-        "EmbeddingStore",
-        "EnsembleFusion",
-        "FusedEncoder",
-        "GatedFusion",
-        "HybridFusion",
-        "ItemDataset",
-        "MeanImputer",
-        "ModalityDropout",
-        "ModalityPredictor",
-        "MultimodalRetrievalModel",
-        "NearestImputer",
-        "PairDataset",
-        "ReciprocalRankFusion",
-        "RetrievalMetrics",
-        "ScannConfig",
-        "ScannIndex",
-        "SearchResult",
-        "SearchResults",
-        "Searcher",
-        "ServingClient",
-        "TextPreprocessor",
-        "TrainConfig",
-        "WeightedScores",
-        "WeightedSum",
-        "build_index",
-        "caption_items",
-        "compress_image_tower",
-        "decode_image",
-        "distill_image_tower",
-        "evaluate",
-        "evaluate_folds",
-        "evaluate_retrieval",
-        "export_saved_model",
-        "image_tower",
-        "item_examples",
-        "item_labels",
-        "load_fused_encoder",
-        "load_image",
-        "load_index",
-        "load_items",
-        "load_model",
-        "load_pairs",
-        "losses",
-        "rank_all",
-        "rank_items",
-        "text_tower",
-        "top_k_images",
-        "train",
-    ]
+
+def __getattr__(name: str):
+    if name in __all__ and (problem := _keras_problem()):
+        raise ImportError(problem)
+    return _attached(name)
+
+
+if "keras" in sys.modules and not _keras_problem():
+    # `keras.saving.load_model` then finds the classes of a saved model.
+    for _module in _REGISTERED:
+        importlib.import_module(f"{__name__}.{_module}")

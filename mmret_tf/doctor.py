@@ -1,6 +1,6 @@
-"""Does what is installed fit together? Python, TensorFlow, Keras, ScaNN and the processor.
+"""The doctor: whether Python, TensorFlow, Keras, ScaNN and the processor fit together.
 
-Standard library only: it must work where TensorFlow or Keras do not.
+Standard library only, because it must work where TensorFlow or Keras do not.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from mmret_tf._machine import cpu_features
+
 # What `setup.cfg` pins, and why: ScaNN's binary is built for one TensorFlow.
 TENSORFLOW = "2.20"
 SCANN = "1.4.2"
-
-CPU_FEATURES = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd")
-
 
 def installed_version(package: str) -> str | None:
     """The version of an installed package, or `None`.
@@ -40,7 +39,7 @@ def keras_problem() -> str | None:
     """
     version = installed_version("keras")
     if version is None or int(version.split(".")[0]) < 3:
-        return f"mmret_tf needs Keras 3, found {version or 'none'}: pip install 'keras>=3.12,<4'"
+        return f"mmret_tf needs Keras 3, found {version or 'none'}: pip install 'keras>=3.15,<4'"
     if os.environ.get("TF_USE_LEGACY_KERAS", "0").lower() in ("1", "true"):
         return "mmret_tf needs Keras 3: TF_USE_LEGACY_KERAS asks for Keras 2; unset it"
     backend = os.environ.get("KERAS_BACKEND")
@@ -60,15 +59,6 @@ def keras_problem() -> str | None:
     return None
 
 
-def cpu_features() -> list[str]:
-    """The vector instructions that this processor has, as Linux names them; `[]` elsewhere."""
-    try:
-        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:
-        return []
-    return [feature for feature in CPU_FEATURES if feature in words]
-
-
 def examine() -> tuple[dict[str, str], list[str]]:
     """Look at the environment.
 
@@ -82,8 +72,8 @@ def examine() -> tuple[dict[str, str], list[str]]:
     found["CPU features"] = " ".join(cpu_features()) or "not known on this system"
 
     problems = []
-    if not (3, 10) <= sys.version_info[:2] <= (3, 13):
-        problems.append(f"Python {found['Python']} is outside 3.10 to 3.13: use one of those.")
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        problems.append(f"Python {found['Python']} is outside 3.11 to 3.13: use one of those.")
     if problem := keras_problem():
         problems.append(problem + ".")
     if not (versions["tensorflow"] or "").startswith(TENSORFLOW + "."):

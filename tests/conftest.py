@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmret_tf.datasets import load_pairs
-from mmret_tf.dual_encoder import DualEncoder
-from mmret_tf.losses import ContrastiveCosine
-from mmret_tf.preprocessing import TextPreprocessor
-from mmret_tf.towers import image_tower, text_tower
+from mmret_tf.data import TextPreprocessor, load_pairs
+from mmret_tf.models import DualEncoder, image_tower, text_tower
+from mmret_tf.similarity import ContrastiveCosine
 
 CAPTIONS = ["a red circle", "a blue square", "红色的圆", "蓝色的方块"]
 
@@ -33,25 +31,43 @@ def make_backbone(width=8, side=None):
     return keras.Model(images, keras.layers.GlobalAveragePooling2D()(convolution(hidden)))
 
 
-@pytest.fixture
-def text_preprocessor():
-    text = TextPreprocessor(max_tokens=50, sequence_length=6)
-    text.adapt(CAPTIONS)
+def make_text(captions=CAPTIONS, length=6):
+    """An adapted preprocessor."""
+    text = TextPreprocessor(max_tokens=50, sequence_length=length)
+    text.adapt(captions)
     return text
 
 
-@pytest.fixture
-def model(text_preprocessor):
+def make_model(text=None, backbone=None, **settings):
     """A dual encoder of a few hundred weights for pictures of 16 pixels, compiled."""
     keras.utils.set_random_seed(0)
-    images = image_tower(make_backbone(), image_size=16, embedding_dim=4, trainable=True)
-    texts = text_tower(50, word_dim=8, units=8, embedding_dim=4)
-    built = DualEncoder(images, texts, text_preprocessor)
+    settings = {"trainable": True, "embedding_dim": 4, **settings}
+    images = image_tower(backbone or make_backbone(), image_size=16, **settings)
+    texts = text_tower(text or make_text(), word_dim=8, units=8, embedding_dim=images.embedding_dim)
+    built = DualEncoder(images, texts)
     built.compile(keras.optimizers.Adam(0.01), loss=ContrastiveCosine())
     return built
 
 
+@pytest.fixture(scope="session")
+def text_preprocessor():
+    """Adapted to CAPTIONS; not to be changed."""
+    return make_text()
+
+
+@pytest.fixture(scope="session")
+def shared_model(text_preprocessor):
+    """`make_model()`, made and traced once: not to be trained or changed."""
+    return make_model(text_preprocessor)
+
+
 @pytest.fixture
+def model():
+    """`make_model()`, for a test that trains or changes it."""
+    return make_model()
+
+
+@pytest.fixture(scope="session")
 def batch(text_preprocessor):
     """Four pictures of one colour each, and their captions as token ids."""
     colours = np.array([[255, 0, 0], [0, 0, 255], [250, 9, 9], [9, 9, 250]], np.uint8)
@@ -59,17 +75,15 @@ def batch(text_preprocessor):
     return {"image": images, "text": text_preprocessor(CAPTIONS).numpy()}
 
 
-def make_wide_model(text, image_size=16, width=128, trainable=False):
+def make_wide_model(text=None, width=128, **settings):
     """A dual encoder whose convolutions outweigh the overhead of a file."""
-    keras.utils.set_random_seed(0)
     images = keras.Input((None, None, 3))
     hidden = keras.layers.Rescaling(1 / 255)(images)
     for _ in range(2):
         hidden = keras.layers.Conv2D(width, 3, strides=2, padding="same")(hidden)
         hidden = keras.layers.ReLU()(keras.layers.BatchNormalization()(hidden))
     backbone = keras.Model(images, keras.layers.GlobalAveragePooling2D()(hidden))
-    tower = image_tower(backbone, image_size=image_size, embedding_dim=32, trainable=trainable)
-    return DualEncoder(tower, text_tower(50, word_dim=8, units=8, embedding_dim=32), text)
+    return make_model(text, backbone, **{"embedding_dim": 32, "trainable": False, **settings})
 
 
 def draw(path, level=128):
@@ -90,7 +104,7 @@ def write_jsonl(folder, *rows):
 
 
 def load_quietly(*args, loader=load_pairs, **kwargs):
-    """Load a collection of which something is put aside, and is meant to be."""
+    """Load a collection from which something is set aside on purpose."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return loader(*args, **kwargs)
@@ -109,7 +123,7 @@ MIXED_ROWS = (
 
 
 def make_mixed_collection(folder):
-    """A folder with `MIXED_ROWS`, of which "lost" has no usable image, and "two" a broken one."""
+    """A folder with `MIXED_ROWS`, where "lost" has no usable image, and "two" a broken one."""
     colours = {"red": (255, 0, 0), "blue": (0, 0, 255), "navy": (0, 0, 128), "alone": (200, 9, 9)}
     folder.mkdir()
     for name, colour in {**colours, "dev": (0, 9, 200)}.items():

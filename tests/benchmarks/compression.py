@@ -1,4 +1,4 @@
-"""What int8 and float16 save and cost, in size, speed, closeness and recall.
+"""Size, speed, closeness and recall of int8 and float16 image towers, compared with float32.
 
     python tests/benchmarks/compression.py --run runs/demo --data scenes --split test
     python tests/benchmarks/compression.py --run runs/flickr8k --data flickr8k --split dev
@@ -15,8 +15,8 @@ import argparse
 import numpy as np
 
 import mmret_tf as mm
-from mmret_tf.compression import REPORTED, compression_report, images_per_second
-from mmret_tf.preprocessing import load_batches
+from mmret_tf.models.towers.tower import input_batches
+from mmret_tf.scale.compression import REPORTED, compression_report, images_per_second
 
 # Galleries of 500 scenes, over which recalls are averaged: in one of them, a point is 5 pictures.
 SCENE_SETS = 8
@@ -29,10 +29,10 @@ def resized(model: mm.DualEncoder, image_size: int) -> mm.DualEncoder:
         weights=None,
         image_size=image_size,
         embedding_dim=model.embedding_dim,
-        trainable=not tower.normalize_features,
+        trainable=not tower.head.normalize,
     )
     larger.set_weights(tower.get_weights())
-    return mm.DualEncoder(larger, model.text_tower, model.text_preprocessor)
+    return mm.DualEncoder(larger, model.text_tower)
 
 
 def main() -> None:
@@ -57,8 +57,8 @@ def main() -> None:
         galleries = [mm.load_pairs(options.data, options.split)]
 
     for precision in ("int8", "float16"):
-        model.image_encoder = mm.compress_image_tower(model, training.image_paths, precision)
-        reports = [compression_report(model, gallery) for gallery in galleries]
+        small = mm.scale.compress_image_tower(model, training.image_paths, precision)
+        reports = [compression_report(small, gallery) for gallery in galleries]
         report = {
             name: np.mean([each[name] for each in reports])
             for name, value in reports[0].items()
@@ -75,12 +75,11 @@ def main() -> None:
         for name in REPORTED:
             exact, found = report[f"float32_{name}"], report[name]
             print(f"  {name:<8} {exact:7.2%} -> {found:7.2%}  {100 * (found - exact):+.2f} points")
-    model.image_encoder = None
 
     if options.distill:
         student = mm.image_tower("SmallCNN", None, model.image_size, model.embedding_dim)
-        small = mm.distill_image_tower(model, student, training, epochs=options.distill)
-        sample = next(load_batches(galleries[0].image_paths[:32], model.image_size))
+        small = mm.scale.distill_image_tower(model, student, training, epochs=options.distill)
+        sample = next(input_batches(model.image_tower, galleries[0].first_sources[:32]))
         print(f"\ndistilled in {options.distill} epochs of {len(training)} pictures")
         for name, each in (("teacher", model), ("student", small)):
             metrics = mm.evaluate(each, galleries[0])

@@ -1,4 +1,4 @@
-"""How much of the tower's speed is left when it embeds files: decoding hidden behind computing.
+"""Speed of embedding files, compared with the bare tower on ready tensors.
 
     python tests/benchmarks/encoding.py --data flickr8k
 
@@ -15,10 +15,8 @@ from pathlib import Path
 import numpy as np
 
 import mmret_tf as mm
-from mmret_tf.compression import choose_image_encoder, compress_image_tower
-from mmret_tf.preprocessing import load_batches
-
-BATCH = 64
+from mmret_tf.models.towers.tower import input_batches
+from mmret_tf.scale.compression import choose_encoder, compress_image_tower
 
 
 def main() -> None:
@@ -31,24 +29,23 @@ def main() -> None:
     pairs = mm.load_pairs(options.data).subset(range(options.images))
     text = mm.TextPreprocessor(max_tokens=100)
     text.adapt(["a picture"])
-    model = mm.DualEncoder(mm.image_tower(weights=None), mm.text_tower(100), text)
-    batches = list(load_batches(pairs.image_paths, model.image_size, BATCH))
+    model = mm.DualEncoder(mm.image_tower(weights=None), mm.text_tower(text))
+    batches = list(input_batches(model.image_tower, pairs.first_sources))
 
-    print(f"mmret embed would say: {choose_image_encoder(model, pairs.image_paths)}")
-    chosen = model.image_encoder
-    forms = [None, compress_image_tower(model, pairs.image_paths)]
-    forms += [chosen] if chosen is not None else []
+    chosen, sentence = choose_encoder(model, pairs.first_sources)
+    print(f"mmret embed would say: {sentence}")
+    encoders = [model, compress_image_tower(model, pairs.first_sources)]
+    encoders += [chosen] if chosen is not model else []
     print(f"{len(pairs)} JPEGs      files/s  tensors/s  ratio (median of {options.rounds})")
-    for form in forms:
-        model.image_encoder = form
-        tower = form or model.image_tower
+    for encoder in encoders:
+        tower = encoder.towers["image"]
         for batch in (batches[0], batches[-1]):  # or the first round pays for tracing both sizes
             tower.predict_on_batch(batch)
         rates = []
         for _ in range(options.rounds):
             with tempfile.TemporaryDirectory() as folder:
                 clock = [time.perf_counter()]
-                mm.EmbeddingStore.export(model, pairs, Path(folder) / "embeddings")
+                mm.EmbeddingStore.export(encoder, pairs, Path(folder) / "embeddings")
             clock.append(time.perf_counter())
             for batch in batches:
                 tower.predict_on_batch(batch)
@@ -56,8 +53,9 @@ def main() -> None:
             files, tensors = np.diff(clock)
             rates.append([len(pairs) / files, len(pairs) / tensors, tensors / files])
         rates = np.median(rates, axis=0)
-        name = form.name if form else "float32"
-        print(f"{name:>12} {rates[0]:>11.1f} {rates[1]:>10.1f} {rates[2]:>6.3f}", flush=True)
+        print(
+            f"{encoder.form:>12} {rates[0]:>11.1f} {rates[1]:>10.1f} {rates[2]:>6.3f}", flush=True
+        )
 
 
 if __name__ == "__main__":

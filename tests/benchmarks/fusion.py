@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 import mmret_tf as mm
-from mmret_tf.changes import draw_changes
+from mmret_tf.data import draw_changes
 
 RATES = (0.0, 0.3, 0.6, 0.9)
 DIM = 256
@@ -51,10 +51,9 @@ def train_dual_encoder(scenes: int = 4000, epochs: int = 12) -> mm.DualEncoder:
     pairs = mm.load_pairs("scenes", "train", scenes)
     text = mm.TextPreprocessor(max_tokens=1000, sequence_length=32)
     text.adapt(pairs.all_captions())
-    tower = mm.image_tower("SmallCNN", None, image_size=64, embedding_dim=DIM)
-    words = mm.text_tower(text.vocabulary_size(), embedding_dim=DIM)
-    model = mm.DualEncoder(tower, words, text)
-    dataset = pairs.as_dataset(model, 64, training=True, min_crop=1.0)
+    tower = mm.image_tower("SmallCNN", None, image_size=64, embedding_dim=DIM, min_crop=1.0)
+    model = mm.DualEncoder(tower, mm.text_tower(text, embedding_dim=DIM))
+    dataset = pairs.as_dataset(model, 64, training=True)
     model.compile(
         keras.optimizers.Adam(rising_and_falling(epochs * len(dataset))),
         loss=mm.losses.ContrastiveCosine(),
@@ -97,7 +96,9 @@ def missing_modalities(model, training, items, lost: tuple[str, ...]) -> dict[st
     An item is an image and one caption; its other captions are the queries. At each rate, so many
     items, chosen at random, lose one of `lost`, chosen at random.
     """
-    inputs, targets = mm.item_examples(mm.FusedEncoder(model, mm.WeightedSum()), training)
+    inputs, targets = mm.fusion.item_examples(
+        mm.FusedEncoder(model, mm.fusion.WeightedSum()), training
+    )
     generator = np.random.default_rng(0)
     own = np.array([generator.integers(len(captions)) for captions in items.captions])
     captions = [texts[number] for texts, number in zip(items.captions, own, strict=True)]
@@ -139,14 +140,14 @@ def untrained_strategies(model) -> dict:
             for name, vectors in rows.items()
         }
 
-    plain = mm.FusedEncoder(model, mm.WeightedSum())
+    plain = mm.FusedEncoder(model, mm.fusion.WeightedSum())
     return {
         "image only": lambda queries, rows: queries @ rows["image"].T,
         "text only": lambda queries, rows: queries @ rows["text"].T,
-        "weighted scores": lambda queries, rows: mm.WeightedScores()(
+        "weighted scores": lambda queries, rows: mm.fusion.WeightedScores()(
             by_modality(queries, rows)
         ).numpy(),
-        "reciprocal ranks": lambda queries, rows: mm.ReciprocalRankFusion()(
+        "reciprocal ranks": lambda queries, rows: mm.fusion.ReciprocalRankFusion()(
             by_modality(queries, rows)
         ).numpy(),
         "weighted sum": scores_of(plain),
@@ -160,13 +161,13 @@ def scores_of(fused: mm.FusedEncoder):
 def trained_strategies(model, inputs: dict, targets: np.ndarray) -> dict:
     """Imputers before a concatenation that learnt from complete items; an ensemble; and fusions
     that learnt with modality dropout."""
-    concatenate = mm.Concatenate(DIM)
+    concatenate = mm.fusion.Concatenate(DIM)
     fit(mm.FusedEncoder(model, concatenate), inputs, targets)
     constant, mean, nearest, predictor = (
-        mm.ConstantImputer(0.0),
-        mm.MeanImputer(),
-        mm.NearestImputer(neighbours=5),
-        mm.ModalityPredictor(),
+        mm.fusion.ConstantImputer(0.0),
+        mm.fusion.MeanImputer(),
+        mm.fusion.NearestImputer(neighbours=5),
+        mm.fusion.ModalityPredictor(),
     )
     distinct = {name: vectors[:: len(vectors) // 4000] for name, vectors in inputs.items()}
     for imputer in (mean, nearest, predictor):
@@ -179,12 +180,15 @@ def trained_strategies(model, inputs: dict, targets: np.ndarray) -> dict:
 
     heads = {}
     for name in ("image", "text"):
-        alone = mm.FusedEncoder(model, mm.Concatenate(DIM))
+        alone = mm.FusedEncoder(model, mm.fusion.Concatenate(DIM))
         fit(alone, {name: inputs[name]}, targets)
         vector = keras.Input((DIM,))
         heads[name] = keras.Model(vector, alone.fusion({name: vector}))
-    strategies["ensemble"] = scores_of(mm.FusedEncoder(model, mm.EnsembleFusion(heads)))
-    for name, fusion in (("concatenated", mm.Concatenate(DIM)), ("gated", mm.GatedFusion(DIM))):
+    strategies["ensemble"] = scores_of(mm.FusedEncoder(model, mm.fusion.EnsembleFusion(heads)))
+    for name, fusion in (
+        ("concatenated", mm.fusion.Concatenate(DIM)),
+        ("gated", mm.fusion.GatedFusion(DIM)),
+    ):
         fused = mm.FusedEncoder(model, fusion, modality_dropout=0.5)
         fit(fused, inputs, targets)
         strategies[f"{name}, modality dropout"] = scores_of(fused)
@@ -226,16 +230,17 @@ def composed_queries(model) -> dict[str, dict[str, float]]:
     targets = np.repeat(targets, counts, axis=0)
     features = {}
     for name, fusion in {
-        "late: Concatenate": mm.Concatenate(DIM),
-        "late: GatedFusion": mm.GatedFusion(DIM),
-        "early: EarlyFusion": mm.EarlyFusion(DIM, units=128),
-        "hybrid: HybridFusion": mm.HybridFusion(DIM),
+        "late: Concatenate": mm.fusion.Concatenate(DIM),
+        "late: GatedFusion": mm.fusion.GatedFusion(DIM),
+        "early: EarlyFusion": mm.fusion.EarlyFusion(DIM, units=128),
+        "hybrid: HybridFusion": mm.fusion.HybridFusion(DIM),
     }.items():
         fused = mm.FusedEncoder(model, fusion)
         if fusion.takes_sequences not in features:
-            features[fusion.takes_sequences] = fused.features(sources, commands)
+            features[fusion.takes_sequences] = fused.features({"image": sources, "text": commands})
         seconds = fit(fused, features[fusion.takes_sequences], targets, epochs=4)
-        found = fused.encode_items([[each] for each in images], [[each] for each in texts])
+        asked = {"image": [[each] for each in images], "text": [[each] for each in texts]}
+        found = fused.encode_items(asked)
         table[name] = measure(found) | {"parameters": fusion.count_params(), "seconds": seconds}
     print(f"\ncomposed queries: {len(queries)} over {len(gallery)} pictures")
     show({name: list(row.values()) for name, row in table.items()}, [*table["late: GatedFusion"]])

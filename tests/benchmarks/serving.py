@@ -20,7 +20,7 @@ import numpy as np
 
 import mmret_tf as mm
 
-TESTS = Path(__file__).parent.parent
+TESTS = Path(__file__).parents[1] / "serving"
 sys.path.insert(0, str(TESTS))
 from serving_models import ask_everything  # noqa: E402
 
@@ -44,7 +44,7 @@ def run(export: Path, requests: list, *options: str, one_core: bool = False) -> 
     return json.loads(done.stdout)
 
 
-def compare(searcher: mm.Searcher, pairs: mm.PairDataset, engine: str, folder: Path) -> None:
+def compare(searcher: mm.Searcher, pairs: mm.data.Pairs, engine: str, folder: Path) -> None:
     """Every signature against Python, and a line for each."""
     captions = pairs.all_captions()
     asked = []
@@ -73,7 +73,7 @@ def time_query(searcher: mm.Searcher, text: str, items: int, folder: Path) -> No
     vectors = np.random.default_rng(0).standard_normal((items, searcher.index.dim))
     index = mm.BruteForceIndex.build(vectors, [f"{row:08}" for row in range(items)])
     entries = [{"id": key, "captions": [f"item {key}"]} for key in index.ids]
-    timed = mm.Searcher(searcher.model, index, entries)
+    timed = mm.Searcher(searcher.encoder, index, entries)
     export = mm.export_saved_model(timed, folder / "timed", 1)
     (answer,) = run(export, [["search_by_text", {"text": [text]}, 300]], one_core=True)
     milliseconds = 1000 * np.array(answer["seconds"])

@@ -1,0 +1,72 @@
+"""The machine that the process runs on: its cores, its processor, and its standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+CPU_FEATURES = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd")
+
+# Lines that the C++ code of TensorFlow and ScaNN logs, of any level but FATAL.
+CPP_LOG = re.compile(
+    rb"\d{4}-\d\d-\d\d [\d:.]+: [IWE] |[IWE]\d{4} [\d:.]+ "
+    rb"|WARNING: All log messages before absl::|To enable the following instructions: "
+)
+
+_redirecting = threading.Lock()
+
+
+def cores() -> int:
+    """Number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def cpu_features() -> list[str]:
+    """Vector instructions of the processor, as Linux names them; `[]` on other systems."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return []
+    return [feature for feature in CPU_FEATURES if feature in words]
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Drop the log lines that C++ code writes to file descriptor 2, past `sys.stderr`.
+
+    For code without a switch of its own, as ScaNN has none. Everything else that is written
+    meanwhile, by any thread, follows when the block ends. Does nothing if the environment variable
+    MMRET_DEBUG is set, and nothing in a second thread that enters at the same time.
+    """
+    if os.environ.get("MMRET_DEBUG") or not _redirecting.acquire(blocking=False):
+        yield
+        return
+    try:
+        with tempfile.TemporaryFile() as caught:
+            _flush()
+            stderr = os.dup(2)
+            os.dup2(caught.fileno(), 2)
+            try:
+                yield
+            finally:
+                _flush()
+                os.dup2(stderr, 2)
+                os.close(stderr)
+                caught.seek(0)
+                for line in caught:
+                    if not CPP_LOG.match(line):
+                        os.write(2, line)
+    finally:
+        _redirecting.release()
+
+
+def _flush() -> None:
+    if sys.stderr is not None:  # as in a program without a console
+        sys.stderr.flush()

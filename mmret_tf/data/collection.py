@@ -1,0 +1,199 @@
+"""A collection (数据集): items with any number of sources in each modality. Content stays on disk.
+
+Sections 2.1 and 7.2 of the document. An item is what a search finds; `pairs` draws from a
+collection what an encoder trains on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmret_tf.data.items import Item, item_of
+from mmret_tf.data.modalities import get_modality
+from mmret_tf.data.sources import Source
+from mmret_tf.data.splits import count_splits, rows_of_split
+
+if TYPE_CHECKING:
+    from mmret_tf.data.pairs import Pairs
+
+
+class Collection:
+    """Items and their sources; all lists have one entry an item. Sections 2.1 and 7.2.
+
+    Args:
+        ids: Unique names.
+        sources: For each modality a list of sources an item: paths, texts, or any `Source`; an
+            empty list for an item that lacks the modality.
+        attributes: What else is known of each item; `{}` by default.
+        splits: "train", "dev" or "test" for each item; "" for none.
+        quarantined: What was set aside on loading: (path or place, reason).
+
+    Raises:
+        ValueError: The lists differ in length, an id occurs twice, an item has no source at all,
+            or a modality is unknown.
+
+    >>> files = [["a.png", "b.png"], []]
+    >>> items = Collection(["a", "b"], {"image": files, "text": [["red"], ["蓝"]]})
+    >>> items
+    Collection(2 items, 2 image, 2 text, splits: no split (2), 0 set aside)
+    >>> items.captions, items.subset([1]).ids
+    ([['red'], ['蓝']], ['b'])
+    >>> items.pairs().ids  # a row for each image that has a caption
+    ['a#0', 'a#1']
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        sources: Mapping[str, Sequence[Sequence[Any]]],
+        attributes: Sequence[dict[str, Any]] | None = None,
+        splits: Sequence[str] | None = None,
+        quarantined: Sequence[tuple[str, str]] = (),
+    ):
+        self.ids = list(ids)
+        n = len(self.ids)
+        self.sources: dict[str, list[list[Source]]] = {
+            name: [get_modality(name).sources(each) for each in given]
+            for name, given in sources.items()
+        }
+        self.attributes = [{} for _ in self.ids] if attributes is None else list(attributes)
+        self.splits = [""] * n if splits is None else list(splits)
+        self.quarantined = list(quarantined)
+        lists = {**self.sources, "attributes": self.attributes, "splits": self.splits}
+        if wrong := {name: len(each) for name, each in lists.items() if len(each) != n}:
+            raise ValueError(f"there are {n} ids, and every list must have as many; got {wrong}")
+        if len(set(self.ids)) != n:
+            twice = Counter(self.ids).most_common(1)[0][0]
+            raise ValueError(f"ids must be unique; {twice!r} occurs more than once")
+        for key, *each in zip(self.ids, *self.sources.values(), strict=True):
+            if not any(each):
+                names = " or ".join(self.sources) or "source"
+                raise ValueError(f"every item must have a source; {key!r} has no {names}")
+
+    def __len__(self) -> int:
+        """The number of items."""
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        counts = "".join(f"{sum(map(len, s))} {name}, " for name, s in self.sources.items())
+        return (
+            f"{type(self).__name__}({len(self)} items, {counts}"
+            f"splits: {count_splits(self.splits)}, {len(self.quarantined)} set aside)"
+        )
+
+    @property
+    def captions(self) -> list[list[str]]:
+        """The texts of each item."""
+        texts = self.sources.get("text", [[]] * len(self))
+        return [[source.record for source in each] for each in texts]
+
+    @property
+    def image_paths(self) -> list[list[Path]]:
+        """The image files of each item."""
+        images = self.sources.get("image", [[]] * len(self))
+        return [[Path(source.name) for source in each] for each in images]
+
+    def sources_of(self, row: int) -> dict[str, list[Source]]:
+        """The sources of one item, by modality.
+
+        Args:
+            row: Its place, from 0.
+        """
+        return {name: each[row] for name, each in self.sources.items()}
+
+    def records(self) -> list[Item]:
+        """The record of each item, as a search result carries it."""
+        return [
+            item_of(key, self.sources_of(row), self.attributes[row])
+            for row, key in enumerate(self.ids)
+        ]
+
+    def subset(self, rows: Iterable[int]) -> Collection:
+        """The items of these rows, in this order. `quarantined` stays that of the whole.
+
+        Args:
+            rows: Row numbers from 0.
+
+        Raises:
+            IndexError: There is no such row.
+        """
+        return self._rows(list(rows))
+
+    def _rows(self, rows: list[int], **more: Any) -> Collection:
+        return type(self)(
+            [self.ids[row] for row in rows],
+            {name: [each[row] for row in rows] for name, each in self.sources.items()},
+            [self.attributes[row] for row in rows],
+            [self.splits[row] for row in rows],
+            self.quarantined,
+            **more,
+        )
+
+    def split(self, name: str) -> Collection:
+        """The items of one split.
+
+        Args:
+            name: "train", "dev" (or "val", "validation") or "test".
+
+        Raises:
+            ValueError: There are none; the message names the splits that there are.
+        """
+        return self.subset(rows_of_split(self.splits, name, "items"))
+
+    def has_pairs(self, first: str = "image", second: str = "text") -> bool:
+        """Whether an item has both modalities.
+
+        Args:
+            first, second: Names of the modalities.
+        """
+        both = (self.sources.get(name, [[]] * len(self)) for name in (first, second))
+        return any(map(all, zip(*both, strict=True)))
+
+    def pairs(self, first: str = "image", second: str = "text") -> Pairs:
+        """A row for each source of one modality with the item's sources of another (图文对).
+
+        The rows of one item are a group, with the ids "item#0", "item#1" and so on; the row of an
+        item with a single source keeps its id. Items that lack one of the two are set aside.
+
+        Args:
+            first, second: Names of the modalities.
+
+        Raises:
+            ValueError: No item has both.
+        """
+        from mmret_tf.data.pairs import draw_pairs
+
+        return draw_pairs(self, first, second)
+
+
+def caption_items(collection: Collection) -> Collection:
+    """Each caption as an item of text alone: a gallery for image-to-text and text-to-text search.
+    Section 6.
+
+    Args:
+        collection: Items with captions. Of `Pairs`, the captions of an item count once.
+
+    Returns:
+        Items with the ids "item#0", "item#1" and so on, and the attributes and split of their item.
+
+    >>> pairs = Collection(["a"], {"image": [["a.png"]], "text": [["red", "红"]]}).pairs()
+    >>> caption_items(pairs).ids, caption_items(pairs).captions
+    (['a#0', 'a#1'], [['red'], ['红']])
+    """
+    first_rows = getattr(collection, "first_rows", lambda: range(len(collection)))
+    of_items = collection.subset(first_rows())
+    texts = [
+        (row, f"{key}#{number}", source)
+        for row, key in enumerate(of_items.ids)
+        for number, source in enumerate(of_items.sources["text"][row])
+    ]
+    return Collection(
+        [key for _, key, _ in texts],
+        {"text": [[source] for *_, source in texts]},
+        [of_items.attributes[row] for row, *_ in texts],
+        [of_items.splits[row] for row, *_ in texts],
+        collection.quarantined,
+    )

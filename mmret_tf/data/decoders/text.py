@@ -1,0 +1,129 @@
+"""From captions to token ids (文本预处理), in TensorFlow ops: one definition for training, `encode`
+in Python, and the exported graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import keras
+import tensorflow as tf
+
+from mmret_tf.data.decoders.normalization import nfkc
+from mmret_tf.data.sources import InlineSource
+
+# A caption that says left or right does not describe the mirrored picture.
+SIDES = r"(?is).*(\b(left|right)|左|右).*"
+
+
+def text_source(text: str) -> InlineSource:
+    """A text as a source; ValueError for anything but a string."""
+    if not isinstance(text, str):
+        raise ValueError(f"a text must be a string; got {text!r:.80}")
+    return InlineSource(text.encode("utf-8", "replace"), f"the text {text!r:.40}")
+
+
+def check_text(contents: bytes) -> None:
+    """Refuse bytes that are not text, or blank; ValueError with the reason."""
+    try:
+        is_blank = not contents.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: byte 0x{contents[error.start]:02x}") from None
+    if is_blank:
+        raise ValueError("empty text")
+
+
+def names_a_side(texts: tf.Tensor) -> tf.Tensor:
+    """Whether each text names left or right (左右), bool `[n]`.
+
+    >>> names_a_side(tf.constant(["a dog on the left", "一只狗"])).numpy().tolist()
+    [True, False]
+    """
+    return tf.strings.regex_full_match(texts, SIDES)
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+def standardize_text(text: tf.Tensor) -> tf.Tensor:
+    """Bring captions of any script to words parted by single spaces. Section 3.1(1).
+
+    NFKC, lower case, punctuation to spaces (an apostrophe vanishes: "dog's" is "dogs"), and a
+    space around every Han character, so that each is a token of its own (汉字按字切分).
+
+    Args:
+        text: strings of any shape.
+
+    Returns:
+        strings of the same shape.
+
+    >>> print(standardize_text(["A ＲＥＤ dog's ball!", "红色的圆"]).numpy()[1].decode())
+    红 色 的 圆
+    """
+    text = tf.convert_to_tensor(text, tf.string)
+    flat = nfkc(tf.reshape(text, [-1]))
+    flat = tf.strings.lower(flat, encoding="utf-8")
+    flat = tf.strings.regex_replace(flat, r"['’`]", "")
+    flat = tf.strings.regex_replace(flat, r"[\pP\pS\pZ\pC]", " ")
+    flat = tf.strings.regex_replace(flat, r"(\p{Han})", r" \1 ")
+    flat = tf.strings.strip(tf.strings.regex_replace(flat, " +", " "))
+    return tf.reshape(flat, tf.shape(text))
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+class TextPreprocessor(keras.layers.TextVectorization):
+    """Captions to token ids: Keras' TextVectorization over `standardize_text`. Section 3.1(1).
+
+    Id 0 is padding and 1 is a word outside the vocabulary. `adapt` learns the vocabulary (from the
+    training split alone); it is saved inside the `.keras` file of the model that holds this layer.
+
+    Args:
+        max_tokens: the most words that the vocabulary may have, with the two special ids.
+        sequence_length: tokens a caption; longer ones are cut, shorter ones padded with 0.
+
+    Call: strings `[n]` -> int64 `[n, sequence_length]`.
+
+    >>> text = TextPreprocessor(max_tokens=100, sequence_length=5)
+    >>> text.adapt(["red red red", "圆圆"])
+    >>> text(["RED, red 圆", "green"]).numpy().tolist()  # red is 2, 圆 is 3
+    [[2, 2, 3, 0, 0], [1, 0, 0, 0, 0]]
+    """
+
+    def __init__(self, max_tokens: int = 8000, sequence_length: int = 32, **kwargs):
+        super().__init__(
+            max_tokens=max_tokens,
+            standardize=standardize_text,
+            output_sequence_length=sequence_length,
+            **kwargs,
+        )
+        self.sequence_length = sequence_length
+
+    def adapt(self, captions: Iterable[str] | tf.data.Dataset, **kwargs) -> None:
+        """Learn the vocabulary: the most frequent words, up to `max_tokens`.
+
+        Args:
+            captions: strings, or a `tf.data.Dataset` of strings; of the training split alone.
+
+        Raises:
+            ValueError: there are no captions, or they are no strings.
+        """
+        if not isinstance(captions, tf.data.Dataset):
+            is_one = isinstance(captions, str)  # each letter of which is a string, too
+            captions = list(captions)
+            if is_one or not captions or not all(isinstance(each, str) for each in captions):
+                raise ValueError("adapt takes a non-empty list of captions (strings)")
+            captions = tf.data.Dataset.from_tensor_slices(captions).batch(1024)
+        super().adapt(captions, **kwargs)
+
+    def compute_output_shape(self, input_shape: tuple | None) -> tuple:
+        """`summary` asks with `None` before any call."""
+        return (input_shape[0] if input_shape else None, self.sequence_length)
+
+    def get_config(self) -> dict:
+        return {
+            "name": self.name,
+            "max_tokens": self._max_tokens,
+            "sequence_length": self.sequence_length,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> TextPreprocessor:
+        return cls(**config)

@@ -1,0 +1,155 @@
+"""Loading a collection (加载数据集): read its layout, clean it, and warn of what is set aside.
+
+Sections 2.1 and 3.1(1) of the document.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+from mmret_tf.data.cleaning import problems_of, usable_records
+from mmret_tf.data.collection import Collection
+from mmret_tf.data.drawn.scenes import cached_scenes
+from mmret_tf.data.modalities import get_modality
+from mmret_tf.data.pairs import Pairs
+from mmret_tf.data.readers.reader import read_layout
+from mmret_tf.data.readers.reading import Reading, Record
+from mmret_tf.data.splits import count_splits, normal_split
+
+
+def load(
+    source: str | os.PathLike[str],
+    split: str | None = None,
+    size: int = 2000,
+    seed: int = 0,
+) -> Collection:
+    """Load a collection. Sections 2.1, 3.1(1) and 7.2.
+
+    What cannot be used (a damaged or missing file, an empty caption, a row that cannot be read, a
+    file outside the folder, an id that occurs twice) is set aside in `quarantined`, with its
+    reason, and a warning counts it. An item keeps its other files; one that loses all of them is
+    set aside whole. So are image files that no row names.
+
+    Layouts, the first that is found:
+
+    - `captions.jsonl`: `{"image": "a.png", "captions": ["a dog", "一只狗"]}` for each item;
+      `id`, `split` and `attributes` may be added, and `caption` may hold one string instead.
+      `images` may name several images of one item. A row may have images alone, or with an `id`
+      text alone. `{"id": "a", "sources": {"image": [...], "text": [...]}}` is the general form.
+    - `captions.csv`: columns image, caption and perhaps split; a row for each caption.
+    - `dataset_*.json` of Karpathy; images beside it or in `images/`; "restval" is "train".
+    - MS-COCO: `captions_*.json`, perhaps in `annotations/`, images in `train2017/` and so on.
+    - Flickr8k: `captions.txt` or `Flickr8k.token.txt`, `Images/`, `Flickr_8k.trainImages.txt`...
+    - `a.jpg` and `a.txt`, a caption a line, in any subfolder.
+
+    Where a layout names no splits, a hash of the id decides: 80 % of the items are "train", 10 %
+    "dev" and 10 % "test", the same on every machine.
+
+    Args:
+        source: "scenes" (drawn pictures, see `draw_scenes`; a folder of that name is "./scenes"),
+            a folder, or the captions file itself.
+        split: "train", "dev" (or "val", "validation") or "test"; `None` for all items, and for
+            the training split of scenes. Files of other splits are not decoded.
+        size: Number of scenes.
+        seed: Of the scenes.
+
+    Returns:
+        A `Collection`. Its files were decoded once, to be checked.
+
+    Raises:
+        ValueError: Nothing is there, the layout is unknown, the captions file cannot be read,
+            nothing is usable, or the collection has no such split.
+
+    >>> items = load("scenes", split="dev", size=3)
+    >>> len(items), items.ids[0], len(items.pairs())
+    (3, 'dev-0-00000', 3)
+    """
+    collection, source = _load(source, split, size, seed)
+    _warn(collection.quarantined, len(collection))
+    return collection
+
+
+load_items = load
+
+
+def load_pairs(
+    source: str | os.PathLike[str],
+    split: str | None = None,
+    size: int = 2000,
+    seed: int = 0,
+) -> Pairs:
+    """Load the images of a collection that have captions: `load(...).pairs("image", "text")`.
+    Sections 2.1 and 3.1(1).
+
+    Args:
+        source, split, size, seed: As for `load`.
+
+    Returns:
+        A row for each image. Items without an image or without a caption are set aside.
+
+    Raises:
+        ValueError: As for `load`, or no item has both an image and a caption.
+
+    >>> pairs = load_pairs("scenes", split="dev", size=3)
+    >>> len(pairs), pairs.image_paths[0].name, len(pairs.quarantined)
+    (3, '0000.png', 0)
+    """
+    collection, source = _load(source, split, size, seed)
+    if not collection.has_pairs("image", "text"):
+        raise ValueError(f"nothing usable in {source}: no item has both an image and a caption")
+    pairs = collection.pairs("image", "text")
+    _warn(pairs.quarantined, len(pairs))
+    return pairs
+
+
+def _load(
+    source: str | os.PathLike[str], split: str | None, size: int, seed: int
+) -> tuple[Collection, str]:
+    """A collection, and its path."""
+    split = None if split is None else normal_split(split)
+    if source == "scenes":
+        source = cached_scenes(split or "train", size, seed)
+    reading = read_layout(Path(source))
+    splits = [record.split for record in reading.records]
+    if reading.records and split is not None and split not in splits:
+        raise ValueError(f"{source} has no items of split {split!r}; it has {count_splits(splits)}")
+    records = usable_records(reading, split)
+    quarantined = problems_of(reading, split)
+    if not records:
+        files = sum(len(record.paths) for record in reading.records)
+        raise ValueError(
+            f"nothing usable in {source}: {reading.source} names {files} files; "
+            f"{len(quarantined)} entries were set aside: {_some(quarantined)}"
+        )
+    names = dict.fromkeys(name for record in records for name in record.sources)
+    collection = Collection(
+        [record.id for record in records],
+        {name: [_values(reading, record, name) for record in records] for name in names},
+        [record.attributes for record in records],
+        [record.split for record in records],
+        quarantined,
+    )
+    return collection, os.fspath(source)
+
+
+def _values(reading: Reading, record: Record, name: str) -> list[str | Path]:
+    """Texts as they are; paths below the collection's folder."""
+    values = record.sources.get(name, [])
+    return [reading.folder / each for each in values] if get_modality(name).is_file else values
+
+
+def _some(quarantined: list[tuple[str, str]]) -> str:
+    some = "; ".join(": ".join(each) for each in quarantined[:3]) or "none"
+    return some + ("; ..." if len(quarantined) > 3 else "")
+
+
+def _warn(quarantined: list[tuple[str, str]], usable: int) -> None:
+    if quarantined:
+        total = usable + len(quarantined)
+        warnings.warn(
+            f"{len(quarantined)} of {total} entries were set aside (see .quarantined): "
+            + _some(quarantined),
+            stacklevel=3,  # the line that calls the loader
+        )

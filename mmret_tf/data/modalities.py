@@ -1,0 +1,97 @@
+"""Modalities (模态): what the package knows of each kind of content. A tower names its modality.
+
+To add one, write a decoder in `data/decoders/` and a tower in `models/towers/`, and register it
+here. Collections, encoders, searches and exports then go by its name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from mmret_tf.data.decoders.image import check_image
+from mmret_tf.data.decoders.pictures import SUFFIXES, picture_source, picture_thumbnail
+from mmret_tf.data.decoders.text import check_text, text_source
+from mmret_tf.data.decoders.text_cards import text_thumbnail
+from mmret_tf.data.sources import Source, file_or_bytes
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One kind of content. Section 2.1.
+
+    Attributes:
+        name: Its name in collections, encoders and signatures.
+        suffixes: Suffixes of its files, in lower case; none where content is part of a record.
+        check: Raises ValueError, with the reason, for encoded bytes that cannot be used.
+        thumbnail: Square picture of encoded bytes, for result galleries; takes a side in pixels.
+        as_source: Turns what a user holds (a path, bytes, an array) into a `Source`.
+
+    >>> from mmret_tf.data.modalities import get_modality
+    >>> get_modality("image").suffixes[:2], get_modality("text").as_source("红色的圆").read().decode()
+    (('.jpg', '.jpeg'), '红色的圆')
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    check: Callable[[bytes], None]
+    thumbnail: Callable[[bytes, int], Image.Image]
+    as_source: Callable[[Any], Source] = file_or_bytes
+
+    @property
+    def is_file(self) -> bool:
+        """Whether its sources are files; otherwise records hold the content itself."""
+        return bool(self.suffixes)
+
+    def sources(self, values: Sequence[Any]) -> list[Source]:
+        """Sources of a list of values; ValueError for one value in the place of a list."""
+        if isinstance(values, str | bytes | os.PathLike) or not hasattr(values, "__len__"):
+            raise ValueError(f"expected a list of {self.name}s; for one {self.name}, give a list")
+        return [each if isinstance(each, Source) else self.as_source(each) for each in values]
+
+
+# An extender adds a line here, or calls `register_modality`.
+MODALITIES = {
+    modality.name: modality
+    for modality in (
+        Modality("image", SUFFIXES, check_image, picture_thumbnail, picture_source),
+        Modality("text", (), check_text, text_thumbnail, text_source),
+    )
+}
+
+
+def register_modality(modality: Modality) -> Modality:
+    """Make a modality known under its name; one of the same name is replaced.
+
+    Args:
+        modality: The modality.
+
+    Returns:
+        The same.
+
+    >>> register_modality(MODALITIES["text"]).name
+    'text'
+    """
+    MODALITIES[modality.name] = modality
+    return modality
+
+
+def get_modality(name: str) -> Modality:
+    """The modality of a name.
+
+    Args:
+        name: "image", "text", or one that was registered.
+
+    Raises:
+        ValueError: There is none; the message names those that there are.
+
+    >>> get_modality("image").suffixes[:2]
+    ('.jpg', '.jpeg')
+    """
+    if name not in MODALITIES:
+        raise ValueError(f"no modality {name!r}; there are: {', '.join(sorted(MODALITIES))}")
+    return MODALITIES[name]

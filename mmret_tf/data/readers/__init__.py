@@ -1,0 +1,1 @@
+"""Readers (读取): a file for each family of layouts; `reader` is their interface."""

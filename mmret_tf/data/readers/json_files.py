@@ -1,0 +1,127 @@
+"""Layouts of JSON: `captions.jsonl`, Karpathy's `dataset_*.json`, MS-COCO's `captions_*.json`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from posixpath import join, normpath
+
+from mmret_tf.data.modalities import get_modality
+from mmret_tf.data.readers.reader import IMAGE_FOLDERS, Reader
+from mmret_tf.data.readers.reading import Reading, Record, get_field, locate
+
+
+class JsonLines(Reader):
+    """A JSON object a line, for each item or for each caption of one.
+
+    "image" or "images", "caption" or "captions", and perhaps "id", "split" and "attributes".
+    "sources", an object of lists by modality, is the general spelling. Files may come without
+    captions, and captions with an id may come without files.
+    """
+
+    names = ("captions.jsonl",)
+    precedence = 0
+
+    def read(self, reading: Reading, file: Path) -> None:
+        """Lines with one `caption` each are joined where they describe the same item."""
+        joined: dict[tuple[str, ...], Record] = {}
+        for place, line in reading.lines(file):
+            if not line.strip():
+                continue
+            with reading.set_aside(place):
+                row = json.loads(line.strip())
+                sources = _row_files(row)
+                paths = [path for each in sources.values() for path in each]
+                record = Record(str(get_field(row, "id", (str, int), *paths[:1])), sources, place)
+                split = get_field(row, "split", str, None)
+                attributes = get_field(row, "attributes", dict, {})
+                json.dumps(attributes, ensure_ascii=False).encode()
+                captions = get_field(get_field(row, "sources", dict, {}), "text", list, None)
+                captions = get_field(row, "captions", list, captions)
+                if captions is None:
+                    is_one = "caption" in row or not paths
+                    captions = [get_field(row, "caption", str)] if is_one else []
+                    record = joined.setdefault((record.id, *paths), record)
+                record.set_split(split)
+                record.attributes.update(attributes)
+                if record.place == place:
+                    reading.records.append(record)
+                reading.add_texts(record, captions, place)
+
+
+class Karpathy(Reader):
+    """Karpathy's splits of Flickr8k, Flickr30k and MS-COCO."""
+
+    names = ("dataset_*.json",)
+    precedence = 2
+
+    def read(self, reading: Reading, file: Path) -> None:
+        """{"images": [{"filename", "filepath"?, "split", "sentences": [{"raw"}]}]}."""
+        reading.base = None
+        [images] = reading.json_lists(file, "images")
+        for place, row in images:
+            with reading.set_aside(place):
+                parent = get_field(row, "filepath", str, ".")
+                name = normpath(join(parent, get_field(row, "filename", str)))
+                path = locate(reading.folder, name, (".", *IMAGE_FOLDERS))
+                record = Record(name, {"image": [path]}, place)
+                record.set_split(get_field(row, "split", str, None))
+                sentences = get_field(row, "sentences", list)
+                reading.records.append(record)
+                raw = [each.get("raw") if isinstance(each, dict) else each for each in sentences]
+                reading.add_texts(record, raw, place)
+
+
+class Coco(Reader):
+    """MS-COCO's annotations, a file a split."""
+
+    names = ("annotations/captions_*.json", "captions_*.json")
+    precedence = 3
+
+    def read(self, reading: Reading, file: Path) -> None:
+        """{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}."""
+        reading.base = None
+        part = file.stem.removeprefix("captions_")  # "train2017", which is also the images' folder
+        split = re.match("train|val|dev|test", part)
+        places = (part, ".", "images", join("images", part))
+        images, annotations = reading.json_lists(file, "images", "annotations")
+        records: dict[str, Record] = {}
+        for place, row in images:
+            with reading.set_aside(place):
+                image_id = str(get_field(row, "id", (str, int)))
+                name = normpath(get_field(row, "file_name", str))
+                if image_id in records:
+                    raise ValueError(f"duplicate id {image_id}, that of {records[image_id].id}")
+                path = locate(reading.folder, name, places)
+                record = Record(name, {"image": [path]}, place)
+                record.set_split(split and split[0])
+                records[image_id] = record
+        reading.records.extend(records.values())
+        for place, row in annotations:
+            with reading.set_aside(place):
+                image_id = str(get_field(row, "image_id", (str, int)))
+                if image_id not in records:
+                    raise ValueError(f"image_id {image_id} is not among the images")
+                reading.add_texts(records[image_id], [row.get("caption")], place)
+
+
+def _row_files(row: object) -> dict[str, list[str]]:
+    """The files that a row names, by modality; none if it is text alone."""
+    named = {
+        name: get_field(get_field(row, "sources", dict), name, list)
+        for name in get_field(row, "sources", dict, {})
+        if get_modality(name).is_file
+    }
+    image, images = get_field(row, "image", str, None), get_field(row, "images", list, None)
+    if image is not None and images is not None:
+        raise ValueError("a row has `image` or `images`, not both")
+    if image is not None or images is not None:
+        named["image"] = [image] if images is None else images
+    if not named and get_field(row, "id", (str, int), None) is None:
+        raise ValueError("`image` must be a string, got null (text alone needs an `id`)")
+    for name, paths in named.items():
+        if not paths or not all(isinstance(each, str) and each for each in paths):
+            got = json.dumps(paths)[:40]
+            raise ValueError(f"`{name}s` must be a list of strings, at least one; got {got}")
+    return {name: [normpath(each) for each in paths] for name, paths in named.items()}

@@ -1,0 +1,103 @@
+"""The interface of readers: each knows one family of layouts. To add one, add a file beside this.
+
+`read_layout` recognises the layout of a folder, or of one captions file.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import os
+import pkgutil
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import ClassVar
+
+from mmret_tf.data.readers.reading import Reading
+from mmret_tf.data.splits import hash_split
+
+LAYOUTS = (
+    "captions.jsonl, captions.csv (header image,caption), dataset_*.json (Karpathy), "
+    "captions_*.json or annotations/captions_*.json (MS-COCO), captions.txt or "
+    "Flickr8k.token.txt (Flickr8k, images in Images/), pairs of a.jpg and a.txt"
+)
+IMAGE_FOLDERS = ("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset")
+
+
+class Reader(abc.ABC):
+    """Reads one family of layouts. Subclasses are found by themselves.
+
+    Attributes:
+        names: Patterns of the captions files, relative to the folder; none for a layout that has
+            no captions file, whose `read` gets the folder.
+        precedence: Readers are tried in this order, the lowest number first.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ()
+    precedence: ClassVar[int] = 5
+
+    @abc.abstractmethod
+    def read(self, reading: Reading, file: Path) -> None:
+        """Add to the reading what a captions file says."""
+
+
+def all_readers() -> list[type[Reader]]:
+    """The readers of this folder and those defined elsewhere, in the order of precedence."""
+    package = __name__.rpartition(".")[0]
+    for module in pkgutil.iter_modules([os.path.dirname(__file__)]):
+        importlib.import_module(f"{package}.{module.name}")
+    return sorted(Reader.__subclasses__(), key=lambda reader: reader.precedence)
+
+
+def read_layout(source: Path) -> Reading:
+    """Recognise the layout of a folder, or of one captions file, and read it.
+
+    Raises:
+        ValueError: Nothing is there, no layout is recognised, or a captions file is unreadable.
+    """
+    if source.is_dir():
+        folder = source
+        reader, files = _reader_of_folder(folder)
+    elif source.is_file():
+        reader, folder, files = *_reader_of_file(source), [source]
+    else:
+        raise ValueError(f"there is no folder or captions file {source}")
+    if "dataset_*.json" in reader.names and len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise ValueError(f"{folder} has several dataset_*.json ({names}): give the path of one")
+
+    reading = Reading(folder, " and ".join(file.name for file in files))
+    for file in files:
+        reader().read(reading, file)
+    if not reader.names and not reading.records:
+        names = sorted(os.listdir(folder))
+        held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
+        raise ValueError(f"{folder} has none of the layouts known: {LAYOUTS}; it holds {held}")
+    reading.is_hashed = all(record.split is None for record in reading.records)
+    for record in reading.records:
+        record.split = hash_split(record.id) if reading.is_hashed else record.split or ""
+    return reading
+
+
+def _reader_of_folder(folder: Path) -> tuple[type[Reader], list[Path]]:
+    """The first reader whose captions files a folder has, and these files."""
+    for reader in all_readers():
+        for name in reader.names:
+            if files := sorted(folder.glob(name)):
+                return reader, files
+        if not reader.names:
+            return reader, [folder]
+    raise ValueError(f"{folder} has none of the layouts known: {LAYOUTS}")
+
+
+def _reader_of_file(file: Path) -> tuple[type[Reader], Path]:
+    """The reader of a captions file that was named directly, and the collection's folder."""
+    folder = file.parent
+    # For JSON lines and CSV the suffix is enough.
+    name = f"captions{file.suffix}" if file.suffix in (".jsonl", ".csv") else file.name
+    if fnmatchcase(name, "captions_*.json") and folder.name == "annotations":
+        folder, name = folder.parent, f"annotations/{name}"
+    for reader in all_readers():
+        if any(fnmatchcase(name, known) for known in reader.names):
+            return reader, folder
+    raise ValueError(f"{file} has none of the layouts known: {LAYOUTS}")

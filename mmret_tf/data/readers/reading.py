@@ -1,0 +1,201 @@
+"""What a reader makes of captions files: records, and problems with their places.
+
+A reader opens no picture. What it cannot understand becomes a `Problem`; it never stops halfway.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from posixpath import join, normpath
+from typing import Any, NamedTuple
+
+from mmret_tf.data.modalities import get_modality
+from mmret_tf.data.splits import normal_split
+
+# Captions files are read whole; all captions of MS-COCO take 0.1 GiB.
+MAX_CAPTIONS_BYTES = 2**30
+
+
+class Problem(NamedTuple):
+    """Something set aside; `record_id` where it is known which record it belongs to."""
+
+    place: str
+    reason: str
+    record_id: str | None = None
+
+
+@dataclass
+class Record:
+    """One item as a captions file describes it.
+
+    Attributes:
+        id: Its name.
+        sources: By modality, paths relative to the collection, with "/"; texts as they are.
+        place: Where it was read, such as "captions.jsonl line 3".
+        split: Its split, if the file names one.
+        attributes: What else is known of it.
+    """
+
+    id: str
+    sources: dict[str, list[str]]
+    place: str
+    split: str | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def set_split(self, split: str | None) -> None:
+        """A record is in one split: the first that is named for it."""
+        split = normal_split(split or "") or self.split
+        if self.split not in (None, split):
+            raise ValueError(f"split {split!r}, but {self.id} is in {self.split!r} already")
+        self.split = split
+
+    @property
+    def paths(self) -> list[str]:
+        """All its files."""
+        return [path for name, each in self.sources.items() if get_modality(name).is_file for path in each]
+
+
+@dataclass
+class Reading:
+    """What the captions files of one folder say.
+
+    Attributes:
+        folder: The collection.
+        source: Names of the captions files, for messages.
+        problems: What was set aside.
+        records: What was read.
+        base: Folder below which all pictures belong to the collection; `None` for the folders of
+            the records.
+        is_hashed: Whether the layout names no splits, so that a hash of the id decides them.
+    """
+
+    folder: Path
+    source: str
+    problems: list[Problem] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    base: str | None = "."
+    is_hashed: bool = False
+    _table: dict[str, Record] = field(default_factory=dict)  # the records that `add_row` made
+
+    @contextmanager
+    def set_aside(self, place: str, record_id: str | None = None) -> Iterator[None]:
+        """Turn an error in one row into a problem, and continue."""
+        try:
+            yield
+        except (ValueError, RecursionError, csv.Error) as error:
+            self.problems.append(Problem(place, _reason(error), record_id))
+
+    def add_row(
+        self, place: str, image: str, caption: str | None = None, split: str | None = None
+    ) -> None:
+        """Add one row of a table to the record of its image."""
+        name = normpath(image.strip())
+        if name not in self._table:
+            record = Record(name, {"image": [normpath(join(self.base, name))]}, place)
+            self._table[name] = record
+            self.records.append(record)
+        with self.set_aside(place, name):
+            self._table[name].set_split(split)
+            self.add_texts(self._table[name], [] if caption is None else [caption], place)
+
+    def add_texts(self, record: Record, texts: Iterable[Any], place: str) -> None:
+        """Add captions to a record; one that is not a string, or is blank, is set aside."""
+        for text in texts:
+            with self.set_aside(place, record.id):
+                if not isinstance(text, str):
+                    raise ValueError(f"a caption must be a string, got {json.dumps(text)[:40]}")
+                if not text.strip():
+                    raise ValueError("empty caption")
+                text.encode()  # fails if it is not valid Unicode
+                record.sources.setdefault("text", []).append(text.strip())
+
+    def read_bytes(self, file: Path) -> bytes:
+        """A captions file; only a regular file in the folder, of a size that fits."""
+        if not is_inside(self.folder, os.path.relpath(file, self.folder)):
+            raise ValueError(f"{file} is a link that leads outside the collection")
+        try:
+            if not file.is_file() or file.stat().st_size > MAX_CAPTIONS_BYTES:
+                raise ValueError(f"{file} is not a file of at most {MAX_CAPTIONS_BYTES} bytes")
+            return file.read_bytes()
+        except OSError as error:
+            raise ValueError(f"{file}: {error.strerror or error}") from None
+
+    def lines(self, file: Path) -> Iterator[tuple[str, str]]:
+        """The place and text of each line that is UTF-8."""
+        name = file.relative_to(self.folder).as_posix()
+        for number, line in enumerate(self.read_bytes(file).splitlines(keepends=True), 1):
+            text = None
+            with self.set_aside(f"{name} line {number}"):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            if text is not None:
+                yield f"{name} line {number}", text
+
+    def json_lists(self, file: Path, *keys: str) -> list[list[tuple[str, Any]]]:
+        """Lists that a JSON file holds under these keys, each item with its place."""
+        name = file.relative_to(self.folder).as_posix()
+        contents = self.read_bytes(file)
+        try:
+            content = json.loads(contents)
+            lists = [get_field(content, key, list) for key in keys]
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{file}: {_reason(error)}") from None
+        return [
+            [(f"{name} {key}[{number}]", item) for number, item in enumerate(items)]
+            for key, items in zip(keys, lists, strict=True)
+        ]
+
+
+def get_field(row: object, key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
+    """A field of a JSON object, its type checked. Without a default it must be there."""
+    if not isinstance(row, dict):
+        raise ValueError(f"expected a JSON object, got {json.dumps(row)[:40]}")
+    value = row.get(key)
+    if value is None and default is not ...:
+        return default
+    if not isinstance(value, kind) or value == "":
+        name = {str: "a string", list: "a list", dict: "an object"}.get(kind, "a string or number")
+        raise ValueError(f"`{key}` must be {name}, got {json.dumps(value)[:40]}")
+    return value
+
+
+def is_inside(folder: Path, path: str) -> bool:
+    """Whether a path relative to `folder` stays in it, links followed."""
+    root = os.path.realpath(folder)
+    try:
+        real = os.path.realpath(os.path.join(root, path))
+    except ValueError:  # a zero byte in the name
+        return False
+    return not os.path.isabs(path) and os.path.commonpath([root, real]) == root
+
+
+def locate(folder: Path, name: str, places: tuple[str, ...]) -> str:
+    """The path of an image that may lie in several places; the first place if it is in none."""
+    paths = [normpath(join(place, name)) for place in places]
+    return next((path for path in paths if os.path.isfile(join(folder, path))), paths[0])
+
+
+def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Names of the files with such a suffix below a folder, sorted; hidden ones are skipped."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")
+        for name in sorted(names):
+            if name.lower().endswith(suffixes) and not name.startswith("."):
+                yield Path(parent, name).relative_to(folder).as_posix()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg}, line {error.lineno} column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8: byte 0x{error.object[error.start]:02x} at {error.start + 1}"
+    if isinstance(error, csv.Error):
+        return f"not CSV: {error}"
+    if isinstance(error, UnicodeEncodeError):
+        return "not valid Unicode: half a character (a lone surrogate)"
+    return "JSON nested too deeply" if isinstance(error, RecursionError) else str(error)

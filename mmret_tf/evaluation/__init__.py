@@ -1,0 +1,25 @@
+"""Evaluation (评估): recall at k, ranks, MRR and nDCG, of arrays and of a model; plots.
+
+    R@k = share of queries with a right answer among the first k
+
+Read `metrics` first, then `evaluator`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmret_tf._lazy import attach
+
+if TYPE_CHECKING:
+    from mmret_tf.evaluation.evaluator import embed_pairs, evaluate, measure
+    from mmret_tf.evaluation.metrics import Ranks, evaluate_folds, evaluate_retrieval, rank_all
+    from mmret_tf.evaluation.plots import (
+        draw_curves,
+        draw_evaluation,
+        draw_recall_at_k,
+        draw_similarities,
+        recall_curve,
+    )
+
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

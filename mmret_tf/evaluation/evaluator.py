@@ -1,0 +1,116 @@
+"""Evaluation of an encoder on a collection (模型评估): as a whole, by language, or in folds."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from mmret_tf.data.pairs import Pairs
+from mmret_tf.evaluation.metrics import evaluate_folds, evaluate_retrieval, rank_all
+from mmret_tf.models.encoder import Encoder
+from mmret_tf.similarity.vectors import mean_vectors
+
+HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
+# Names of the counts in a report; other modalities are counted under their own names.
+COUNTS = {"image": "images", "text": "captions"}
+
+
+def embed_pairs(model: Encoder, pairs: Pairs) -> tuple[np.ndarray, np.ndarray, Pairs]:
+    """Embed what an evaluation ranks: the items, and all their captions. Section 3.1(4).
+
+    Args:
+        model: An encoder of both modalities of the pairs.
+        pairs: Images with any number of captions, or any other two modalities. Several images of
+            one item count as one, by the mean of their embeddings, as in a gallery.
+
+    Returns:
+        float32 `[n_items, dim]`, float32 `[n_captions, dim]`, and pairs of one row an item, whose
+        `second_sources` and `caption_to_image()` belong to the two arrays.
+
+    Raises:
+        ValueError: A source cannot be read, or the model lacks a modality.
+
+    >>> from types import SimpleNamespace
+    >>> vectors = {"image": np.eye(2), "text": np.ones((2, 2))}
+    >>> model = SimpleNamespace(encode=lambda modality, sources: vectors[modality])  # an `Encoder`
+    >>> sources = {"image": [["front.png"], ["back.png"]], "text": [["shoe", "鞋"]] * 2}
+    >>> pairs = Pairs(["front", "back"], sources, groups=[0, 0])  # two images of one item
+    >>> images, texts, items = embed_pairs(model, pairs)
+    >>> images.round(2), texts.shape, items.ids
+    (array([[0.71, 0.71]], dtype=float32), (2, 2), ['front'])
+    """
+    first, second = pairs.modalities
+    vectors = model.encode(first, pairs.first_sources)
+    by_group = np.argsort(pairs.groups, kind="stable")
+    items = pairs.subset(pairs.first_rows())
+    means = mean_vectors(vectors[by_group], np.bincount(pairs.groups))
+    return means, model.encode(second, items.second_sources), items
+
+
+def evaluate(model: Encoder, pairs: Pairs, folds: int = 1) -> dict:
+    """Rank the images and captions of a collection against each other. Section 3.1(5).
+
+    Args:
+        model, pairs: As for `embed_pairs`.
+        folds: Number of equal parts that are ranked each by itself, see `evaluate_folds`.
+
+    Returns:
+        The metrics of `evaluate_retrieval`, such as "t2i_R@10", fractions 0 to 1, and more: see
+        `measure`.
+
+    Raises:
+        ValueError: As for `embed_pairs` and `evaluate_folds`.
+
+    >>> from types import SimpleNamespace
+    >>> model = SimpleNamespace(encode=lambda modality, sources: np.eye(2))  # or an `Encoder`
+    >>> pairs = Pairs(["a", "b"], {"image": [["a.png"], ["b.png"]], "text": [["red"], ["蓝"]]})
+    >>> metrics = evaluate(model, pairs)
+    >>> metrics["images"], metrics["t2i_R@1"], metrics["chinese"]["t2i_R@1"]
+    (2, 1.0, 1.0)
+    """
+    return measure(*embed_pairs(model, pairs), folds)
+
+
+def measure(images: np.ndarray, texts: np.ndarray, pairs: Pairs, folds: int = 1) -> dict:
+    """The metrics of embeddings from `embed_pairs`. Section 3.1(5).
+
+    Args:
+        images: `[n_items, dim]`, embeddings of the first modality.
+        texts: `[n_captions, dim]`, embeddings of the second modality.
+        pairs: The items that they belong to.
+        folds: As for `evaluate`.
+
+    Returns:
+        The metrics of `evaluate_retrieval`, and the number of "images", "captions" and "folds";
+        "intervals" with the 95 % confidence interval of each recall, see `Ranks.recall_intervals`.
+        Where some captions contain Han characters and others do not, "chinese" and "english" hold
+        the metrics of one kind each, with the captions of the other left out. Several folds give
+        means only, without intervals and languages. Other modalities are counted under their own
+        names, and their metrics are called "sound_to_text_R@1" and so on.
+
+    Raises:
+        ValueError: As for `evaluate_folds`.
+
+    >>> pairs = Pairs(["a", "b"], {"image": [["a.png"], ["b.png"]], "text": [["red"], ["蓝"]]})
+    >>> metrics = measure(np.eye(2), np.array([[1, 0], [1, 0]]), pairs)  # both look like "a"
+    >>> metrics["t2i_R@1"], metrics["english"]["t2i_R@1"], metrics["chinese"]["t2i_R@1"]
+    (0.5, 1.0, 0.0)
+    """
+    first, second = pairs.modalities
+    image_of = pairs.caption_to_image()
+    metrics = {COUNTS.get(first, first): len(images), COUNTS.get(second, second): len(texts)}
+    metrics["folds"] = folds
+    if folds > 1:
+        return metrics | evaluate_folds(images, texts, image_of, folds, pairs.modalities)
+    ranks = rank_all(images, texts, image_of, pairs.modalities)
+    metrics |= ranks.metrics() | {"intervals": ranks.recall_intervals()}
+    if second == "text":
+        is_chinese = np.array([bool(HAN.search(caption)) for caption in pairs.all_captions()])
+        if is_chinese.any() and not is_chinese.all():
+            for language, chosen in (("english", ~is_chinese), ("chinese", is_chinese)):
+                metrics[language] = evaluate_retrieval(
+                    images, texts[chosen], image_of[chosen], pairs.modalities
+                )
+    return metrics

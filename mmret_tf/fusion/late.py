@@ -1,0 +1,139 @@
+"""Late fusion (晚期融合): one vector per modality -> one vector. Sections 2.3 and 3.2(3).
+
+Inputs, and what counts as absent, are described in `mmret_tf.fusion.fusion`.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import layers, ops
+
+from mmret_tf.fusion.fusion import Fusion, check_weights, identity_if_square, ordered_weights
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+class Concatenate(Fusion):
+    """Late fusion by concatenation (拼接): `W [x_1; x_2; ...] + b`. Section 3.2(3).
+
+    The part of W for a modality that is already `dim` wide starts as the identity. If all are, the
+    result starts as their sum.
+
+    Call: `{name: [batch, width]}` -> float32 `[batch, dim]`, unit rows. Rows of zeros are absent,
+    see `mmret_tf.fusion.fusion`.
+
+    Args:
+        dim: Width of the result.
+
+    Raises:
+        ValueError: In a call, inputs of another shape, or a modality that the first call lacked.
+
+    >>> layer = Concatenate(2)
+    >>> image, text = ops.array([[1.0, 0.0]]), ops.array([[0.0, 1.0]])
+    >>> layer({"image": image, "text": text}).numpy().round(3)
+    array([[0.707, 0.707]], dtype=float32)
+    >>> layer({"image": image}).numpy()  # the text is missing
+    array([[1., 0.]], dtype=float32)
+    """
+
+    def make_weights(self, widths):
+        def blocks(shape, dtype=None):
+            parts = [identity_if_square((width, self.dim), dtype) for width in widths.values()]
+            return ops.concatenate(parts)
+
+        self.kernel = self.add_weight((sum(widths.values()), self.dim), blocks, name="kernel")
+        self.bias = self.add_weight((self.dim,), "zeros", name="bias")
+
+    def fuse(self, inputs, present, training):
+        joined = ops.concatenate([inputs[name] for name in self.widths], axis=-1)
+        return ops.matmul(joined, self.kernel) + self.bias
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+class WeightedSum(Fusion):
+    """Late fusion by weighted sum (加权求和) of the present modalities. Section 3.2(3).
+
+    Call: `{name: [batch, dim]}`, all of one width -> float32 `[batch, dim]`, unit rows.
+
+    Args:
+        weights: `{name: share}`, a share above 0 for each modality; equal shares by default.
+        learned: Whether training changes the shares.
+
+    Raises:
+        ValueError: A weight is not above 0. In a call: as for `Concatenate`, the widths differ, or
+            the weights name other modalities.
+
+    >>> layer = WeightedSum({"image": 3.0, "text": 4.0})
+    >>> image, text = ops.array([[1.0, 0.0]] * 2), ops.array([[0.0, 1.0], [0.0, 0.0]])
+    >>> layer({"image": image, "text": text}).numpy().round(3)
+    array([[0.6, 0.8],
+           [1. , 0. ]], dtype=float32)
+    """
+
+    def __init__(self, weights: dict[str, float] | None = None, learned: bool = False, **kwargs):
+        super().__init__(dim=None, **kwargs)
+        check_weights(weights)
+        self.weights_given = weights
+        self.learned = learned
+
+    def make_weights(self, widths):
+        if len(set(widths.values())) != 1:
+            raise ValueError(f"a sum needs modalities of one width; got {widths}")
+        self.dim = next(iter(widths.values()))
+        self.log_weights = self.add_weight(
+            (len(widths),),
+            lambda shape, dtype=None: ops.log(ordered_weights(self.weights_given, widths)),
+            trainable=self.learned,
+            name="log_weights",
+        )
+
+    def fuse(self, inputs, present, training):
+        there = ops.stack([present[name] for name in self.widths], axis=1)
+        shares = ops.exp(self.log_weights) * ops.cast(there, "float32")
+        vectors = ops.stack([inputs[name] for name in self.widths], axis=1)
+        return ops.sum(vectors * shares[:, :, None], axis=1)
+
+    def compute_output_shape(self, input_shape, **kwargs):
+        return next(iter(input_shape.values()))
+
+    def get_config(self) -> dict:
+        config = {"weights": self.weights_given, "learned": self.learned}
+        return {**layers.Layer.get_config(self), **config}
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+class GatedFusion(Fusion):
+    """Late fusion by gates (门控融合): the content decides the share of each modality in each
+    number of the result. Section 3.2(3).
+
+    The gated multimodal unit (arXiv 1702.01992) for any number of modalities: `sum_m gate_m * (W_m
+    x_m + b_m)`. The gates are a linear map of all modalities, with a softmax over those that are
+    present. The result starts as the mean of the modalities.
+
+    Call, and errors: as for `Concatenate`.
+
+    Args:
+        dim: Width of the result.
+
+    >>> layer = GatedFusion(2)
+    >>> image, text = ops.array([[0.8, 0.6]] * 2), ops.array([[0.6, 0.8], [0.0, 0.0]])
+    >>> layer({"image": image, "text": text}).numpy().round(3)  # no text in the second row
+    array([[0.707, 0.707],
+           [0.8  , 0.6  ]], dtype=float32)
+    """
+
+    def make_weights(self, widths):
+        self.values = {
+            name: layers.Dense(self.dim, kernel_initializer=identity_if_square) for name in widths
+        }
+        self.gates = layers.Dense(len(widths) * self.dim, kernel_initializer="zeros")
+        for name, width in widths.items():
+            self.values[name].build((None, width))
+        self.gates.build((None, sum(widths.values())))
+
+    def fuse(self, inputs, present, training):
+        values = ops.stack([self.values[name](inputs[name]) for name in self.widths], axis=1)
+        gates = self.gates(ops.concatenate([inputs[name] for name in self.widths], axis=-1))
+        gates = ops.reshape(gates, (-1, len(self.widths), self.dim))
+        there = ops.stack([present[name] for name in self.widths], axis=1)
+        shares = ops.softmax(ops.where(there[:, :, None], gates, -1e9), axis=1)
+        return ops.sum(shares * values, axis=1)

@@ -1,0 +1,113 @@
+"""Fusions and training that cope with missing modalities (模态缺失). Sections 7.2 and 8.2.
+
+`EnsembleFusion` combines one model per modality (模型融合); `ModalityDropout` hides modalities in
+training. The other ways of section 8.2, filling in and prediction, are in `imputers`.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import layers, ops
+
+from mmret_tf.fusion.fusion import Fusion, any_of
+from mmret_tf.similarity.vectors import unit_length
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+class EnsembleFusion(Fusion):
+    """One model per modality, combined (模型融合): the sum of the unit vectors that the models of
+    the present modalities return. Section 8.2.
+
+    Call: `{name: [batch, width]}` -> float32 `[batch, dim]`, unit rows.
+
+    Args:
+        models: For each modality a model `[batch, width] -> [batch, dim]` that was trained alone.
+
+    Raises:
+        ValueError: The models return different widths. In a call: modalities without a model, or
+            the reverse.
+
+    >>> double = keras.Sequential([keras.Input((2,)), layers.Rescaling(2.0)])
+    >>> layer = EnsembleFusion({"image": double, "text": double})
+    >>> rows = {"image": ops.array([[3.0, 4.0], [1.0, 0.0]]), "text": ops.array([[0.0, 0.0]] * 2)}
+    >>> layer(rows).numpy().round(3)  # from the images alone
+    array([[0.6, 0.8],
+           [1. , 0. ]], dtype=float32)
+    """
+
+    def __init__(self, models: dict[str, keras.Model], **kwargs):
+        dims = {model.output_shape[-1] for model in models.values()}
+        if len(dims) != 1:
+            raise ValueError(f"the models must return vectors of one width; got {sorted(dims)}")
+        super().__init__(dims.pop(), **kwargs)
+        self.models = models
+
+    def make_weights(self, widths):
+        if set(widths) != set(self.models):
+            raise ValueError(f"there are models for {list(self.models)}; got {list(widths)}")
+
+    def fuse(self, inputs, present, training):
+        return sum(
+            unit_length(model(inputs[name], training=training))
+            * ops.cast(present[name], "float32")[:, None]
+            for name, model in self.models.items()
+        )
+
+    def get_config(self) -> dict:
+        models = {name: keras.saving.serialize_keras_object(m) for name, m in self.models.items()}
+        return {**layers.Layer.get_config(self), "models": models}
+
+    @classmethod
+    def from_config(cls, config: dict) -> EnsembleFusion:
+        models = {
+            name: keras.saving.deserialize_keras_object(model)
+            for name, model in config.pop("models").items()
+        }
+        return cls(models, **config)
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+class ModalityDropout(layers.Layer):
+    """Hide modalities at random in training (模态丢弃): a fusion learns to do without any of them.
+    Section 8.2; like ModDrop, arXiv 1501.00102.
+
+    Call: booleans `{name: [batch] or [batch, length]}`, as `presence` returns them -> the same with
+    fewer present rows. One modality of each row, chosen at random, stays; each other one is hidden
+    with probability `rate`.
+
+    Args:
+        rate: Probability, at least 0 and below 1.
+
+    Raises:
+        ValueError: `rate` is out of range.
+
+    >>> present = {"image": ops.array([True, True]), "text": ops.array([True, False])}
+    >>> hidden = ModalityDropout(0.9)(present, training=True)
+    >>> ops.logical_or(hidden["image"], hidden["text"]).numpy().tolist()  # one stays
+    [True, True]
+    """
+
+    def __init__(self, rate: float, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate must be at least 0 and below 1; got {rate}")
+        self.rate = rate
+        self.generator = keras.random.SeedGenerator()
+        self.built = True
+
+    def call(self, present, training=False):
+        if not training or not self.rate:
+            return present
+        there = ops.stack([any_of(each) for each in present.values()], axis=1)
+        shape = ops.shape(there)
+        lots = keras.random.uniform(shape, seed=self.generator) * ops.cast(there, "float32")
+        stays = ops.equal(lots, ops.max(lots, axis=1, keepdims=True))
+        stays = stays | (keras.random.uniform(shape, seed=self.generator) >= self.rate)
+        kept = {}
+        for column, (name, each) in enumerate(present.items()):
+            keep = stays[:, column]
+            kept[name] = each & (keep if len(each.shape) == 1 else keep[:, None])
+        return kept
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "rate": self.rate}

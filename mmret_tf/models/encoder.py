@@ -1,0 +1,350 @@
+"""Encoders (编码器): several modalities in one embedding space.
+
+`MultiEncoder` is the Keras model of any number of towers; `DualEncoder`, in `dual_encoder`, is its
+case of two. `VariantEncoder` is the same encoder with smaller or faster forms of some towers.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import itertools
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from mmret_tf.data.modalities import get_modality
+from mmret_tf.models.layers import Temperature
+from mmret_tf.models.towers.tower import Tower, TowerForm, encode_sources
+from mmret_tf.similarity import losses  # noqa: F401  a saved model names its loss
+from mmret_tf.similarity.vectors import mean_vectors
+
+# A spread below this (the widest is 1) means that all inputs get nearly the same embedding.
+COLLAPSED = 0.02
+
+
+class Encoder(abc.ABC):
+    """Embeds sources of several modalities in one space. An index and a searcher need no more.
+
+    Attributes:
+        towers: What encodes each modality, by its name.
+        embedding_dim: Width of the embeddings.
+        form: How the towers compute, such as "float32" or "int8".
+    """
+
+    towers: Mapping[str, TowerForm]
+    embedding_dim: int
+    form: str = "float32"
+
+    @property
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """Identity of the space: embeddings can be compared if it is equal. 64 hex digits."""
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the modalities that can be encoded."""
+        return list(self.towers)
+
+    def encode(
+        self, modality: str, sources: Sequence[Any], batch_size: int | None = None
+    ) -> np.ndarray:
+        """Embed sources of one modality. Section 3.1(2).
+
+        Args:
+            modality: One of `modalities`.
+            sources: A list of what the modality takes: paths, encoded bytes, texts, arrays, or
+                `Source` objects.
+            batch_size: Number of sources that are embedded at once, while the next are prepared.
+
+        Returns:
+            float32 `[n, dim]`, unit rows.
+
+        Raises:
+            ValueError: There is no such modality, `sources` is empty or not a list, or a source
+                cannot be used (the message names it).
+        """
+        if modality not in self.towers:
+            known = ", ".join(self.modalities)
+            raise ValueError(f"this encoder has no tower for {modality!r}; it has: {known}")
+        sources = get_modality(modality).sources(sources)
+        return encode_sources(self.towers[modality], sources, batch_size)
+
+    def encode_images(self, images: Sequence[Any], batch_size: int | None = None) -> np.ndarray:
+        """Embed pictures: `encode("image", images)`. Section 3.2(1).
+
+        Args:
+            images: Paths, encoded bytes, PIL images or arrays `[height, width, 3]` in any mix; each
+                is cropped to its centre.
+            batch_size: As for `encode`, like the result and the errors.
+        """
+        return self.encode("image", images, batch_size)
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int | None = None) -> np.ndarray:
+        """Embed captions or queries: `encode("text", texts)`. Section 3.2(2).
+
+        Args:
+            texts: Strings. An empty one, or one of unknown words only, has an embedding too.
+            batch_size: As for `encode`, like the result and the errors.
+        """
+        return self.encode("text", texts, batch_size)
+
+    def encode_items(self, sources: Mapping[str, Sequence[Sequence[Any]]]) -> np.ndarray:
+        """Embed items that have any number of sources, for a gallery. Section 7.2.
+
+        The embedding of an item is the mean of its sources in one modality, scaled to unit length:
+        in the first of `modalities` that the item has. Texts of an item with images are therefore
+        not used, because captions are what queries look like; a `FusedEncoder` uses both.
+
+        Args:
+            sources: For each modality one list of sources an item, empty if the item lacks it.
+
+        Returns:
+            float32 `[n, dim]`, unit rows.
+
+        Raises:
+            ValueError: The numbers of items differ, an item has no source, or as for `encode`.
+        """
+        n = check_items(sources)
+        embeddings = np.zeros((n, self.embedding_dim), np.float32)
+        is_done = np.zeros(n, bool)
+        for name in self.modalities:
+            given = sources.get(name, [()] * n)
+            used = [() if done else each for done, each in zip(is_done, given, strict=True)]
+            embeddings += self.mean_embeddings(name, used)
+            is_done |= [bool(len(each)) for each in used]
+        if not is_done.all():
+            row = int(np.argmin(is_done))
+            raise ValueError(f"item {row} has none of {', '.join(self.modalities)}")
+        return embeddings
+
+    def mean_embeddings(self, modality: str, sources: Sequence[Sequence[Any]]) -> np.ndarray:
+        """Mean embedding of each item's sources, scaled to unit length.
+
+        Args:
+            modality: One of `modalities`.
+            sources: One list of sources an item.
+
+        Returns:
+            float32 `[n, dim]`; zeros for an item without sources.
+        """
+        flat = list(itertools.chain.from_iterable(sources))
+        if not flat:
+            return np.zeros((len(sources), self.embedding_dim), np.float32)
+        return mean_vectors(self.encode(modality, flat), [len(each) for each in sources])
+
+
+def check_items(sources: Mapping[str, Sequence[Sequence[Any]]]) -> int:
+    """The number of items; ValueError if the lists differ in length or an item has no source."""
+    counts = {name: len(each) for name, each in sources.items()}
+    if len(set(counts.values())) != 1:
+        raise ValueError(f"every modality must have one list an item; got {counts}")
+    for row, item in enumerate(zip(*sources.values(), strict=True)):
+        if any(isinstance(each, str | bytes) for each in item):
+            raise ValueError(f"the sources of an item must be lists; item {row} has one source")
+        if not any(len(each) for each in item):
+            raise ValueError(f"item {row} has no {' or '.join(sources)}: nothing to embed")
+    return next(iter(counts.values()))
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+class MultiEncoder(keras.Model, Encoder):
+    """Any number of towers with one embedding space. Section 5; arXiv 2103.00020.
+
+    Call: the towers' inputs, a dict by modality, of all modalities or of some -> a dict with the
+    same keys, float32 `[batch, dim]`, unit rows.
+
+    `compile`, `fit`, `evaluate`, `predict` and `save` are Keras' own. Targets are group ids
+    `[batch]`: rows with the same id show one item. Without targets, every row is an item of its
+    own. The loss is one of `mmret_tf.losses`, or any Keras loss that takes a dict of two
+    modalities; with more modalities it is summed over all pairs of them. The metric `spread` warns
+    of collapse: 1 minus the squared length of the mean embedding, of the narrowest modality.
+
+    Towers with several `members` form an ensemble (集成): the loss is computed for each member's
+    part of the embeddings and averaged. The cosine of two embeddings is the mean of the members'
+    cosines.
+
+    Args:
+        towers: One tower a modality.
+        temperature: Shared with another encoder; by default a new one.
+        name: Name of the model.
+        dtype: Policy of the model's own weights.
+
+    Raises:
+        ValueError: There are fewer than two towers, two have the same modality, or they differ in
+            `embedding_dim` or `members`.
+
+    >>> import mmret_tf as mm
+    >>> text = mm.TextPreprocessor(max_tokens=100, sequence_length=8)
+    >>> text.adapt(["a red circle", "红色的圆"])
+    >>> image = mm.image_tower("SmallCNN", weights=None, image_size=16, embedding_dim=8)
+    >>> model = MultiEncoder([image, mm.text_tower(text, units=8, embedding_dim=8)])
+    >>> model.modalities, model.encode("text", ["a red circle"]).shape
+    (['image', 'text'], (1, 8))
+    """
+
+    def __init__(
+        self,
+        towers: Sequence[Tower],
+        temperature: Temperature | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ):
+        super().__init__(name=name, dtype=dtype)
+        towers = list(towers)
+        names = [tower.modality for tower in towers]
+        if len(towers) < 2 or len(set(names)) != len(names):
+            raise ValueError(f"an encoder needs towers of different modalities; got {names}")
+        for setting in ("embedding_dim", "members"):
+            values = [getattr(tower, setting) for tower in towers]
+            if len(set(values)) != 1:
+                got = dict(zip(names, values, strict=True))
+                raise ValueError(f"all towers must have the same {setting}; got {got}")
+        self.towers = dict(zip(names, towers, strict=True))
+        self.embedding_dim, self.members = towers[0].embedding_dim, towers[0].members
+        self.temperature = temperature or Temperature(name="temperature")
+        self.spread = keras.metrics.Mean("spread")
+        self.built = True
+
+    def build(self, input_shape):
+        """The towers come with their weights."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights and of what else decides the embeddings.
+
+        It survives saving and loading, and changes with every training step.
+        """
+        settings = {name: tower.settings for name, tower in self.towers.items()}
+        return weights_digest(settings, self.weights)
+
+    def call(self, inputs, training=False):
+        given = list(inputs) if isinstance(inputs, dict) else [type(inputs)]
+        if not given or set(given) - set(self.towers):
+            known = " or ".join(self.modalities)
+            raise ValueError(f"inputs must be a dict of {known}; got {given}")
+        return {name: self.towers[name](value, training=training) for name, value in inputs.items()}
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if len(y_pred) < 2:
+            raise ValueError(f"a loss needs two modalities in the inputs; got only {list(y_pred)}")
+        if y is None:
+            y = ops.arange(ops.shape(next(iter(y_pred.values())))[0])
+        spreads = [1 - ops.sum(ops.mean(rows, axis=0) ** 2) for rows in y_pred.values()]
+        self.spread.update_state(ops.min(ops.stack(spreads)))
+        temperature, loss = self.temperature(), keras.losses.get(self.loss)
+        length = self.members**-0.5  # of each member's part of a unit vector
+        parts = {
+            name: ops.split(rows / length, self.members, axis=1) for name, rows in y_pred.items()
+        }
+        costs = 0.0
+        for first, second in itertools.combinations(y_pred, 2):
+            for one, other in zip(parts[first], parts[second], strict=True):
+                pair = {first: one, second: other, "temperature": temperature}
+                costs = costs + loss(y, pair, sample_weight) / self.members
+        return costs + sum(self._aggregate_additional_loss(extra) for extra in self.losses)
+
+    def fit(
+        self,
+        *args,
+        callbacks: keras.callbacks.Callback | Sequence[keras.callbacks.Callback] | None = None,
+        **kwargs,
+    ) -> keras.callbacks.History:
+        """Keras' `fit`, with one warning if the embeddings collapse.
+
+        Args:
+            callbacks: Keras callbacks, such as `RetrievalMetrics`.
+            args, kwargs: As for `keras.Model.fit`; the data may be that of `Pairs.as_dataset`.
+        """
+        callbacks = keras.tree.flatten(callbacks) if callbacks is not None else []
+        if isinstance(args[0] if args else kwargs.get("x"), tf.data.Dataset):
+            kwargs.setdefault("shuffle", False)  # Keras would warn: a dataset has its order
+        if self.optimizer is not None and not self.optimizer.built:
+            # Variables that are made inside the first step cause a second trace of it.
+            self.optimizer.build(self.trainable_variables)
+        return super().fit(*args, callbacks=[*callbacks, CollapseAlarm()], **kwargs)
+
+    def with_towers(self, towers: Mapping[str, Tower]) -> MultiEncoder:
+        """An encoder with other towers for some modalities; it shares the rest with this one.
+
+        Args:
+            towers: The other towers, by modality.
+        """
+        return MultiEncoder({**self.towers, **towers}.values(), self.temperature)
+
+    def get_config(self) -> dict:
+        return {
+            "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            "towers": [keras.saving.serialize_keras_object(each) for each in self.towers.values()],
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> MultiEncoder:
+        return cls(**keras.saving.deserialize_keras_object(config))
+
+
+class VariantEncoder(Encoder):
+    """An encoder with other forms of some of its towers, such as compressed ones.
+
+    Its embeddings lie in the same space, so that it has the encoder's fingerprint.
+
+    Args:
+        encoder: The encoder.
+        towers: The other forms, by modality.
+        form: How they compute, such as "int8".
+    """
+
+    def __init__(self, encoder: MultiEncoder, towers: Mapping[str, TowerForm], form: str):
+        self.encoder = encoder
+        self.towers = {**encoder.towers, **towers}
+        self.embedding_dim = encoder.embedding_dim
+        self.form = form
+
+    @property
+    def fingerprint(self) -> str:
+        return self.encoder.fingerprint
+
+
+def weights_digest(settings: Any, weights: Sequence[Any]) -> str:
+    """SHA-256 of settings and weights, 64 hexadecimal digits.
+
+    Args:
+        settings: A JSON value.
+        weights: Variables or arrays.
+
+    >>> weights_digest([1], [np.ones(2)]) == weights_digest([1], [np.zeros(2)])
+    False
+    """
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for weight in weights:
+        value = np.ascontiguousarray(ops.convert_to_numpy(weight))
+        # Names are left out: Keras numbers unnamed layers and weights anew in each process.
+        digest.update(json.dumps([str(value.dtype), list(np.shape(weight))]).encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+class CollapseAlarm(keras.callbacks.Callback):
+    """Warns once if all embeddings are nearly the same at the end of an epoch (表示坍缩)."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_raised = False
+
+    def on_epoch_end(self, epoch, logs=None):
+        spread = (logs or {}).get("spread", 1.0)
+        if spread < COLLAPSED and not self.is_raised:
+            self.is_raised = True
+            warnings.warn(
+                f"the embeddings have collapsed: their spread is {spread:.4f} of at most 1, so all "
+                "inputs look alike to the index. Use a loss with negatives (ContrastiveCosine), a "
+                "lower learning rate, or negatives='sum' before 'hardest'.",
+                stacklevel=2,
+            )

@@ -1,0 +1,203 @@
+"""The image tower (图像塔): a CNN with average pooling, then a head. Sections 2.2, 3.2(1), 4.1."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from mmret_tf.data.decoders.image import crop_and_resize, decode_image
+from mmret_tf.models.backbones import load_backbone
+from mmret_tf.models.towers.head import Head
+from mmret_tf.models.towers.tower import Tower
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+class ImageTower(Tower):
+    """A CNN and a head. Made by `image_tower`.
+
+    Call: images `[batch, height, width, 3]`, levels 0 to 255 -> float32 `[batch, embedding_dim]`,
+    unit rows.
+
+    Args:
+        backbone: A model from images to features `[batch, width]`.
+        head: Maps features to the embedding.
+        image_size: Side of the pictures in pixels.
+        scaling: Name of the `keras.applications` module whose `preprocess_input` belongs to the
+            backbone; `None` if the backbone takes levels 0 to 255.
+        scales: Sides in pixels to which each picture is resized for the backbone (多尺度); the
+            features are averaged. By default `image_size` alone.
+        min_crop: Smallest share of a picture's shorter side that a random crop keeps in training,
+            above 0 and up to 1.
+
+    Raises:
+        ValueError: `min_crop` is out of range.
+    """
+
+    modality = "image"
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        head: Head,
+        image_size: int = 224,
+        scaling: str | None = None,
+        scales: Sequence[int] | None = None,
+        min_crop: float = 0.8,
+        **kwargs,
+    ):
+        super().__init__(head, **kwargs)
+        if not 0 < min_crop <= 1:
+            raise ValueError(f"min_crop must be above 0 and at most 1; got {min_crop}")
+        self.backbone = backbone
+        self.image_size = image_size
+        self.scaling = scaling
+        self.scales = list(scales or [image_size])
+        self.min_crop = min_crop
+        self._feature_map = None
+
+    @property
+    def settings(self) -> list:
+        return [self.image_size, self.scaling, self.scales]
+
+    def preprocess(self, sources: tf.Tensor) -> tf.Tensor:
+        return self._square(sources, lambda contents: crop_and_resize(contents, self.image_size))
+
+    def augment(self, sources: tf.Tensor, seeds: tf.Tensor, mirror: tf.Tensor) -> tf.Tensor:
+        def crop(picture, seed, is_mirrored):
+            return crop_and_resize(picture, self.image_size, seed, is_mirrored, self.min_crop)
+
+        return self._square(sources, crop, seeds, mirror)
+
+    def _square(self, sources: tf.Tensor, crop, *arguments: tf.Tensor) -> tf.Tensor:
+        """Decode and crop each source, uint8 `[batch, image_size, image_size, 3]`."""
+        return tf.map_fn(
+            lambda each: crop(decode_image(each[0]), *each[1:]),
+            (sources, *arguments),
+            fn_output_signature=tf.TensorSpec((self.image_size, self.image_size, 3), tf.uint8),
+        )
+
+    def features(self, inputs, training: bool = False, scales: Sequence[int] | None = None):
+        """Features averaged over all scales, or over the given ones: images `[batch, height, width,
+        3]` -> `[batch, width]`."""
+        images = ops.cast(inputs, "float32")
+        seen = []
+        for scale in scales or self.scales:
+            resized = images
+            if scale != self.image_size:
+                resized = ops.image.resize(images, (scale, scale))
+            features = self.backbone(self._scaled(resized), training=training)
+            seen.append(ops.cast(features, "float32"))
+        return sum(seen) / len(seen)
+
+    def view_features(self, sources: tf.Tensor, seeds: tf.Tensor, view: int):
+        """View 0 has all scales, as in a search; the other views cycle through the scales."""
+        if view == 0:
+            return self.features(self.preprocess(sources))
+        mirror = tf.fill([tf.shape(sources)[0]], view % 2 == 1)
+        scale = self.scales[view // 2 % len(self.scales)]
+        return self.features(self.augment(sources, seeds, mirror), scales=[scale])
+
+    def _scaled(self, images):
+        """Levels 0 to 255, scaled as the backbone expects."""
+        if self.scaling:
+            images = getattr(keras.applications, self.scaling).preprocess_input(images)
+        return images
+
+    def sequence(self, inputs):
+        """The backbone's last feature map, a vector for each region (图像区域)."""
+        if self._feature_map is None:
+            maps = [each.output for each in self.backbone.layers if len(each.output.shape) == 4]
+            if len(maps) < 2:  # the input is one of them
+                raise ValueError(f"{self.backbone.name} pools no feature map: it has no regions")
+            # Inside a function, or Keras would save it as a part of the tower.
+            self._feature_map = functools.partial(keras.Model(self.backbone.input, maps[-1]))
+        feature_map = self._feature_map(self._scaled(ops.cast(inputs, "float32")), training=False)
+        regions = ops.reshape(feature_map, (ops.shape(inputs)[0], -1, feature_map.shape[-1]))
+        return regions, ops.ones(ops.shape(regions)[:2], "bool")
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "image_size": self.image_size,
+            "scaling": self.scaling,
+            "scales": self.scales,
+            "min_crop": self.min_crop,
+        }
+
+
+def image_tower(
+    backbone: str | os.PathLike | keras.Model = "ResNet50",
+    weights: str | os.PathLike | None = "imagenet",
+    image_size: int = 224,
+    embedding_dim: int = 256,
+    trainable: bool | None = None,
+    dropout: float = 0.0,
+    feature_layers: Sequence[str] = (),
+    scales: Sequence[int] | None = None,
+    members: int = 1,
+    min_crop: float = 0.8,
+) -> ImageTower:
+    """Make an image tower: a CNN with average pooling, then a projection. Sections 2.2 and 5.
+
+    Args:
+        backbone: Name of a model in `keras.applications`, or a registered name such as "SmallCNN"
+            (see `register_backbone`); a model from images with levels 0 to 255 to features
+            `[batch, width]`; or a `.keras` file that holds one.
+        weights: Weights of a named backbone: "imagenet" (downloaded once by Keras), `None` to start
+            from scratch, or a `.weights.h5` file. A model or a `.keras` file has its own.
+        image_size: Side of the pictures in pixels.
+        embedding_dim: Width of the embedding.
+        trainable: Whether training changes the backbone. By default it does only if the backbone
+            starts from scratch.
+        dropout: Fraction of the backbone's features that is dropped in training.
+        feature_layers: Names of layers of the backbone. The average and the maximum of each of
+            their feature maps, concatenated, replace the backbone's own features. The last layer is
+            specialised on ImageNet's classes; earlier layers describe more of the picture. For
+            ResNet50, try "conv4_block6_out" and "conv5_block3_out".
+        scales: Sides in pixels to which each picture is resized for the backbone, such as
+            `[224, 288]`; the features are averaged. By default `image_size` alone.
+        members: Number of members of an ensemble, see `MultiEncoder`.
+        min_crop: Smallest share of a picture's shorter side that a random crop keeps in training;
+            use 1 if captions name things at the edges.
+
+    Returns:
+        A model, images `[batch, image_size, image_size, 3]` -> float32 `[batch, embedding_dim]`,
+        unit rows.
+
+    Raises:
+        ValueError: The backbone does not exist, does not return `[batch, width]`, or lacks one of
+            `feature_layers`; it cannot take the scales; or a number is out of range.
+        ConnectionError: The ImageNet weights could not be downloaded.
+
+    >>> tower = image_tower("SmallCNN", weights=None, image_size=16, embedding_dim=8)
+    >>> vectors = tower(ops.ones((2, 16, 16, 3)))
+    >>> vectors.shape, ops.norm(vectors, axis=1).numpy().round(3).tolist()
+    (TensorShape([2, 8]), [1.0, 1.0])
+    """
+    network, scaling, is_trainable = load_backbone(
+        backbone, weights, image_size if scales is None else None, feature_layers
+    )
+    side = network.input_shape[1]
+    if scales is not None and not (
+        len(scales) and all(scale > 0 and side in (None, scale) for scale in scales)
+    ):
+        raise ValueError(
+            f"scales must be sides, in pixels, that the backbone takes ({side or 'any'}); "
+            f"got {list(scales)}"
+        )
+    network.trainable = bool(is_trainable if trainable is None else trainable)
+    head = Head(
+        network.output_shape[-1],
+        embedding_dim,
+        dropout,
+        normalize=not network.trainable,
+        members=members,
+        name="head",
+    )
+    return ImageTower(network, head, image_size, scaling, scales, min_crop, name="image_tower")

@@ -1,0 +1,250 @@
+"""The interface of towers (塔): everything between a source's bytes and a unit vector.
+
+A tower is a backbone and a head. All towers are alike, whatever their modality.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mmret_tf.data.modalities import get_modality
+from mmret_tf.data.sources import Source
+from mmret_tf.models.towers.head import Head
+
+
+class TowerForm(Protocol):
+    """What encodes sources in place of a tower: the tower itself, or a smaller form of it."""
+
+    modality: str
+    embedding_dim: int
+    batch_size: int
+
+    def preprocess(self, sources: tf.Tensor) -> tf.Tensor:
+        """Encoded sources, strings `[batch]` -> inputs of the network."""
+
+    def predict_on_batch(self, inputs: np.ndarray) -> np.ndarray:
+        """Inputs -> float32 `[batch, embedding_dim]`, unit rows."""
+
+
+class Tower(keras.Model, abc.ABC):
+    """A backbone and a head for one modality. Section 2.2.
+
+    Call: the result of `preprocess` -> float32 `[batch, embedding_dim]`, unit rows.
+
+    A subclass sets `modality` and defines `preprocess` and `features`; `augment` and `sequence` are
+    optional. It keeps its network in the attribute `backbone`. If its `__init__` has arguments
+    besides `head`, it adds them to `get_config`.
+
+    Args:
+        head: Maps features to the embedding.
+        kwargs: As for `keras.Model`.
+
+    Attributes:
+        modality: Name of the modality.
+        batch_size: Default number of sources that are encoded at once.
+    """
+
+    modality: ClassVar[str]
+    batch_size: ClassVar[int] = 64
+
+    def __init__(self, head: Head, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.head = head
+        self.built = True
+        self._preprocess = None
+        self._predict = None
+
+    def build(self, input_shape):
+        """All weights are made in `__init__`."""
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the embedding."""
+        return self.head.embedding_dim
+
+    @property
+    def members(self) -> int:
+        """Number of members of an ensemble, see `MultiEncoder`."""
+        return self.head.members
+
+    @property
+    def tables(self) -> list[keras.layers.Layer]:
+        """Layers with lookup tables, which an export has to track."""
+        return []
+
+    @property
+    def settings(self) -> list:
+        """All that decides the embedding besides the weights, as JSON values."""
+        return []
+
+    @abc.abstractmethod
+    def preprocess(self, sources: tf.Tensor) -> tf.Tensor:
+        """Turn encoded sources into the input of the network, in TensorFlow ops.
+
+        The same function serves `tf.data`, `encode` and the exported graph.
+
+        Args:
+            sources: Encoded content, strings `[batch]`.
+
+        Returns:
+            `[batch, ...]`.
+        """
+
+    def augment(self, sources: tf.Tensor, seeds: tf.Tensor, mirror: tf.Tensor) -> tf.Tensor:
+        """`preprocess` for training: content may be cropped or changed at random (数据增强).
+
+        Args:
+            sources: Encoded content, strings `[batch]`.
+            seeds: Integers `[batch, 2]` that decide all random changes.
+            mirror: Booleans `[batch]`: whether to exchange left and right, if the tower can.
+
+        Returns:
+            `[batch, ...]`.
+        """
+        return self.preprocess(sources)
+
+    @abc.abstractmethod
+    def features(self, inputs, training: bool = False):
+        """Output of the backbone, `[batch, width]`."""
+
+    def view_features(self, sources: tf.Tensor, seeds: tf.Tensor, view: int):
+        """Features of one view (视图) of each source, for a cache.
+
+        Args:
+            sources: Encoded content, strings `[batch]`.
+            seeds: Integers `[batch, 2]`.
+            view: Number of the view: 0 is the source without augmentation, odd numbers are
+                mirrored.
+
+        Returns:
+            `[batch, width]`.
+        """
+        if view == 0:
+            return self.features(self.preprocess(sources))
+        mirror = tf.fill([tf.shape(sources)[0]], view % 2 == 1)
+        return self.features(self.augment(sources, seeds, mirror))
+
+    def call(self, inputs, training=False):
+        return self.head(self.features(inputs, training=training), training=training)
+
+    def sequence(self, inputs):
+        """Regions, words or frames, which early and hybrid fusion read instead of one vector.
+
+        Args:
+            inputs: The result of `preprocess`.
+
+        Returns:
+            `[batch, length, width]`, and a boolean mask `[batch, length]`, False for padding.
+
+        Raises:
+            ValueError: The tower has no such sequence.
+        """
+        raise ValueError(f"{type(self).__name__} has no sequence: use a late fusion")
+
+    def compiled_preprocess(self, sources: tf.Tensor) -> tf.Tensor:
+        """`preprocess` as a graph that is traced once."""
+        if self._preprocess is None:
+            strings = tf.TensorSpec([None], tf.string)
+            compiled = tf.function(self.preprocess, input_signature=[strings])
+            self._preprocess = compiled.get_concrete_function()
+        return self._preprocess(sources)
+
+    def predict_on_batch(self, x):
+        """Keras' `predict_on_batch`, as a graph that is traced once for all batch sizes."""
+        if self._predict is None:
+            self._predict = tf.function(lambda inputs: self(inputs), autograph=False)
+            self._predict.get_concrete_function(keras.tree.map_structure(_any_batch, x))
+        return self._predict(x).numpy()
+
+    def encode(self, sources: Sequence[Source], batch_size: int | None = None) -> np.ndarray:
+        """Embed sources.
+
+        Args:
+            sources: Sources of the tower's modality.
+            batch_size: Number of sources that are embedded at once, while the next are prepared.
+
+        Returns:
+            float32 `[n, embedding_dim]`, unit rows.
+
+        Raises:
+            ValueError: A source cannot be used (the message names it), or the list is empty.
+        """
+        return encode_sources(self, sources, batch_size)
+
+    def get_config(self) -> dict:
+        """Arguments of `__init__`, and which parts are frozen."""
+        return {
+            "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            "head": keras.saving.serialize_keras_object(self.head),
+            "trainable": self.trainable,
+            "frozen": [layer.name for layer in self.layers if not layer.trainable],
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> Tower:
+        config = keras.saving.deserialize_keras_object(config)
+        trainable, frozen = config.pop("trainable"), config.pop("frozen")
+        tower = cls(**config)
+        if not trainable:  # True would thaw a frozen backbone too
+            tower.trainable = False
+        for layer in tower.layers:
+            if layer.name in frozen:
+                layer.trainable = False
+        return tower
+
+
+def _any_batch(batch) -> tf.TensorSpec:
+    """The type of a batch `[batch, ...]`, with any number of rows."""
+    return tf.TensorSpec([None, *batch.shape[1:]], batch.dtype)
+
+
+def encode_sources(
+    tower: TowerForm, sources: Sequence[Source], batch_size: int | None = None
+) -> np.ndarray:
+    """See `Tower.encode`."""
+    batches = input_batches(tower, sources, batch_size)
+    embeddings = [tower.predict_on_batch(batch) for batch in batches]
+    if not embeddings:
+        raise ValueError("nothing to encode: the list is empty")
+    return np.concatenate(embeddings)
+
+
+def input_batches(
+    tower: TowerForm, sources: Sequence[Source], batch_size: int | None = None
+) -> Iterator[tf.Tensor]:
+    """Inputs of a tower's network in batches; while one is used, the next is prepared."""
+    step = batch_size or tower.batch_size
+    blocks = [sources[start : start + step] for start in range(0, len(sources), step)]
+    if len(blocks) < 2:  # a query does not wait for a thread
+        yield from (_prepared(tower, block) for block in blocks)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(_prepared, tower, blocks[0])
+        for block in blocks[1:]:
+            ready = ahead.result()
+            ahead = pool.submit(_prepared, tower, block)
+            yield ready
+        yield ahead.result()
+
+
+def _prepared(tower: TowerForm, sources: Sequence[Source]) -> tf.Tensor:
+    """Inputs for some sources; ValueError that names the source that cannot be used."""
+    contents = [source.read() for source in sources]
+    preprocess = getattr(tower, "compiled_preprocess", tower.preprocess)
+    try:
+        return preprocess(tf.constant(contents))
+    except tf.errors.OpError as error:
+        for source, content in zip(sources, contents, strict=True):
+            try:
+                get_modality(tower.modality).check(content)
+            except ValueError as reason:
+                raise ValueError(f"{source.name}: {reason}") from None
+        raise ValueError(f"{sources[0].name}, or a source after it: {error.message}") from None

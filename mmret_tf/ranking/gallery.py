@@ -1,0 +1,99 @@
+"""Result galleries (结果图库): ranked results drawn as a picture, or as HTML for Jupyter."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from mmret_tf._files import replaced_file
+from mmret_tf.data.decoders.text_cards import font_for
+from mmret_tf.data.items import Item
+from mmret_tf.data.modalities import MODALITIES
+from mmret_tf.ranking.results import SearchResults
+
+THUMBNAIL = 160  # pixels
+
+
+def thumbnail(record: Mapping[str, Any], side: int = THUMBNAIL) -> Image.Image:
+    """An item as a square picture: its first source that can be read; grey if none can.
+
+    Args:
+        record: Of the item. One that came from a server has no files, but may have texts.
+        side: In pixels.
+    """
+    sources = Item.of(record)["sources"]
+    for name, modality in MODALITIES.items():
+        for source in sources.get(name, [])[:1]:
+            try:
+                content = modality.as_source(source).read()
+            except ValueError:  # the file is gone
+                content = b""
+            return modality.thumbnail(content, side)
+    return Image.new("RGB", (side, side), "lightgrey")
+
+
+def results_html(results: SearchResults) -> str:
+    """Results as a row of pictures with rank, score and caption."""
+    cards = []
+    for result in results:
+        jpeg = io.BytesIO()
+        thumbnail(result.item).save(jpeg, "JPEG")
+        source = base64.b64encode(jpeg.getvalue()).decode()
+        caption = html.escape(result.caption)
+        cards.append(
+            f'<div style="width:{THUMBNAIL}px">'
+            f'<img src="data:image/jpeg;base64,{source}" alt="{caption}">'
+            f"<div><b>{result.rank}</b> · {result.score:.3f}<br>{caption}</div></div>"
+        )
+    return f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(cards)}</div>'
+
+
+def draw_gallery(
+    queries: Sequence[tuple[str, SearchResults]],
+    path: str | os.PathLike,
+    right_ids: Sequence[str | int | None] | None = None,
+) -> None:
+    """Draw a row of ranked results for each query, as a PNG file. Section 3.1(5).
+
+    Args:
+        queries: A title and its results for each row.
+        path: The file to write.
+        right_ids: For each query the id of the right answer, which gets a green frame.
+
+    >>> import tempfile
+    >>> from mmret_tf.ranking.results import SearchResult
+    >>> results = SearchResults([SearchResult(1, "a", 0.8, {"id": "a", "captions": ["红色的圆"]})])
+    >>> file = f"{tempfile.mkdtemp()}/gallery.png"
+    >>> draw_gallery([("a red circle", results)], file, right_ids=["a"])
+    >>> Image.open(file).size  # one result of THUMBNAIL pixels
+    (184, 224)
+    """
+    columns = max(len(results) for _, results in queries)
+    pad, title_height = 12, 28
+    row_height = title_height + THUMBNAIL + 24
+    sheet = Image.new(
+        "RGB", (pad + columns * (THUMBNAIL + pad), pad + len(queries) * row_height), "white"
+    )
+    draw = ImageDraw.Draw(sheet)
+    for row, (title, results) in enumerate(queries):
+        top = pad + row * row_height
+        shown = textwrap.shorten(title, 110)
+        draw.text((pad, top), shown, fill="black", font=font_for(shown))
+        for column, result in enumerate(results):
+            left, below = pad + column * (THUMBNAIL + pad), top + title_height
+            sheet.paste(thumbnail(result.item), (left, below))
+            if right_ids is not None and result.id == right_ids[row]:
+                box = (left - 4, below - 4, left + THUMBNAIL + 3, below + THUMBNAIL + 3)
+                draw.rectangle(box, outline="green", width=4)
+            draw.text(
+                (left, below + THUMBNAIL + 4), f"{result.rank}   {result.score:.3f}", fill="black"
+            )
+    with replaced_file(path) as temporary:
+        sheet.save(temporary, "PNG")

@@ -1,0 +1,183 @@
+"""Changes to an index (增量更新): items come and go while threads search."""
+
+from __future__ import annotations
+
+import abc
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmret_tf._checks import Ids, checked_ids
+from mmret_tf.ranking.filters import AttributeTable
+from mmret_tf.ranking.snapshot import Segment, Snapshot, checked_segment
+
+# An index is built again once more items than both of these have changed: a number, and a share.
+FEW_CHANGES = 1000
+CHANGED_SHARE = 0.1
+
+
+class UpdatableItems(abc.ABC):
+    """The items of an `Index`. Any number of threads may search while others change them.
+
+    A search answers for the items that were there when it began, and sees every change that had
+    returned by then.
+
+    Args:
+        snapshot: The items, with the engine that `prepare` made.
+    """
+
+    def __init__(self, snapshot: Snapshot):
+        self._snapshot = snapshot
+        self._row_of: dict[str | int, int] | None = None
+        # `_exchange` is held for moments, to swap the two above; `_change` throughout a change.
+        self._exchange, self._change = threading.Lock(), threading.RLock()
+
+    @abc.abstractmethod
+    def prepare(self, items: Segment) -> Any:
+        """Build an engine that finds the nearest items. For a subclass to define.
+
+        Called by `build` and `rebalance`, while searches among the older items go on.
+
+        Args:
+            items: The rows: `vectors`, `ids`, `attributes` and `metric`.
+
+        Returns:
+            An object whose `nearest(queries, k, allowed)` finds rows as `Segment.nearest` does;
+            `items` itself for exact search.
+        """
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self._snapshot)
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        return self._snapshot.base.vectors.shape[1]
+
+    @property
+    def metric(self) -> str:
+        """ "cosine" or "euclidean"."""
+        return self._snapshot.base.metric
+
+    @property
+    def ids(self) -> list[str] | list[int]:
+        """The ids of all items, in the order in which they were added."""
+        return self._snapshot.compact().ids.tolist()
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """One embedding for each id, `[n, dim]` float32; of unit length for "cosine"."""
+        return self._snapshot.compact().vectors
+
+    @property
+    def engine(self) -> Any:
+        """The result of `prepare` for the items that were there when the index was built."""
+        return self._snapshot.engine
+
+    def upsert(
+        self,
+        ids: Ids,
+        embeddings: npt.ArrayLike,
+        attributes: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add items, and replace those that the index already has. Searches see them at once.
+
+        New items are searched exactly, beside the built ones. The update that crosses the limit of
+        changes (1,000 items and a tenth of all) also calls `rebalance`.
+
+        Args:
+            ids: `[n]`, of the kind that the index has.
+            embeddings: Array `[n, dim]`.
+            attributes: A dictionary for each item. By default a replaced item keeps its attributes,
+                and a new item has none.
+
+        Raises:
+            ValueError: As for `build`; nothing is changed then.
+        """
+        new = checked_segment(embeddings, ids, self.metric, attributes)
+        if new.vectors.shape[1] != self.dim:
+            raise ValueError(f"embeddings must have width {self.dim}; got {new.vectors.shape[1]}")
+        names = new.ids.tolist()
+        with self._change:
+            self._check_kind(names, "ids")
+            with self._exchange:
+                rows = self._rows_of(names)
+            if attributes is None:
+                records = [{} if row is None else self._snapshot.record_of(row) for row in rows]
+                new = replace(new, attributes=AttributeTable(records))
+            self._apply(new, [row for row in rows if row is not None])
+
+    def delete(self, ids: Ids) -> None:
+        """Remove items. Searches see it at once; see `upsert` for the cost.
+
+        Args:
+            ids: Different ids that the index has.
+
+        Raises:
+            ValueError: An id occurs twice or is not in the index; nothing is removed then.
+        """
+        names = checked_ids(ids).tolist()
+        with self._change:
+            with self._exchange:
+                rows = self._rows_of(names)
+            if unknown := [name for name, row in zip(names, rows, strict=True) if row is None]:
+                raise ValueError(
+                    f"{len(unknown)} ids are not in the index, the first is {unknown[0]!r:.80}"
+                )
+            self._apply(self._snapshot.base.part(slice(0)), rows, names)
+
+    def rebalance(self) -> None:
+        """Build again from the present items, which makes searches as fast as they can be.
+
+        Searches go on meanwhile. `upsert` and `delete` call it after many changes.
+        """
+        with self._change:
+            items = self._snapshot.compact()
+            snapshot = Snapshot.of(items, self.prepare(items))
+            with self._exchange:
+                self._snapshot, self._row_of = snapshot, None
+
+    def _view(
+        self, where: Mapping[str, Any] | None, exclude_ids: Collection
+    ) -> tuple[Snapshot, np.ndarray | None]:
+        """The present items, and the rows among them that a search may return."""
+        if isinstance(exclude_ids, (str, bytes)) or not isinstance(exclude_ids, Collection):
+            raise ValueError(f"exclude_ids must be a list of ids; got {exclude_ids!r:.80}")
+        self._check_kind(exclude_ids, "exclude_ids")
+        with self._exchange:
+            snapshot = self._snapshot
+            excluded = self._rows_of(exclude_ids) if len(exclude_ids) else []
+        return snapshot, snapshot.allowed(where, [row for row in excluded if row is not None])
+
+    def _check_kind(self, ids: Collection, name: str) -> None:
+        """Refuse strings if the ids are integers, and integers if they are strings."""
+        snapshot = self._snapshot
+        kind = str if snapshot.id_dtype.kind == "O" else (int, np.integer)
+        if len(snapshot) and (bad := [key for key in ids if not isinstance(key, kind)]):
+            expected = "strings" if kind is str else "integers"
+            raise ValueError(f"{name} must be {expected}, as in the index; got {bad[0]!r:.80}")
+
+    def _rows_of(self, ids: Collection) -> list[int | None]:
+        """The row of each id, None for an unknown one; the caller holds `_exchange`."""
+        if self._row_of is None:
+            snapshot = self._snapshot
+            rows = np.flatnonzero(~snapshot.dead)
+            self._row_of = dict(zip(snapshot.ids_of(rows).tolist(), rows.tolist(), strict=True))
+        return [self._row_of.get(key) for key in ids]
+
+    def _apply(self, new: Segment, dead: list[int], gone: Sequence[str | int] = ()) -> None:
+        """Add rows and mark others as dead; the caller holds `_change`."""
+        n = self._snapshot.n_rows
+        changed = self._snapshot.changed(new, dead)
+        with self._exchange:
+            self._snapshot = changed
+            self._row_of.update(zip(new.ids.tolist(), range(n, changed.n_rows), strict=True))
+            for key in gone:
+                del self._row_of[key]
+        if len(changed.fresh) + changed.n_dead > max(FEW_CHANGES, CHANGED_SHARE * changed.n_rows):
+            self.rebalance()

@@ -1,0 +1,73 @@
+"""Ranked results (检索结果): what a search returns, in Python and from a served model.
+
+Needs no TensorFlow, so that the serving client can use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmret_tf.data.items import Item
+
+# Share of the text in a query of text and image, where no fusion was trained for such queries.
+EQUAL_SHARES = 0.5
+# What a served model takes for `text_weight=None`: every request must have a number.
+TEXT_WEIGHT_BY_DEFAULT = -1.0
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """One place in a ranking. Section 3.1(5).
+
+    Attributes:
+        rank: From 1.
+        id: Of the item.
+        score: Larger for better matches: the cosine similarity, unless the index is Euclidean.
+        item: The record of the item, see `Item`.
+
+    >>> SearchResult(rank=1, id="a", score=0.8, item={"id": "a", "captions": ["a dog"]}).score
+    0.8
+    """
+
+    rank: int
+    id: str | int
+    score: float
+    item: dict
+
+    @property
+    def caption(self) -> str:
+        """The first text of the item, or an empty string."""
+        return next(iter(Item.of(self.item)["captions"]), "")
+
+
+class SearchResults(list):
+    """A list of `SearchResult`, best first, that Jupyter shows as pictures. Section 3.1(5).
+
+    >>> dog = {"id": "a", "captions": ["a dog"]}
+    >>> SearchResults([SearchResult(1, "a", 0.8, dog)])
+       1  0.800  a  a dog
+    """
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{result.rank:>4}  {result.score:.3f}  {result.id}  {result.caption}"
+            for result in self
+        ]
+        return "\n".join(lines) or "no results"
+
+    def _repr_html_(self) -> str:
+        from mmret_tf.ranking.gallery import results_html
+
+        return results_html(self)
+
+
+def check_query(query: Mapping[str, Any], text_weight: float | None) -> None:
+    """Refuse a query without any source, a text that is not a string, or a weight out of range."""
+    if all(source is None for source in query.values()):
+        raise ValueError(f"a query needs {', '.join(query)}, or several of them; got none")
+    if not isinstance(query.get("text"), str | None):
+        raise ValueError(f"text must be a string; got {query['text']!r:.80}")
+    if text_weight is not None and not 0 <= text_weight <= 1:
+        raise ValueError(f"text_weight must be from 0 to 1; got {text_weight}")

@@ -1,0 +1,113 @@
+"""A run (训练运行): the folder that `mmret train` fills, and the one place that knows its files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmret_tf.fusion.fused_encoder import load_fused_encoder
+from mmret_tf.models.dual_encoder import load_model
+from mmret_tf.models.encoder import Encoder, MultiEncoder
+from mmret_tf.ranking.embedding_store import EmbeddingStore
+from mmret_tf.ranking.index import Index, build_index, load_index
+from mmret_tf.ranking.indexes.scann_engine import EXACT_BELOW, TUNED_QUERIES
+from mmret_tf.ranking.searcher import Searcher
+
+
+class Run:
+    """The folder of a run. Its files need not exist yet.
+
+    Args:
+        folder: The folder.
+
+    Attributes:
+        model, fusion, config, report, history, evaluation, compression, gallery: Paths of files.
+        embeddings, index, compressed, features, plots, logs, backup: Paths of folders.
+
+    >>> Run("runs/demo").model.as_posix()
+    'runs/demo/model.keras'
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+        self.model = self.folder / "model.keras"
+        self.fusion = self.folder / "fusion.keras"  # optional: for queries of several modalities
+        self.config = self.folder / "config.json"
+        self.report = self.folder / "report.json"
+        self.history = self.folder / "history.csv"
+        self.evaluation = self.folder / "evaluation.json"
+        self.compression = self.folder / "compression.json"
+        self.gallery = self.folder / "gallery.png"
+        self.embeddings = self.folder / "embeddings"
+        self.index = self.folder / "index"
+        self.compressed = self.folder / "compressed"
+        self.features = self.folder / "features"
+        self.plots = self.folder / "plots"
+        self.logs = self.folder / "logs"
+        self.backup = self.folder / "backup"
+
+    def load_model(self) -> MultiEncoder:
+        """The run's encoder; ValueError if there is none, or it is another version's."""
+        if not self.folder.is_dir():
+            raise ValueError(f"no run at {self.folder}: expected a folder that `mmret train` made")
+        return load_model(self.model)
+
+    def read_report(self) -> dict[str, Any]:
+        """The report of the training; `{}` if there is none."""
+        if not self.report.is_file():
+            return {}
+        return json.loads(self.report.read_text(encoding="utf-8"))
+
+    def open_searcher(self, encoder: Encoder | None = None) -> Searcher:
+        """A searcher over the run's index.
+
+        Args:
+            encoder: Another form of the run's encoder; by default the run's `FusedEncoder`, if it
+                has one, or its model.
+
+        Raises:
+            ValueError: A part is missing or damaged, or the embeddings are another model's.
+        """
+        if encoder is None:
+            has_fusion = self.fusion.is_file()
+            encoder = load_fused_encoder(self.fusion) if has_fusion else self.load_model()
+        store = EmbeddingStore.open(self.embeddings)
+        if store.fingerprint != encoder.fingerprint:
+            raise ValueError(
+                f"{self.embeddings} was made by another model than the one in {self.folder}: run "
+                "`mmret embed` and `mmret index` again"
+            )
+        return Searcher(encoder, load_index(self.index), store.items)
+
+    def build_index(
+        self, recall_target: float = 0.95, progress: Callable[[str], None] = lambda line: None
+    ) -> Index:
+        """Index the embeddings, tuned on captions of the gallery, and save the index.
+
+        Args:
+            recall_target: Share of the true neighbours that searches find.
+            progress: Is told what is being done, a line each.
+
+        Raises:
+            ValueError: There are no embeddings, or the target is not a share.
+        """
+        store = EmbeddingStore.open(self.embeddings)
+
+        captions = [caption for item in store.items for caption in item["captions"]]
+        queries = None
+        if captions and len(store.ids) >= EXACT_BELOW:  # smaller galleries need no tuning
+            step = -(-len(captions) // TUNED_QUERIES)
+            queries = self.load_model().encode("text", captions[::step])
+        index = build_index(
+            store.embeddings,
+            store.ids,
+            recall_target,
+            queries,
+            attributes=[item["attributes"] for item in store.items],
+            progress=progress,
+        )
+        index.save(self.index)
+        return index

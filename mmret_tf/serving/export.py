@@ -1,0 +1,215 @@
+"""SavedModels for TensorFlow Serving (模型服务), and the files beside them. Section 6."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mmret_tf._checks import checked_count
+from mmret_tf._files import replaced_file
+from mmret_tf._machine import cores
+from mmret_tf.data.decoders.pictures import encode_png
+from mmret_tf.models.encoder import Encoder, VariantEncoder
+from mmret_tf.ranking.searcher import Searcher
+from mmret_tf.serving.signatures import GalleryGraph, Signature, make_signatures
+
+# Numbers of rows in the requests that a server runs before it takes others.
+WARM_UP_ROWS = (1, 8)
+
+# A source of each modality to warm up with; signatures of other modalities are left out.
+WARM_UP_SOURCES = {"text": "warm up 预热".encode(), "image": encode_png(np.full((64, 64), 128))}
+
+# Requests that come together are computed together; pictures fill the memory sooner than texts.
+BATCHING_PARAMETERS = """\
+max_batch_size { value: 64 }
+batch_timeout_micros { value: 2000 }
+max_enqueued_batches { value: 100 }
+num_batch_threads { value: %d }
+"""
+
+MODEL_CONFIG = """\
+model_config_list {
+  config {
+    name: "%(name)s"
+    base_path: "/models/%(name)s"
+    model_platform: "tensorflow"
+  }
+}
+"""
+
+
+def export_saved_model(
+    source: Searcher | Encoder,
+    directory: str | os.PathLike,
+    version: int,
+    index: str | None = "brute_force",
+    k: int = 10,
+) -> Path:
+    """Write a SavedModel that TensorFlow Serving loads, as `<directory>/<version>/`. Section 6.
+
+    The version appears whole or not at all, so a server may watch the folder. Inside it are warm-up
+    requests, if `tensorflow-serving-api` is installed (the extra "serving"); beside it
+    `models.config` and `batching_parameters.txt` for the server, which are not overwritten.
+
+    The signatures, for each modality X of the encoder and each two modalities, have a row a query:
+    `search_by_X`, `search_by_Y_and_X` and `search_by_embedding` answer `ids`, `scores` and
+    `captions`, each `[n, k]`; `encode_X` answers `embedding`, `[n, dim]`. The default is
+    `search_by_text`. Inputs: see `signatures.make_signatures`.
+
+    Args:
+        source: A searcher, or for `index=None` an encoder. A `VariantEncoder` is exported with the
+            float32 towers that it stands for: TensorFlow Serving cannot run a compressed one.
+        directory: Folder of the model; its name is the model's name in the server.
+        version: Version of the model, at least 1. A server serves the highest.
+        index: "brute_force" for exact search in any server; "scann" for a server that has ScaNN's
+            ops; `None` to leave out the gallery and the signatures that search it.
+        k: Number of results.
+
+    Returns:
+        The folder of the version.
+
+    Raises:
+        ValueError: The version exists, or an argument does not fit.
+
+    >>> import tempfile
+    >>> import mmret_tf as mm
+    >>> text = mm.TextPreprocessor()
+    >>> text.adapt(["a red circle"])
+    >>> image = mm.image_tower("SmallCNN", weights=None, image_size=16, embedding_dim=8)
+    >>> model = mm.DualEncoder(image, mm.text_tower(text, embedding_dim=8))
+    >>> folder = export_saved_model(model, f"{tempfile.mkdtemp()}/mmret", version=1, index=None)
+    >>> sorted(tf.saved_model.load(folder).signatures)  # of a searcher, also search_by_text...
+    ['encode_image', 'encode_text', 'serving_default']
+    """
+    version, k = checked_count(version, "version"), checked_count(k, "k")
+    if index not in ("brute_force", "scann", None):
+        raise ValueError(f'index must be "brute_force", "scann" or None; got {index!r}')
+    directory = Path(directory)
+    name = directory.resolve().name
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise ValueError(
+            "the folder's name is the model's name in URLs and files: expected letters, digits, "
+            f'".", "_" and "-"; got {name!r}'
+        )
+    has_gallery = isinstance(source, Searcher)
+    if index is not None and not has_gallery:
+        raise ValueError("an encoder has no gallery to search: give a Searcher, or index=None")
+    encoder = source.encoder if has_gallery else source
+    if isinstance(encoder, VariantEncoder):
+        encoder = encoder.encoder
+    gallery = None if index is None else GalleryGraph(source.index, source.items, k, index)
+
+    with _new_version(directory, version) as folder:
+        archive = keras.export.ExportArchive()
+        signatures = make_signatures(encoder, gallery)
+        for signature, (function, inputs) in signatures.items():
+            archive.add_endpoint(signature, function, inputs)  # the first also serves as default
+        # Variables are found through the functions; tracked, they would be written twice.
+        for tower in encoder.towers.values():
+            for table in tower.tables:
+                archive.track(table)
+        namespaces = ["Scann"] if index == "scann" else []
+        options = tf.saved_model.SaveOptions(namespace_whitelist=namespaces)
+        archive.write_out(str(folder), options=options, verbose=False)
+        _write_warm_up(folder, name, signatures, encoder.embedding_dim)
+    for file, text in (
+        ("models.config", MODEL_CONFIG % {"name": name}),
+        ("batching_parameters.txt", BATCHING_PARAMETERS % cores()),
+    ):
+        if not (directory / file).exists():
+            with replaced_file(directory / file) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    return directory / str(version)
+
+
+def docker_command(directory: str | os.PathLike) -> str:
+    """The shell command that serves an export: gRPC on port 8500, REST on port 8501. Section 6.
+
+    With `--enable_batching --batching_parameters_file=...` added, requests that come together are
+    computed together. It is left out because one broken picture then fails its whole batch.
+
+    Args:
+        directory: The folder that `export_saved_model` was given; its name is the model's.
+
+    Returns:
+        One line, quoted for a shell.
+
+    >>> print(docker_command("/srv/mmret"))  # doctest: +NORMALIZE_WHITESPACE
+    docker run --rm -p 8500:8500 -p 8501:8501 -v /srv/mmret:/models/mmret:ro tensorflow/serving
+    --model_config_file=/models/mmret/models.config
+    """
+    folder = Path(directory).resolve()
+    inside = f"/models/{folder.name}"
+    return shlex.join(
+        [
+            *("docker", "run", "--rm", "-p", "8500:8500", "-p", "8501:8501"),
+            *("-v", f"{folder}:{inside}:ro", "tensorflow/serving"),
+            f"--model_config_file={inside}/models.config",
+        ]
+    )
+
+
+@contextlib.contextmanager
+def _new_version(directory: Path, version: int) -> Iterator[Path]:
+    """Yield a folder to fill, which then becomes `<directory>/<version>`, or after an exception is
+    removed. Servers ignore it until then, because its name is not a number.
+    """
+    final = directory / str(version)
+    if final.exists():
+        taken = [int(path.name) for path in directory.iterdir() if path.name.isdecimal()]
+        raise ValueError(
+            f"{final} exists, and a version is never replaced: the next free one is "
+            f"{max(taken) + 1}"
+        )
+    partial = directory / f"{version}.partial"
+    if partial.exists():  # left by an export that was killed
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write_warm_up(folder: Path, model: str, signatures: Mapping[str, Signature], dim: int) -> None:
+    """Write a request for each signature and number of rows to the file that the server runs first.
+
+    Without them the first users wait for what a graph does only once.
+    """
+    try:
+        from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+    except ImportError:
+        warnings.warn(
+            "no warm-up requests were written, so the first requests to the server will be slow: "
+            'pip install "mmret_tf[serving]"',
+            stacklevel=3,
+        )
+        return
+    weights = {f"{modality}_weight": 0.5 for modality in WARM_UP_SOURCES}
+    one_row = {**WARM_UP_SOURCES, **weights, "embedding": [1.0] * dim}
+    path = folder / "assets.extra" / "tf_serving_warmup_requests"
+    path.parent.mkdir()
+    with tf.io.TFRecordWriter(str(path)) as file:
+        for signature, (_, inputs) in signatures.items():
+            names = [each.name for each in inputs]
+            for rows in WARM_UP_ROWS if set(names) <= set(one_row) else ():
+                request = predict_pb2.PredictRequest()
+                request.model_spec.name = model
+                request.model_spec.signature_name = signature
+                for name in names:
+                    request.inputs[name].CopyFrom(tf.make_tensor_proto([one_row[name]] * rows))
+                log = prediction_log_pb2.PredictLog(request=request)
+                record = prediction_log_pb2.PredictionLog(predict_log=log)
+                file.write(record.SerializeToString())

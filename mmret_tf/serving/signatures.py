@@ -1,0 +1,281 @@
+"""The signatures of a served model (服务签名): an encoder and a gallery as one TensorFlow graph.
+
+A signature takes what clients send (texts, encoded pictures, vectors), any number of rows, and
+answers as `Searcher` does: same preprocessing, same towers, same ranking. Section 6.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+
+import tensorflow as tf
+
+from mmret_tf.data.items import Item
+from mmret_tf.fusion.fused_encoder import FusedEncoder
+from mmret_tf.models.encoder import Encoder
+from mmret_tf.models.towers.tower import Tower
+from mmret_tf.ranking.index import Index
+from mmret_tf.ranking.indexes.scann_index import ScannIndex
+from mmret_tf.ranking.results import EQUAL_SHARES, TEXT_WEIGHT_BY_DEFAULT
+from mmret_tf.similarity.vectors import unit_length
+
+# Scores that are held at once: 64 MiB of float32, and as much again to choose among them.
+BLOCK_SCORES = 2**24
+
+# Candidates beyond the k-th that are scored again in float64, in case rounding ranked them too low.
+SPARE = 16
+
+Answer = dict[str, tf.Tensor]
+Signature = tuple[Callable[..., Answer], list[tf.TensorSpec]]
+
+
+class GalleryGraph(tf.Module):
+    """The embeddings, ids and captions of a gallery as variables, and the search among them.
+
+    They are variables because the constants of a graph may not exceed 2 GiB.
+
+    Args:
+        index: The index; its embeddings, ids and metric are copied.
+        items: The item of each id.
+        k: Number of results.
+        engine: "brute_force" compares a query with every embedding; "scann" calls ScaNN's ops,
+            which the server must have, with the tuned index.
+
+    Raises:
+        ValueError: `engine` is "scann" and the index is not a `ScannIndex`.
+    """
+
+    def __init__(self, index: Index, items: Mapping[str | int, Item], k: int, engine: str):
+        super().__init__()
+        self.k = min(k, len(index))
+        self.metric = index.metric
+        if engine == "scann":
+            if not isinstance(index, ScannIndex):
+                raise ValueError(
+                    f'index="scann" needs a ScannIndex; got a {type(index).__name__}: build one '
+                    "(ScannIndex.build, `mmret index`)"
+                )
+            from scann.scann_ops.py import scann_ops
+
+            self.ops = scann_ops
+            self.scann = scann_ops.ScannState(index.tensors())
+            self.effort = index.effort(self.k)
+            self.vectors = self.scann.dataset
+        else:
+            self.scann = None
+            self.vectors = tf.Variable(index.vectors, trainable=False, name="gallery_embeddings")
+        dtype = tf.string if isinstance(index.ids[0], str) else tf.int64
+        self.ids = tf.Variable(index.ids, trainable=False, dtype=dtype, name="gallery_ids")
+        # One string an item, because the number of captions differs.
+        captions = [items[key]["captions"] for key in index.ids]
+        lines = ["\n".join(" ".join(caption.split()) for caption in each) for each in captions]
+        self.captions = tf.Variable(lines, trainable=False, name="gallery_captions")
+
+    def search(self, queries: tf.Tensor) -> Answer:
+        """Rank the gallery for each query.
+
+        Args:
+            queries: `[n, dim]`, of any length.
+
+        Returns:
+            "ids", "scores" as those of `Index.search`, and "captions", the texts of an item as one
+            string with a line each; all `[n, k]`.
+        """
+        is_finite = tf.reduce_all(tf.math.is_finite(queries))
+        tf.debugging.Assert(is_finite, ["queries must be finite; got NaN or infinity"])
+        with _some_rows(queries):
+            queries = tf.identity(queries)
+        if self.metric == "cosine":
+            queries = tf.math.l2_normalize(tf.cast(queries, tf.float64), axis=1, epsilon=1e-300)
+            queries = tf.cast(queries, tf.float32)
+        rows = self._scann_rows(queries) if self.scann else self._exact_rows(queries)
+        rows, scores = self._ranked(queries, rows)
+        return {
+            "ids": tf.gather(self.ids, rows),
+            "scores": scores,
+            "captions": tf.gather(self.captions, rows),
+        }
+
+    @tf.function
+    def _exact_rows(self, queries: tf.Tensor) -> tf.Tensor:
+        """The k best rows and `SPARE` more, `[n, count]`; items are compared block by block."""
+        items = self.vectors.shape[0]
+        count = min(self.k + SPARE, items)
+        n = tf.shape(queries)[0]
+        best_scores = tf.fill([n, count], -float("inf"))
+        best_rows = tf.zeros([n, count], tf.int32)
+        block = tf.maximum(count, BLOCK_SCORES // n)
+        for start in tf.range(0, items, block):
+            vectors = self.vectors[start : start + block]
+            scores = tf.matmul(queries, vectors, transpose_b=True)
+            if self.metric == "euclidean":
+                # |query|^2 is the same for all items, and changes no rank.
+                scores = 2 * scores - tf.reduce_sum(vectors**2, axis=1)
+            scores, rows = tf.math.top_k(scores, tf.minimum(count, tf.shape(vectors)[0]))
+            # Earlier rows come first and win a tie.
+            scores = tf.concat([best_scores, scores], axis=1)
+            rows = tf.concat([best_rows, start + rows], axis=1)
+            best_scores, place = tf.math.top_k(scores, count)
+            best_rows = tf.gather(rows, place, batch_dims=1)
+        return best_rows
+
+    @tf.function
+    def _scann_rows(self, queries: tf.Tensor) -> tf.Tensor:
+        """ScaNN's rows `[n, k]`; the exact ones where its leaves held fewer than k items."""
+        searcher = self.ops.ScannSearcher(self.scann.recreate_handle())
+        rows, scores = searcher.search_batched_parallel(queries, self.k, **self.effort)
+        if tf.reduce_any(tf.math.is_nan(scores)):
+            rows = self._exact_rows(queries)
+        return rows
+
+    def _ranked(self, queries: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Score rows `[n, count]` in float64; the k best and their scores, earlier rows first."""
+        rows = tf.sort(rows, axis=1)
+        queries = tf.cast(queries[:, None], tf.float64)
+        vectors = tf.cast(tf.gather(self.vectors, rows), tf.float64)
+        if self.metric == "cosine":
+            scores = tf.clip_by_value(tf.reduce_sum(vectors * queries, axis=2), -1, 1)
+        else:
+            scores = 0.0 - tf.reduce_sum((vectors - queries) ** 2, axis=2)
+        scores, place = tf.math.top_k(tf.cast(scores, tf.float32), self.k)
+        return tf.gather(rows, place, batch_dims=1), scores
+
+
+class TowerGraph:
+    """A tower as functions of encoded sources, strings `[n]`.
+
+    As `tf.function`s they stand in the graph once, not once for each signature.
+
+    Args:
+        tower: The tower.
+
+    Attributes:
+        name: Its modality.
+        sources: The input: strings `[n]` under the name of the modality.
+        prepare: Function from sources to the tower's inputs.
+        embed: Function from sources to embeddings `[n, dim]`.
+    """
+
+    def __init__(self, tower: Tower):
+        self.name = tower.modality
+        self.sources = tf.TensorSpec([None], tf.string, self.name)
+
+        @tf.function(input_signature=[self.sources])
+        def prepare(sources: tf.Tensor) -> tf.Tensor:
+            with _some_rows(sources):
+                return tower.preprocess(tf.identity(sources))
+
+        @tf.function(input_signature=[self.sources])
+        def embed(sources: tf.Tensor) -> tf.Tensor:
+            return tower(prepare(sources), training=False)
+
+        self.prepare, self.embed = prepare, embed
+
+    def encode(self, sources: tf.Tensor) -> Answer:
+        """The answer of the signature `encode_X`."""
+        return {"embedding": self.embed(sources)}
+
+
+def pair_embedding(
+    first: TowerGraph, second: TowerGraph, fusion: FusedEncoder | None
+) -> tuple[Callable[..., tf.Tensor], list[tf.TensorSpec]]:
+    """A function from queries of two modalities to one embedding each, and its inputs.
+
+    Args:
+        first: The modality that has a weight: 0 to 1, or -1 for none.
+        second: The other modality.
+        fusion: Embeds the queries without a weight; by default both modalities have equal shares.
+
+    Returns:
+        The function, from sources of both `[n]` and weights `[n]` to `[n, dim]`; and its inputs.
+    """
+    weights = tf.TensorSpec([None], tf.float32, f"{first.name}_weight")
+    inputs = [first.sources, second.sources, weights]
+    names = f"{first.name}, {second.name} and {weights.name}"
+
+    def weighted(one: tf.Tensor, other: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+        share = tf.where(weight < 0, EQUAL_SHARES, weight)[:, None]
+        return unit_length(share * first.embed(one) + (1 - share) * second.embed(other))
+
+    @tf.function(input_signature=inputs[:2])
+    def fused(one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+        sources = {first.name: first.prepare(one), second.name: second.prepare(other)}
+        return fusion.fuse_inputs(sources)
+
+    def embed(one: tf.Tensor, other: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+        n = tf.size(weight)
+        is_default = weight == TEXT_WEIGHT_BY_DEFAULT
+        is_even = (tf.size(one) == n) & (tf.size(other) == n)
+        is_share = tf.reduce_all((weight >= 0) & (weight <= 1) | is_default)
+        checks = [
+            tf.debugging.Assert(is_even, [f"{names} must have equal rows"]),
+            tf.debugging.Assert(is_share, [f"{weights.name} must be from 0 to 1, or -1"]),
+        ]
+        with tf.control_dependencies(checks):
+            weight = tf.identity(weight)
+        if fusion is None:
+            return weighted(one, other, weight)
+        # The server batches queries of many clients: often one branch serves the whole batch.
+        nothing = tf.zeros([n, fusion.embedding_dim])
+        needs_fusion, needs_sum = tf.reduce_any(is_default), tf.reduce_any(~is_default)
+        return tf.where(
+            is_default[:, None],
+            tf.cond(needs_fusion, lambda: fused(one, other), lambda: nothing),
+            tf.cond(needs_sum, lambda: weighted(one, other, weight), lambda: nothing),
+        )
+
+    return embed, inputs
+
+
+def make_signatures(encoder: Encoder, gallery: GalleryGraph | None) -> dict[str, Signature]:
+    """The signatures of an encoder and a gallery: `encode_X` and `search_by_X` for each modality X,
+    `search_by_Y_and_X` for each two, and `search_by_embedding`.
+
+    Inputs have a row a query: encoded sources under the name of their modality (texts in UTF-8,
+    pictures as the bytes of a file), or "embedding", as `encode_X` answers it. A query of two
+    modalities also has the weight of the first, such as "text_weight": 0 to 1, or -1 for what
+    `Searcher.search` does without a weight. Text comes first, then the encoder's later modalities.
+
+    No rows at all are an error, and so is a picture that cannot be decoded. An empty or unknown
+    text is not.
+
+    Args:
+        encoder: A `MultiEncoder`, or a `FusedEncoder`, which also embeds queries of two modalities.
+        gallery: The gallery; `None` for the signatures `encode_X` alone.
+
+    Returns:
+        For each name the function and its inputs. The default signature comes first: that of text,
+        or of the encoder's first modality.
+    """
+    fusion = encoder if isinstance(encoder, FusedEncoder) else None
+    towers = [TowerGraph(tower) for tower in encoder.towers.values()]
+    towers.sort(key=lambda tower: tower.name != "text")
+    encoders = {f"encode_{tower.name}": (tower.encode, [tower.sources]) for tower in towers}
+    if gallery is None:
+        return encoders
+
+    searches = {
+        f"search_by_{tower.name}": _search(gallery, tower.embed, [tower.sources])
+        for tower in towers
+    }
+    later_first = sorted(reversed(towers), key=lambda tower: tower.name != "text")
+    for first, second in itertools.combinations(later_first, 2):
+        pair = pair_embedding(first, second, fusion)
+        searches[f"search_by_{first.name}_and_{second.name}"] = _search(gallery, *pair)
+
+    embedding = tf.TensorSpec([None, encoder.embedding_dim], tf.float32, "embedding")
+    searches["search_by_embedding"] = _search(gallery, tf.identity, [embedding])
+    return searches | encoders
+
+
+def _search(
+    gallery: GalleryGraph, embed: Callable[..., tf.Tensor], inputs: list[tf.TensorSpec]
+) -> Signature:
+    return lambda *queries: gallery.search(embed(*queries)), inputs
+
+
+def _some_rows(rows: tf.Tensor):
+    """A context whose ops run only if there is at least one row."""
+    check = tf.debugging.Assert(tf.shape(rows)[0] > 0, ["no rows: expected at least one"])
+    return tf.control_dependencies([check])

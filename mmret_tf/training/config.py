@@ -1,0 +1,173 @@
+"""TrainConfig: everything that decides a training run, checked, and saved with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import json
+import os
+import re
+from pathlib import Path
+
+LISTS = {"tuple[int, ...]": int, "tuple[str, ...]": str}
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """All that decides a training run; saved as the run's `config.json`. Section 5.
+
+    Args:
+        data: "scenes", or a collection that `load` knows.
+        scenes: Number of training scenes, where data is "scenes".
+        backbone: A name in `keras.applications`, "SmallCNN", or a `.keras` file.
+        weights: "imagenet", "none" or a `.weights.h5` file; of a named backbone.
+        image_size: Side of the pictures, in pixels.
+        feature_layers, scales, min_crop: See `image_tower`.
+        members, embedding_dim: See `image_tower` and `text_tower`.
+        rnn, word_dim, units, pooling, bag_of_words: See `text_tower`.
+        dropout: In both towers.
+        captions_per_image: See `Pairs.as_dataset`.
+        feature_views: Number of views of each training image that are cached for a frozen backbone,
+            see `FeatureCache`; 1 for the plain picture alone.
+        max_tokens, sequence_length: See `TextPreprocessor`.
+        epochs: Each shows every training image once, with `captions_per_image` of its captions.
+        batch_size: Pairs a step; every other pair of the batch is a negative.
+        learning_rate: The highest; it rises for a tenth of the steps, then falls to 0 along a
+            cosine.
+        weight_decay: Of AdamW (arXiv 1711.05101), for matrices and kernels alone: not for biases,
+            scales and word vectors; 0 for plain Adam.
+        precision: Of new towers: "float32", or "mixed_bfloat16" or "mixed_float16" (Keras' mixed
+            precision, 混合精度; weights stay float32).
+        initial_model: A run's `model.keras` to continue from, with its towers and vocabulary; the
+            settings above that shape them are ignored.
+        thaw_from: Name of the layer from which on a pretrained backbone is fine-tuned (微调), at a
+            tenth of the learning rate, see `thaw`; "" for none.
+        seed: Of the weights, the order, the captions, the crops and the scenes.
+
+    Raises:
+        ValueError: A value of another type, a number out of its range, or an unknown choice.
+
+    >>> config = TrainConfig(data="photos", epochs=5)
+    >>> config.backbone, config.batch_size
+    ('ResNet50', 256)
+    >>> TrainConfig(epochs=0)
+    Traceback (most recent call last):
+    ValueError: epochs must be above 0; got 0
+    """
+
+    data: str = "scenes"
+    scenes: int = 2000
+    backbone: str = "ResNet50"
+    weights: str = "imagenet"
+    image_size: int = 224
+    feature_layers: tuple[str, ...] = ()
+    scales: tuple[int, ...] = ()
+    members: int = 1
+    embedding_dim: int = 512
+    rnn: str = "lstm"
+    word_dim: int = 300
+    units: int = 512
+    pooling: str = "max"
+    bag_of_words: bool = True
+    dropout: float = 0.3
+    min_crop: float = 0.8
+    captions_per_image: int = 2
+    feature_views: int = 1
+    max_tokens: int = 8000
+    sequence_length: int = 32
+    epochs: int = 30
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    precision: str = "float32"
+    initial_model: str = ""
+    thaw_from: str = ""
+    seed: int = 0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type in LISTS:
+                kind = LISTS[field.type]
+                is_right = isinstance(value, (tuple, list)) and all(
+                    isinstance(each, kind) and not isinstance(each, bool) for each in value
+                )
+                object.__setattr__(self, field.name, tuple(value) if is_right else value)
+            else:
+                # Where a fraction is asked for, a whole number will do; True is no number.
+                kinds = {"str": str, "bool": bool, "int": int, "float": (int, float)}[field.type]
+                is_right = isinstance(value, kinds) and isinstance(value, bool) == (kinds is bool)
+            if not is_right:
+                raise ValueError(f"{field.name} must be of type {field.type}; got {value!r}")
+        if min(self.scales, default=1) < 1:
+            raise ValueError(f"scales must be sides in pixels, above 0; got {list(self.scales)}")
+        above_zero = ("scenes", "image_size", "epochs", "batch_size", "learning_rate")
+        above_zero += ("captions_per_image", "feature_views")
+        for name in above_zero:
+            if not getattr(self, name) > 0:  # NaN is neither
+                raise ValueError(f"{name} must be above 0; got {getattr(self, name)}")
+        if self.batch_size < 2 * self.captions_per_image:
+            raise ValueError(
+                "batch_size must be at least twice captions_per_image: negatives are the other "
+                f"images of a batch; got {self.batch_size} and {self.captions_per_image}"
+            )
+        from mmret_tf.models.towers.text import RNNS, TEXT_POOLINGS  # slow to import
+
+        choices = {"rnn": RNNS, "pooling": TEXT_POOLINGS, "precision": PRECISIONS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}"
+                )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be from 0 to below 1; got {self.dropout}")
+        if not 0 < self.min_crop <= 1:
+            raise ValueError(f"min_crop must be above 0 and at most 1; got {self.min_crop}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must not be below 0; got {self.weight_decay}")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> TrainConfig:
+        """Read a configuration, such as a run's `config.json`; other settings have their defaults.
+
+        Args:
+            path: A JSON file, an object of settings.
+
+        Raises:
+            ValueError: There is no such file, it is not a JSON object, a key is unknown (the
+                message names the closest one), or a value is invalid.
+
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "config.json"
+        >>> _ = file.write_text('{"epochs": 3}')
+        >>> TrainConfig.load(file).epochs
+        3
+        """
+        try:
+            settings = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"{os.fspath(path)} is not a JSON file of settings: {error}") from None
+        if not isinstance(settings, dict):
+            raise ValueError(f"{os.fspath(path)} must hold a JSON object of settings")
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in settings:
+            if name not in names:
+                close = difflib.get_close_matches(name, names, 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+                raise ValueError(f"unknown setting {name!r} in {os.fspath(path)}; {hint}")
+        return cls(**settings)
+
+
+def setting_help() -> dict[str, str]:
+    """What each setting is for, from the docstring of `TrainConfig`.
+
+    >>> setting_help()["seed"]
+    'Of the weights, the order, the captions, the crops and the scenes.'
+    """
+    described = inspect.getdoc(TrainConfig).split("Args:\n")[1].split("\nRaises:")[0]
+    entries = re.findall(r"^    (\w[\w, \n]*?): (.*?)(?=^    \w|\Z)", described, re.M | re.S)
+    return {
+        name.strip(): " ".join(text.split()) for names, text in entries for name in names.split(",")
+    }

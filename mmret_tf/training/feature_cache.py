@@ -1,0 +1,220 @@
+"""The feature cache (特征缓存): a frozen backbone's features, computed once and kept on disk.
+
+Every epoch gives the same features, so training needs the heads alone. `FeatureCache.encoder` is
+an encoder of the heads, which shares their weights; its sources are content digests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mmret_tf.data.collection import Collection
+from mmret_tf.data.sources import Source, identities
+from mmret_tf.models.encoder import Encoder, MultiEncoder, weights_digest
+from mmret_tf.models.towers.tower import Tower
+from mmret_tf.ranking.embedding_store import EmbeddingStore
+
+# Sources whose features are computed at once.
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class CachedSource(Source):
+    """A source whose content is the digest of the original: the key of its cached features."""
+
+    origin: Source
+
+    @property
+    def record(self) -> str:
+        return self.origin.record
+
+    @property
+    def name(self) -> str:
+        return self.origin.name
+
+    def read(self) -> bytes:
+        return self.origin.identity.encode()
+
+
+class FeatureCache:
+    """Features of the sources of one modality, by content. Section 5.
+
+    What is kept is named after the content and all that the backbone does with it, so a cache is
+    never stale. It is read again where the folder holds it, and an interrupted computation resumes.
+
+    Args:
+        tower: The tower with the frozen backbone.
+        sources: Its sources; views are computed for those in `augmented`.
+        directory: Folder of the cache; it is made, or brought up to date.
+        augmented: Sources that training augments.
+        views: Number of views (视图) of each augmented source, the plain one included. Views with
+            odd numbers are mirrored.
+
+    Raises:
+        ValueError: A source cannot be used, or the folder holds something else.
+
+    >>> import tempfile
+    >>> import mmret_tf as mm
+    >>> pairs, text = mm.load_pairs("scenes", split="dev", size=4), mm.TextPreprocessor()
+    >>> text.adapt(pairs.all_captions())
+    >>> image = mm.image_tower("SmallCNN", weights=None, image_size=16, trainable=False)
+    >>> model = mm.DualEncoder(image, mm.text_tower(text))
+    >>> cache = FeatureCache(image, pairs.first_sources, Path(tempfile.mkdtemp()) / "features")
+    >>> heads, cached = cache.encoder(model), cache.cached(pairs)
+    >>> heads.encode("image", cached.first_sources).shape
+    (4, 256)
+    """
+
+    def __init__(
+        self,
+        tower: Tower,
+        sources: Sequence[Source],
+        directory: str | os.PathLike,
+        augmented: Sequence[Source] = (),
+        views: int = 1,
+    ):
+        self.tower = tower
+        stores = [_stored_features(tower, sources, [0], Path(directory) / "plain")]
+        if views > 1:
+            numbers = list(range(1, views))
+            stores.append(_stored_features(tower, augmented, numbers, Path(directory) / "views"))
+        self._rows = [{key: row for row, key in enumerate(store.ids)} for store in stores]
+        self._features = [store.embeddings for store in stores]
+        self.width = self._features[0].shape[1]
+        self.views = views
+
+    def look_up(self, digests: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """Features of some sources.
+
+        Args:
+            digests: Content digests, bytes `[batch]`.
+            views: Number of a view for each, `[batch]`.
+
+        Returns:
+            float32 `[batch, width]`.
+        """
+        found = np.empty((len(digests), self.width), np.float32)
+        for place, (digest, view) in enumerate(zip(digests, views, strict=True)):
+            store, start = (0, 0) if view == 0 else (1, (view - 1) * self.width)
+            row = self._rows[store][digest.decode()]
+            found[place] = self._features[store][row, start : start + self.width]
+        return found
+
+    def cached(self, collection: Collection) -> Collection:
+        """The same items with cached features for the sources of the tower's modality.
+
+        Args:
+            collection: Items, or `Pairs`, whose sources are in the cache.
+        """
+        same = collection.subset(range(len(collection)))
+        name = self.tower.modality
+        same.sources[name] = [
+            [CachedSource(source) for source in each] for each in collection.sources.get(name, [])
+        ]
+        return same
+
+    def encoder(self, model: MultiEncoder) -> MultiEncoder:
+        """The heads of a model and its other towers as an encoder; all weights are shared.
+
+        Args:
+            model: The model of the tower.
+        """
+        return model.with_towers({self.tower.modality: CachedTower(self)})
+
+
+class CachedTower(Tower):
+    """A head over cached features: a tower whose sources are content digests.
+
+    Args:
+        cache: The features.
+    """
+
+    def __init__(self, cache: FeatureCache):
+        super().__init__(cache.tower.head, name=f"cached_{cache.tower.name}")
+        self.modality = cache.tower.modality
+        self.batch_size = cache.tower.batch_size
+        self._cache = cache
+
+    def preprocess(self, sources: tf.Tensor) -> tf.Tensor:
+        return self._look_up(sources, tf.zeros_like(sources, tf.int64))
+
+    def augment(self, sources: tf.Tensor, seeds: tf.Tensor, mirror: tf.Tensor) -> tf.Tensor:
+        """One of the views, drawn by the seeds; a mirrored one, with an odd number, if asked."""
+        half = (self._cache.views + 1) // 2
+        views = 2 * (seeds[:, 0] % half) + tf.cast(mirror, tf.int64)
+        return self._look_up(sources, tf.where(views < self._cache.views, views, 0))
+
+    def _look_up(self, digests: tf.Tensor, views: tf.Tensor) -> tf.Tensor:
+        found = tf.numpy_function(self._cache.look_up, [digests, views], tf.float32, stateful=False)
+        return tf.ensure_shape(found, [None, self._cache.width])
+
+    def features(self, inputs, training: bool = False):
+        return inputs
+
+
+class _FeatureEncoder(Encoder):
+    """A frozen backbone as an encoder: its features of some views are stored like embeddings."""
+
+    def __init__(self, tower: Tower, views: Sequence[int]):
+        self.towers = {tower.modality: tower}
+        self.views = views
+        config = tower.get_config()
+        config = {name: config[name] for name in config if name not in ("head", "name")}
+        # What is done to a source counts like a weight.
+        backbone = keras.tree.flatten(tower.backbone)
+        weights = [weight for layer in backbone for weight in layer.weights]
+        said = json.dumps([config, list(views)], sort_keys=True, default=str)
+        self._fingerprint = weights_digest(said, weights)
+        self.embedding_dim = tower.head.width * len(views)
+        self._compiled = tf.function(self._view, reduce_retracing=True)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def _view(self, contents: tf.Tensor, seeds: tf.Tensor, view: int) -> tf.Tensor:
+        [tower] = self.towers.values()
+        return tower.view_features(contents, seeds, view)
+
+    def encode(
+        self, modality: str, sources: Sequence[Source], batch_size: int | None = None
+    ) -> np.ndarray:
+        rows = []
+        for start in range(0, len(sources), BATCH):
+            block = sources[start : start + BATCH]
+            contents = tf.constant([source.read() for source in block])
+            # A crop follows from the content, so that a cache is the same on every machine.
+            seeds = np.array([int(source.identity[:14], 16) for source in block])
+            views = [
+                self._compiled(
+                    contents, tf.constant(np.stack([seeds, [view] * len(block)], 1)), view
+                )
+                for view in self.views
+            ]
+            rows.append(np.concatenate(views, axis=1))
+        return np.concatenate(rows)
+
+
+def _stored_features(
+    tower: Tower, sources: Iterable[Source], views: Sequence[int], directory: Path
+) -> EmbeddingStore:
+    """A store with one row for each content that there is."""
+    sources = list(sources)
+    source_of = dict(zip(identities(sources), sources, strict=True))
+    encoder = _FeatureEncoder(tower, views)
+    try:
+        store = EmbeddingStore.open(directory)
+        if (store.fingerprint, store.ids) == (encoder.fingerprint, list(source_of)):
+            return store
+    except ValueError:  # none yet, or one that was interrupted
+        pass
+    rows = Collection(list(source_of), {tower.modality: [[each] for each in source_of.values()]})
+    return EmbeddingStore.export(encoder, rows, directory)

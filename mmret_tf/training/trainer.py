@@ -1,0 +1,305 @@
+"""The recipe (训练流程): from a collection and a TrainConfig to a trained model and a report.
+
+Section 5 of the document.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+
+from mmret_tf._files import write_json
+from mmret_tf.data.collection import Collection
+from mmret_tf.data.decoders.text import TextPreprocessor
+from mmret_tf.data.loading import load
+from mmret_tf.data.pairs import Pairs
+from mmret_tf.data.progress import is_interactive
+from mmret_tf.evaluation.evaluator import embed_pairs, measure
+from mmret_tf.models.dual_encoder import DualEncoder, load_model
+from mmret_tf.models.encoder import MultiEncoder, VariantEncoder
+from mmret_tf.models.fine_tuning import TwoRateAdam, thaw
+from mmret_tf.models.towers.image import image_tower
+from mmret_tf.models.towers.text import text_tower
+from mmret_tf.ranking.embedding_store import EmbeddingStore
+from mmret_tf.ranking.run import Run
+from mmret_tf.similarity.losses import ContrastiveCosine
+from mmret_tf.training.callbacks import EpochSeeds, KeepBest, RetrievalMetrics
+from mmret_tf.training.config import TrainConfig
+from mmret_tf.training.feature_cache import FeatureCache
+from mmret_tf.training.projector import write_projector
+
+PROJECTED = 500  # development images in TensorBoard's projector
+THAWED_RATE = 0.1  # share of the learning rate for layers that are fine-tuned
+
+
+def build_model(config: TrainConfig, captions: Sequence[str], steps: int) -> DualEncoder:
+    """A compiled dual encoder for these captions. Section 5.
+
+    Args:
+        config: The recipe.
+        captions: Those of the training split alone; they decide the vocabulary.
+        steps: Optimizer steps of the whole run, over which the learning rate falls.
+
+    Returns:
+        A `DualEncoder`, its weights random from `config.seed` or pretrained. Its loss is
+        `ContrastiveCosine`.
+
+    Raises:
+        ValueError: A setting that does not fit the backbone, or no captions.
+        ConnectionError: The ImageNet weights could not be downloaded.
+
+    >>> config = TrainConfig(backbone="SmallCNN", weights="none", image_size=16, embedding_dim=8)
+    >>> model = build_model(config, ["a red circle", "红色的圆"], steps=10)
+    >>> model.text_preprocessor.vocabulary_size()  # a red circle 红 色 的 圆, and two special ids
+    9
+    """
+    keras.utils.set_random_seed(config.seed)
+    if config.initial_model:
+        model = load_model(config.initial_model)
+    else:
+        policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(config.precision)
+        try:
+            model = _new_model(config, captions)
+        finally:
+            keras.config.set_dtype_policy(policy)
+    if config.thaw_from:
+        thaw(model.image_tower.backbone, config.thaw_from)
+    model.compile(_optimizer(config, model, steps), loss=ContrastiveCosine())
+    return model
+
+
+def _new_model(config: TrainConfig, captions: Sequence[str]) -> DualEncoder:
+    """A dual encoder with the towers of the config."""
+    text = TextPreprocessor(config.max_tokens, config.sequence_length)
+    text.adapt(captions)
+    shared = {
+        "embedding_dim": config.embedding_dim,
+        "dropout": config.dropout,
+        "members": config.members,
+    }
+    images = image_tower(
+        config.backbone,
+        None if config.weights == "none" else config.weights,
+        config.image_size,
+        feature_layers=config.feature_layers,
+        scales=config.scales or None,
+        min_crop=config.min_crop,
+        **shared,
+    )
+    texts = text_tower(
+        text,
+        config.rnn,
+        config.word_dim,
+        config.units,
+        pooling=config.pooling,
+        bag_of_words=config.bag_of_words,
+        **shared,
+    )
+    return DualEncoder(images, texts)
+
+
+def _optimizer(config: TrainConfig, model: DualEncoder, steps: int) -> keras.optimizers.Optimizer:
+    """AdamW with warm-up and cosine decay; thawed layers at their own rate, and without decay."""
+    warmup_steps = max(1, steps // 10)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0,
+        warmup_target=config.learning_rate,
+        warmup_steps=warmup_steps,
+        decay_steps=max(1, steps - warmup_steps),
+    )
+    # Adam with weight decay is AdamW. Without it the first step is compiled sooner: Keras' decay
+    # puts the schedule into the graph once more for each variable.
+    thawed = model.image_tower.backbone.trainable_variables if config.thaw_from else []
+    places = {id(variable): place for place, variable in enumerate(model.trainable_variables)}
+    optimizer = TwoRateAdam(
+        schedule,
+        slow=[places[id(variable)] for variable in thawed],
+        slow_share=THAWED_RATE,
+        weight_decay=config.weight_decay or None,
+    )
+    if config.weight_decay:
+        optimizer.exclude_from_weight_decay(
+            [each for each in model.trainable_variables if not is_decayed(each)] + thawed
+        )
+    return optimizer
+
+
+def is_decayed(variable: keras.Variable) -> bool:
+    """Whether weight decay applies: to kernels, but not to biases, scales and word vectors.
+
+    A word that a batch lacks has no gradient, and decay alone would shrink its vector.
+    """
+    return len(variable.shape) > 1 and variable.name not in ("bias", "embeddings")
+
+
+def train(config: TrainConfig, run: str | os.PathLike) -> dict:
+    """Train, and leave `config.json`, `model.keras`, `embeddings/` and `report.json` in a folder.
+    Section 5.
+
+    `model.keras` is the model after the epoch that was best on the development split, and
+    `history.csv` has a line an epoch. `tensorboard --logdir RUN` shows the curves, and images of
+    the development split in the embedding projector. Ctrl-C ends the training and keeps the best
+    model so far; the report says so. A run that was killed or interrupted resumes with the next
+    epoch when it is started again with the same configuration.
+
+    Args:
+        config: The recipe.
+        run: The folder to write; an older run in it is replaced file by file.
+
+    Returns:
+        The report, as in `report.json`: the configuration, what was set aside on loading, the
+        history of the training, the metrics of the development split, and seconds.
+
+    Raises:
+        ValueError: Nothing usable in the data, or a setting that does not fit.
+        ConnectionError: The ImageNet weights could not be downloaded.
+        KeyboardInterrupt: Ctrl-C before the first epoch was completed.
+
+    >>> config = TrainConfig(data="photos", epochs=10)  # a folder, see `load`
+    >>> report = train(config, "runs/photos")  # doctest: +SKIP
+
+    Then `report["development"]["t2i_R@10"]` is a share of the captions, 0 to 1.
+    """
+    started = time.monotonic()
+    run, splits = Run(run), load_splits(config)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    history = killed_run(config, run)
+    write_json(run.config, dataclasses.asdict(config))
+    pairs_an_epoch = len(splits.training) * config.captions_per_image
+    steps = config.epochs * max(1, pairs_an_epoch // config.batch_size)
+    model = encoder = build_model(config, splits.training.all_captions(), steps)
+    if not model.image_tower.backbone.trainable:  # its features are cached, the heads are trained
+        encoder, splits = _with_cache(config, run, model, splits)
+    keep = KeepBest(model, run.model, history)
+    fit_started = time.monotonic()
+    is_interrupted = _fit(config, run, encoder, keep, splits)
+    fit_seconds = time.monotonic() - fit_started
+
+    model.set_weights(load_model(run.model).get_weights())  # of the best epoch; heads share them
+    form = VariantEncoder(model, encoder.towers, "float32")
+    EmbeddingStore.export(form, splits.gallery, run.embeddings)
+    report = {
+        "config": dataclasses.asdict(config),
+        "train_images": len(splits.training),
+        "development_images": len(splits.development or ()),
+        "quarantined": splits.gallery.quarantined,
+        "epochs_completed": len(keep.epochs),
+        "is_interrupted": is_interrupted,
+        "best_epoch": keep.best_epoch,
+        "history": keep.epochs,
+        "seconds": {"fit": fit_seconds, "all": time.monotonic() - started},
+    }
+    if splits.development is not None:
+        images, texts, pairs = embed_pairs(form, splits.development)
+        report["development"] = measure(images, texts, pairs)
+        labels = [captions[0] for captions in pairs.captions[:PROJECTED]]
+        sources = pairs.first_sources[:PROJECTED]
+        write_projector(run.logs, images[:PROJECTED], pairs.modalities[0], sources, labels)
+    write_json(run.report, report)
+    return report
+
+
+class Splits(NamedTuple):
+    """What a run uses.
+
+    Attributes:
+        training: The pairs to train on.
+        development: Those of the development split, if it has any.
+        gallery: The whole collection, items without pairs included; for drawn scenes, the
+            development split.
+    """
+
+    training: Pairs
+    development: Pairs | None
+    gallery: Collection
+
+
+def load_splits(config: TrainConfig) -> Splits:
+    """Load the collection of a configuration."""
+    if config.data == "scenes":
+        gallery = load("scenes", "dev", 200, config.seed)
+        training = load("scenes", "train", config.scenes, config.seed)
+    else:
+        gallery = load(config.data)
+        training = gallery.split("train")
+    development = gallery.split("dev") if "dev" in gallery.splits else None
+    has_pairs = development is not None and development.has_pairs()
+    return Splits(training.pairs(), development.pairs() if has_pairs else None, gallery)
+
+
+def _with_cache(
+    config: TrainConfig, run: Run, model: MultiEncoder, splits: Splits
+) -> tuple[MultiEncoder, Splits]:
+    """The heads of a model with a frozen backbone, and the splits with cached features."""
+    training = splits.training.first_sources
+    sources = [*itertools.chain(*splits.gallery.sources["image"]), *training]
+    cache = FeatureCache(model.image_tower, sources, run.features, training, config.feature_views)
+    encoder = cache.encoder(model)
+    encoder.compile(model.optimizer, model.loss)
+    return encoder, Splits(*(part and cache.cached(part) for part in splits))
+
+
+def _fit(
+    config: TrainConfig, run: Run, encoder: MultiEncoder, keep: KeepBest, splits: Splits
+) -> bool:
+    """Run the epochs that are left; return whether Ctrl-C ended them."""
+    callbacks = [
+        EpochSeeds(),
+        keep,
+        keras.callbacks.CSVLogger(run.history, append=bool(keep.epochs)),
+        keras.callbacks.TensorBoard(run.logs, write_graph=False),
+        keras.callbacks.TerminateOnNaN(),
+        keras.callbacks.BackupAndRestore(run.backup),
+    ]
+    if splits.development is not None:
+        callbacks.insert(1, RetrievalMetrics(splits.development))
+    dataset = splits.training.as_dataset(
+        encoder, config.batch_size, True, config.seed, config.captions_per_image
+    )
+    try:
+        # Repeated, one iterator serves all epochs: making one takes a second or two. What a killed
+        # run has drawn is skipped, so that the rest is the same as without the kill.
+        encoder.fit(
+            dataset.repeat().skip(len(keep.epochs) * len(dataset)),
+            steps_per_epoch=len(dataset),
+            epochs=config.epochs,
+            callbacks=callbacks,
+            verbose=1 if is_interactive() else 2,
+        )
+    except KeyboardInterrupt:
+        if not keep.epochs:
+            raise
+        return True
+    return False
+
+
+def killed_run(config: TrainConfig, run: Run) -> list[dict[str, float]]:
+    """The epochs that a killed run of this very configuration completed.
+
+    Of any other run there are none, and its backup and logs are deleted: stale state is never
+    resumed. Keras' backup is the truth, because it is written last.
+    """
+    try:
+        epochs = json.loads((run.backup / "training_metadata.json").read_text())["epoch"]
+        lines = run.history.read_text(encoding="utf-8").splitlines(keepends=True)[: 1 + epochs]
+        if TrainConfig.load(run.config) == config and len(lines) == 1 + epochs:
+            run.history.write_text("".join(lines), encoding="utf-8")  # without a repeated epoch
+            return [
+                {name: float(value) for name, value in row.items() if name != "epoch"}
+                for row in csv.DictReader(lines)
+            ]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no killed run, or one that was killed in its first epoch
+    for stale in (run.backup, run.logs):
+        shutil.rmtree(stale, ignore_errors=True)
+    return []

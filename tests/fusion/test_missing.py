@@ -1,0 +1,58 @@
+"""The ensemble of one model per modality against NumPy, and the rows that modality dropout hides."""
+
+import keras
+import numpy as np
+import pytest
+
+from mmret_tf.fusion import EnsembleFusion, ModalityDropout
+
+
+def head(seed=0, width=2):
+    kernel = keras.initializers.GlorotUniform(seed)
+    dense = keras.layers.Dense(width, kernel_initializer=kernel, use_bias=False)
+    return keras.Sequential([keras.Input((2,)), dense])
+
+
+def test_an_ensemble_is_the_sum_of_its_models():
+    models = {"image": head(1), "text": head(2)}
+    inputs = {"image": np.array([[1.0, 2], [3, 4]]), "text": np.array([[5.0, 6], [0, 0]])}
+    parts = {name: inputs[name] @ models[name].get_weights()[0] for name in models}
+    image = parts["image"] / np.linalg.norm(parts["image"], axis=1, keepdims=True)
+    text = parts["text"][0] / np.linalg.norm(parts["text"][0])
+    both = (image[0] + text) / np.linalg.norm(image[0] + text)
+    result = EnsembleFusion(models)({k: v.astype(np.float32) for k, v in inputs.items()}).numpy()
+    assert np.allclose(result, [both, image[1]], atol=1e-6)
+
+
+def test_dropout_hides_at_its_rate_and_never_the_last():
+    keras.utils.set_random_seed(0)
+    dropout = ModalityDropout(0.4)
+    present = {name: np.ones(20_000, bool) for name in ("audio", "image", "text")}
+    present["text"][:10_000] = False
+    kept = np.stack([each.numpy() for each in dropout(present, training=True).values()], axis=1)
+    assert kept.any(axis=1).all()
+    assert not kept[:10_000, 2].any()
+    # One of three stays, and each of the other two is hidden at the rate.
+    assert kept[10_000:].mean() == pytest.approx(1 - 0.4 * 2 / 3, abs=0.01)
+    assert kept[:10_000, :2].mean() == pytest.approx(1 - 0.4 / 2, abs=0.01)
+    again = np.stack([each.numpy() for each in dropout(present, training=True).values()], axis=1)
+    assert (kept != again).any()
+    for still in (dropout(present), ModalityDropout(0.0)(present, training=True)):
+        assert all(np.array_equal(each, present[name]) for name, each in still.items())
+
+
+def test_dropout_hides_a_sequence_as_a_whole():
+    keras.utils.set_random_seed(0)
+    present = {"image": np.ones((200, 4), bool), "text": np.ones((200, 1), bool)}
+    kept = ModalityDropout(0.5)(present, training=True)["image"].numpy()
+    assert 0 < kept.all(axis=1).sum() < 200
+    assert np.array_equal(kept.all(axis=1), kept.any(axis=1))
+
+
+def test_mistakes_are_explained():
+    with pytest.raises(ValueError, match="rate must be at least 0 and below 1; got 1"):
+        ModalityDropout(1)
+    with pytest.raises(ValueError, match=r"vectors of one width; got \[2, 3\]"):
+        EnsembleFusion({"image": head(), "text": head(width=3)})
+    with pytest.raises(ValueError, match=r"models for \['image', 'text'\]; got \['image'\]"):
+        EnsembleFusion({"image": head(), "text": head()})({"image": np.ones((1, 2))})

@@ -1,0 +1,294 @@
+"""Exports for TensorFlow Serving, loaded as it does: by the V1 loader, in a fresh process."""
+
+import base64
+import contextlib
+import io
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from serving.run_signatures import answer, load
+from serving.serving_models import ask_everything, make_model, make_searcher, picture
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+from mmret_tf.fusion import FusedEncoder, HybridFusion, load_fused_encoder
+from mmret_tf.models import VariantEncoder
+from mmret_tf.serving import docker_command, export_saved_model
+from mmret_tf.serving.export import _new_version, _write_warm_up
+
+SCRIPT = Path(__file__).with_name("run_signatures.py")
+TEXTS = ["a red circle", "红色的圆", "ＲＥＤ, circle!", "", "zzz 龘", "blue " * 100]
+
+
+@contextlib.contextmanager
+def loaded(export, *options):
+    """A function from requests to the answers of a fresh process."""
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, export, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+
+    def run(requests):
+        requests = [[name, to_json(inputs)] for name, inputs in requests]
+        process.stdin.write(json.dumps(requests).encode() + b"\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    with process:  # at the end its input is closed, and the process ends
+        yield run
+
+
+def to_json(inputs):
+    return {
+        name: [
+            {"b64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+            for value in values
+        ]
+        for name, values in inputs.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def run(small):
+    """Requests to the export with exact search."""
+    with loaded(small) as function:
+        yield function
+
+
+@pytest.fixture(scope="module")
+def encoders(searcher, tmp_path_factory):
+    """An export of an encoder alone, whose image tower is compressed, as version 3. Before it, an
+    export was killed and the user wrote a configuration. The API of TF Serving is not installed."""
+    base = tmp_path_factory.mktemp("exports") / "m"
+    (base / "3.partial" / "variables").mkdir(parents=True)
+    (base / "batching_parameters.txt").write_text("max_batch_size { value: 8 }")
+    compressed = VariantEncoder(searcher.encoder, {"image": SimpleNamespace()}, form="int8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "tensorflow_serving.apis", None)
+        with pytest.warns(UserWarning, match=r'pip install "mmret_tf\[serving\]"'):
+            return export_saved_model(compressed, base, 3, index=None)
+
+
+# What a server answers
+
+
+def check_everything(searcher, run, rows=(1, 3, 64)):
+    """Compare the answers of all signatures with those of Python, for some numbers of rows."""
+    pictures = [picture(0), picture(1, (9, 30), "JPEG"), picture(2, format="WEBP")]
+    asked = []
+    for n in rows:
+        texts = [TEXTS[row % len(TEXTS)] for row in range(n)]
+        images = [pictures[row % len(pictures)] for row in range(n)]
+        asked += ask_everything(searcher, texts, images, k=7)
+    answers = run([request for request, _ in asked])
+    for ((signature, _), right), given in zip(asked, answers, strict=True):
+        if signature.startswith("encode"):
+            np.testing.assert_allclose(given["embedding"], right, atol=1e-5)
+            continue
+        for row, results in enumerate(right):
+            scores = [result.score for result in results]
+            np.testing.assert_allclose(given["scores"][row], scores, atol=1e-5)
+            assert given["ids"][row] == [result.id for result in results]
+            captions = [result.item["captions"] for result in results]
+            assert [text.split("\n") for text in given["captions"][row]] == captions
+
+
+def test_every_signature_answers_as_python_does(searcher, run):
+    check_everything(searcher, run)
+
+
+def test_an_export_for_the_ops_of_scann_does_so_too_with_integer_ids(searcher, tmp_path):
+    pytest.importorskip("scann")
+    with_integers = make_searcher(searcher.encoder, ids=[2**40 - row for row in range(300)])
+    export = export_saved_model(with_integers, tmp_path / "scann", 1, "scann", k=7)
+    with loaded(export, "scann") as run:
+        check_everything(with_integers, run, rows=(1, 3))
+
+
+def test_a_trained_fusion_answers_as_python_does(tmp_path):
+    fused = FusedEncoder(make_model(), HybridFusion(4, heads=2))
+    generator = np.random.default_rng(0)
+    weights = fused.fusion.get_weights()
+    fused.fusion.set_weights([each + 0.5 * generator.normal(size=each.shape) for each in weights])
+    fused.save(tmp_path / "fusion.keras")
+    searcher = make_searcher(load_fused_encoder(tmp_path / "fusion.keras"))
+    export = export_saved_model(searcher, tmp_path / "fused", 1, k=7)
+    signatures = load(str(export))
+
+    def run(requests):
+        return [answer(signatures, *request) for request in requests]
+
+    check_everything(searcher, run, rows=(1, 3))  # the first row has no weight, the others have one
+
+
+def test_a_bad_request_is_refused_in_words_and_the_next_one_answered(run):
+    huge = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(huge, "PNG")
+    whole = picture(3, format="JPEG")
+    both = "search_by_text_and_image"
+    refused = [
+        (
+            ["search_by_image", {"image": [whole, b"a string"]}],
+            "not an image: expected JPEG, PNG, GIF, BMP or WebP",
+        ),
+        (["encode_image", {"image": [whole, b""]}], "empty file"),
+        (
+            ["search_by_image", {"image": [whole, huge.getvalue()]}],
+            "too large: 20000 x 20000 pixels",
+        ),
+        (["encode_image", {"image": [whole, whole[: len(whole) // 2]]}], "JPEG"),
+        (["encode_text", {"text": []}], "no rows: expected at least one"),
+        (["search_by_text", {"text": []}], "no rows: expected at least one"),
+        (["search_by_image", {"image": []}], "no rows: expected at least one"),
+        (
+            [both, {"text": ["a"], "image": [whole], "text_weight": [2]}],
+            "text_weight must be from 0 to 1",
+        ),
+        (
+            [both, {"text": ["a"] * 2, "image": [whole], "text_weight": [1]}],
+            "text, image and text_weight must have equal rows",
+        ),
+        (
+            ["search_by_embedding", {"embedding": [[1, 2, 3, float("nan")]]}],
+            "queries must be finite",
+        ),
+    ]
+    good = ["search_by_image", {"image": [whole]}]
+    *answers, last = run([*(request for request, _ in refused), good])
+    for (_, words), given in zip(refused, answers, strict=True):
+        assert words in given["error"], given
+    assert len(last["ids"][0]) == 7
+
+
+def test_without_an_index_only_the_encoders_are_exported_in_float32(searcher, encoders):
+    signatures = load(str(encoders))
+    pictures = [picture(0), picture(1, format="JPEG")]
+    text, default, image = [
+        answer(signatures, name, to_json(inputs))["embedding"]
+        for name, inputs in [
+            ("encode_text", {"text": ["红色的圆"]}),
+            ("serving_default", {"text": ["红色的圆"]}),
+            ("encode_image", {"image": pictures}),
+        ]
+    ]
+    assert text == default
+    np.testing.assert_allclose(text, searcher.encoder.encode_texts(["红色的圆"]), atol=1e-5)
+    np.testing.assert_allclose(image, searcher.encoder.encode_images(pictures), atol=1e-5)
+    assert "search" not in (encoders / "saved_model.pb").read_bytes().decode("latin1")
+
+
+# The files
+
+
+def test_the_folder_holds_the_files_of_a_server(small):
+    base = small.parent
+    files = ["1", "batching_parameters.txt", "models.config"]
+    assert sorted(path.name for path in base.iterdir()) == files
+    config = (base / "models.config").read_text()
+    assert 'name: "small"' in config and 'base_path: "/models/small"' in config
+    assert "max_batch_size { value: 64 }" in (base / "batching_parameters.txt").read_text()
+    command = shlex.split(docker_command(base))
+    assert command[:2] == ["docker", "run"] and f"{base}:/models/small:ro" in command
+    assert "--model_config_file=/models/small/models.config" in command
+    # REST would encode an output whose name ends in _bytes.
+    model = tf.compat.v1.saved_model.loader.load
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        definition = model(session, ["serve"], str(small)).signature_def
+    names = {name for each in definition.values() for name in each.outputs}
+    assert names - {"__saved_model_init_op"} == {"ids", "scores", "captions", "embedding"}
+
+
+def test_tf_serving_can_parse_the_configuration(small):
+    text_format = pytest.importorskip("google.protobuf.text_format")
+    from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+    text = (small.parent / "models.config").read_text()
+    (model,) = text_format.Parse(text, ModelServerConfig()).model_config_list.config
+    assert (model.name, model.model_platform) == ("small", "tensorflow")
+
+
+def warm_up_requests(folder):
+    path = folder / "assets.extra" / "tf_serving_warmup_requests"
+    records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    return [PredictionLog.FromString(record).predict_log.request for record in records]
+
+
+def test_the_warm_up_asks_every_signature_and_is_answered(small, run):
+    requests = []
+    for request in warm_up_requests(small):
+        assert request.model_spec.name == "small"
+        inputs = {name: tf.make_ndarray(value).tolist() for name, value in request.inputs.items()}
+        requests.append([request.model_spec.signature_name, inputs])
+    rows = sorted((name, len(next(iter(inputs.values())))) for name, inputs in requests)
+    names = ["encode_image", "encode_text", "search_by_embedding", "search_by_image"]
+    names += ["search_by_text", "search_by_text_and_image"]
+    assert rows == [(name, n) for name in names for n in (1, 8)]
+    for given in run(requests):
+        assert "error" not in given
+
+
+def test_the_warm_up_leaves_out_modalities_without_an_example(tmp_path):
+    text, number = (tf.TensorSpec([None], tf.string, name) for name in ("text", "number"))
+    signatures = {"encode_number": (None, [number]), "encode_text": (None, [text])}
+    _write_warm_up(tmp_path, "m", signatures, dim=4)
+    requests = warm_up_requests(tmp_path)
+    assert [request.model_spec.signature_name for request in requests] == ["encode_text"] * 2
+
+
+def test_an_export_keeps_the_files_of_users_and_removes_those_of_killed_exports(encoders):
+    base = encoders.parent
+    assert encoders == base / "3"
+    files = ["3", "batching_parameters.txt", "models.config"]
+    assert sorted(path.name for path in base.iterdir()) == files
+    assert "value: 8" in (base / "batching_parameters.txt").read_text()
+    assert not (encoders / "assets.extra").exists()
+
+
+def test_a_version_is_never_replaced(searcher, encoders):
+    before = {path: path.read_bytes() for path in encoders.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="3 exists, .* the next free one is 4"):
+        export_saved_model(searcher.encoder, encoders.parent, 3, index=None)
+    assert before == {path: path.read_bytes() for path in encoders.rglob("*") if path.is_file()}
+
+
+def test_a_version_appears_whole_or_not_at_all(tmp_path):
+    def write(should_fail):
+        with _new_version(tmp_path, 2) as folder:
+            (folder / "saved_model.pb").write_bytes(b"a graph")
+            assert not [path for path in tmp_path.iterdir() if path.name.isdecimal()]
+            if should_fail:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(should_fail=True)
+    assert not [*tmp_path.iterdir()]
+    write(should_fail=False)
+    assert [path.name for path in tmp_path.rglob("*")] == ["2", "saved_model.pb"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 0}, "version must be an integer of at least 1; got 0"),
+        ({"version": "1"}, "version must be an integer of at least 1; got '1'"),
+        ({"k": 0}, "k must be"),
+        ({"index": "faiss"}, 'index must be "brute_force", "scann" or None'),
+    ],
+)
+def test_wrong_arguments_are_explained(searcher, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        export_saved_model(searcher, tmp_path / "m", **{"version": 1, **changes})
+    assert not (tmp_path / "m").exists()
+
+
+def test_an_encoder_alone_has_no_gallery_and_not_every_folder_is_a_name(searcher, tmp_path):
+    with pytest.raises(ValueError, match="the model's name in URLs .* got 'my \"model\"'"):
+        export_saved_model(searcher, tmp_path / 'my "model"', 1)
+    with pytest.raises(ValueError, match="give a Searcher, or index=None"):
+        export_saved_model(searcher.encoder, tmp_path / "m", 1)
