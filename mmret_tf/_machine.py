@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,15 +40,16 @@ def cpu_features() -> list[str]:
 def quiet_stderr() -> Iterator[None]:
     """Drop the log lines that C++ code writes to file descriptor 2, past `sys.stderr`.
 
-    For code without a switch of its own, as ScaNN has none. Everything else that is written
-    meanwhile, by any thread, follows when the block ends. Does nothing if the environment variable
-    MMRET_DEBUG is set, and nothing in a second thread that enters at the same time.
+    For code without a switch of its own, such as ScaNN's. Everything else that is written in the
+    meantime, by any thread, follows when the block ends. Does nothing if the environment variable
+    MMRET_DEBUG is set, in a second thread at the same time, or on other systems than Linux.
     """
-    if os.environ.get("MMRET_DEBUG") or not _redirecting.acquire(blocking=False):
+    is_wanted = hasattr(os, "memfd_create") and not os.environ.get("MMRET_DEBUG")
+    if not is_wanted or not _redirecting.acquire(blocking=False):
         yield
         return
     try:
-        with tempfile.TemporaryFile() as caught:
+        with open(os.memfd_create("stderr"), "w+b") as caught:
             _flush()
             stderr = os.dup(2)
             os.dup2(caught.fileno(), 2)

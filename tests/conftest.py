@@ -41,8 +41,8 @@ def make_text(captions=CAPTIONS, length=6):
 def make_model(text=None, backbone=None, **settings):
     """A dual encoder of a few hundred weights for pictures of 16 pixels, compiled."""
     keras.utils.set_random_seed(0)
-    settings = {"trainable": True, "embedding_dim": 4, **settings}
-    images = image_tower(backbone or make_backbone(), image_size=16, **settings)
+    settings = {"image_size": 16, "trainable": True, "embedding_dim": 4, **settings}
+    images = image_tower(backbone or make_backbone(), **settings)
     texts = text_tower(text or make_text(), word_dim=8, units=8, embedding_dim=images.embedding_dim)
     built = DualEncoder(images, texts)
     built.compile(keras.optimizers.Adam(0.01), loss=ContrastiveCosine())

@@ -100,17 +100,29 @@ def measure(images: np.ndarray, texts: np.ndarray, pairs: Pairs, folds: int = 1)
     """
     first, second = pairs.modalities
     image_of = pairs.caption_to_image()
-    metrics = {COUNTS.get(first, first): len(images), COUNTS.get(second, second): len(texts)}
-    metrics["folds"] = folds
+    counts = {COUNTS.get(first, first): len(images), COUNTS.get(second, second): len(texts)}
+    counts["folds"] = folds
     if folds > 1:
-        return metrics | evaluate_folds(images, texts, image_of, folds, pairs.modalities)
-    ranks = rank_all(images, texts, image_of, pairs.modalities)
-    metrics |= ranks.metrics() | {"intervals": ranks.recall_intervals()}
-    if second == "text":
-        is_chinese = np.array([bool(HAN.search(caption)) for caption in pairs.all_captions()])
-        if is_chinese.any() and not is_chinese.all():
+        metrics = evaluate_folds(images, texts, image_of, folds)
+    else:
+        ranks = rank_all(images, texts, image_of)
+        metrics = ranks.metrics() | {"intervals": ranks.recall_intervals()}
+        is_chinese = np.array([bool(HAN.search(each.record)) for each in pairs.second_sources])
+        if second == "text" and is_chinese.any() and not is_chinese.all():
             for language, chosen in (("english", ~is_chinese), ("chinese", is_chinese)):
-                metrics[language] = evaluate_retrieval(
-                    images, texts[chosen], image_of[chosen], pairs.modalities
-                )
-    return metrics
+                metrics[language] = evaluate_retrieval(images, texts[chosen], image_of[chosen])
+    return counts | named_by_modality(metrics, pairs)
+
+
+def named_by_modality(metrics: dict, pairs: Pairs) -> dict:
+    """Metrics under the general names of the pairs' modalities; i2t and t2i stay as they are."""
+    if pairs.modalities == ("image", "text"):
+        return metrics
+    first, second = pairs.modalities
+    names = {"i2t": f"{first}_to_{second}", "t2i": f"{second}_to_{first}"}
+    return {
+        names.get(name[:3], name[:3]) + name[3:]: (
+            named_by_modality(value, pairs) if isinstance(value, dict) else value
+        )
+        for name, value in metrics.items()
+    }

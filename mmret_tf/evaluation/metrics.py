@@ -22,25 +22,11 @@ KS = (1, 5, 10)
 # Number of scores held at once (float32, so 128 MiB).
 BLOCK_SCORES = 2**25
 
-# Short forms of the two usual directions.
-SHORT_NAMES = {"image_to_text": "i2t", "text_to_image": "t2i"}
-
-
-def direction_name(query: str, answer: str) -> str:
-    """Prefix of the metrics of one direction, from the names of two modalities.
-
-    >>> direction_name("image", "text"), direction_name("sound", "text")
-    ('i2t', 'sound_to_text')
-    """
-    name = f"{query}_to_{answer}"
-    return SHORT_NAMES.get(name, name)
-
 
 def evaluate_retrieval(
     image_embeddings: npt.ArrayLike,
     text_embeddings: npt.ArrayLike,
     caption_to_image: npt.ArrayLike,
-    modalities: tuple[str, str] = ("image", "text"),
 ) -> dict[str, float]:
     """Rank all captions for every image and all images for every caption; summarize the ranks.
 
@@ -62,14 +48,12 @@ def evaluate_retrieval(
         image_embeddings: `[n_images, dim]`.
         text_embeddings: `[n_captions, dim]`.
         caption_to_image: `[n_captions]` integers, for each caption the row of its image.
-        modalities: Names of the two modalities, if they are others.
 
     Returns:
         For each direction, `i2t` (image query, captions ranked) and `t2i` (caption query, images
         ranked): `i2t_R@1`, `i2t_R@5`, `i2t_R@10` (fraction of queries, 0 to 1, with a right
         answer among the first k), `i2t_medr` and `i2t_meanr` (median and mean rank), `i2t_mrr`
-        (mean of 1 / rank) and `i2t_ndcg@10` (binary relevance). For other modalities the
-        directions are called `sound_to_text` and so on.
+        (mean of 1 / rank) and `i2t_ndcg@10` (binary relevance).
 
     Raises:
         ValueError: An array is empty, has the wrong number of axes or holds NaN or infinity, the
@@ -83,7 +67,7 @@ def evaluate_retrieval(
     >>> metrics["i2t_R@1"], metrics["i2t_meanr"]  # image 0: caption 2 ties with 0, so rank 2
     (0.0, 2.5)
     """
-    return rank_all(image_embeddings, text_embeddings, caption_to_image, modalities).metrics()
+    return rank_all(image_embeddings, text_embeddings, caption_to_image).metrics()
 
 
 @dataclass(frozen=True)
@@ -95,7 +79,6 @@ class Ranks:
         caption_ranks: Rank of the best caption of each image that has one, int64 `[n_queries]`.
         image_of: Row of each caption's image in `caption_ranks`, int64 `[n_captions]`.
         caption_ndcg: nDCG at 10 of all captions of each image, 0 to 1, float64 `[n_queries]`.
-        modalities: Names of the two modalities.
 
     >>> image_ranks, caption_ranks = np.array([1, 2, 2, 9]), np.array([1, 2])
     >>> ranks = Ranks(image_ranks, caption_ranks, np.array([0, 0, 1, 1]), np.ones(2))
@@ -107,20 +90,11 @@ class Ranks:
     caption_ranks: np.ndarray
     image_of: np.ndarray
     caption_ndcg: np.ndarray
-    modalities: tuple[str, str] = ("image", "text")
-
-    @property
-    def directions(self) -> tuple[str, str]:
-        """Prefixes of the metrics: image to text, and text to image."""
-        first, second = self.modalities
-        return direction_name(first, second), direction_name(second, first)
 
     def metrics(self) -> dict[str, float]:
         """The metrics of `evaluate_retrieval`, under the same names."""
-        forward, backward = self.directions
-        return _summary(forward, self.caption_ranks, self.caption_ndcg) | _summary(
-            backward, self.image_ranks, _gain(self.image_ranks)
-        )
+        image_to_text = _summary("i2t", self.caption_ranks, self.caption_ndcg)
+        return image_to_text | _summary("t2i", self.image_ranks, _gain(self.image_ranks))
 
     def recall_intervals(
         self, confidence: float = 0.95, samples: int = 1000, seed: int = 0
@@ -153,12 +127,11 @@ class Ranks:
             raise ValueError(f"samples must be at least 1; got {samples}")
         n_images = len(self.caption_ranks)
         captions = np.bincount(self.image_of, minlength=n_images)
-        forward, backward = self.directions
         columns = []  # for each recall: right answers and queries of each image
         for k in KS:
             found = np.bincount(self.image_of[self.image_ranks <= k], minlength=n_images)
-            columns.append((f"{forward}_R@{k}", self.caption_ranks <= k, np.ones(n_images)))
-            columns.append((f"{backward}_R@{k}", found, captions))
+            columns.append((f"i2t_R@{k}", self.caption_ranks <= k, np.ones(n_images)))
+            columns.append((f"t2i_R@{k}", found, captions))
         names, hits, queries = zip(*columns, strict=True)
         hits, queries = np.stack(hits, axis=1), np.stack(queries, axis=1)
         random = np.random.default_rng(seed)
@@ -174,13 +147,11 @@ def rank_all(
     image_embeddings: npt.ArrayLike,
     text_embeddings: npt.ArrayLike,
     caption_to_image: npt.ArrayLike,
-    modalities: tuple[str, str] = ("image", "text"),
 ) -> Ranks:
     """The ranks that `evaluate_retrieval` summarizes. Section 3.1(5).
 
     Args:
-        image_embeddings, text_embeddings, caption_to_image, modalities: As for
-            `evaluate_retrieval`.
+        image_embeddings, text_embeddings, caption_to_image: As for `evaluate_retrieval`.
 
     Returns:
         The ranks of both directions, from 1.
@@ -216,7 +187,6 @@ def rank_all(
         caption_ranks=caption_ranks[starts],
         image_of=np.unique(image_of, return_inverse=True)[1],
         caption_ndcg=caption_ndcg,
-        modalities=modalities,
     )
 
 
@@ -225,7 +195,6 @@ def evaluate_folds(
     text_embeddings: npt.ArrayLike,
     caption_to_image: npt.ArrayLike,
     folds: int = 5,
-    modalities: tuple[str, str] = ("image", "text"),
 ) -> dict[str, float]:
     """Metrics averaged over equal folds of the images, each ranked by itself (五折平均).
 
@@ -233,8 +202,7 @@ def evaluate_folds(
     section 4.1). A fold is a run of consecutive images with their captions.
 
     Args:
-        image_embeddings, text_embeddings, caption_to_image, modalities: As for
-            `evaluate_retrieval`.
+        image_embeddings, text_embeddings, caption_to_image: As for `evaluate_retrieval`.
         folds: Number of folds; it must divide the number of images.
 
     Returns:
@@ -264,7 +232,7 @@ def evaluate_folds(
         if not chosen.any():
             raise ValueError(f"images {start} to {start + size - 1}, a fold, have no caption")
         fold = images[start : start + size]
-        parts.append(evaluate_retrieval(fold, texts[chosen], image_of[chosen] - start, modalities))
+        parts.append(evaluate_retrieval(fold, texts[chosen], image_of[chosen] - start))
     return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
 
 

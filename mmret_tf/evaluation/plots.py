@@ -242,9 +242,8 @@ def draw_evaluation(
         ValueError: As for `rank_all` and `draw_curves`.
 
     >>> import tempfile
-    >>> from mmret_tf.data import load_pairs
-    >>> pairs = load_pairs("scenes", split="dev", size=2)
-    >>> images, texts = np.eye(2), np.repeat(np.eye(2), 4, axis=0)  # or by `embed_pairs`
+    >>> pairs = Pairs(["a", "b"], {"image": [["a.png"], ["b.png"]], "text": [["red"], ["蓝"]]})
+    >>> images = texts = np.eye(2)  # or by `embed_pairs`
     >>> [path.name for path in draw_evaluation(images, texts, pairs, tempfile.mkdtemp())]
     ['recall.png', 'similarities.png', 'best.png', 'worst.png']
     """

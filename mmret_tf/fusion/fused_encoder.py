@@ -200,14 +200,17 @@ class FusedEncoder(keras.Model, Encoder):
         if not flat:
             return np.zeros((len(sources), 1, width), np.float32)
         batches = input_batches(self.towers[modality], flat)
-        vectors = (row for batch in batches for row in self._compiled(modality, batch).numpy())
+        # Without its padding, so that a sequence does not depend on the others of its batch.
+        vectors = (
+            row[: 1 + max(np.flatnonzero(row.any(axis=1)), default=0)]
+            for batch in batches
+            for row in self._compiled(modality, batch).numpy()
+        )
         nothing = np.zeros((0, width), np.float32)
         items = [
             np.concatenate([nothing, *itertools.islice(vectors, len(each))]) for each in sources
         ]
-        joined = keras.utils.pad_sequences(items, dtype="float32", padding="post")
-        longest = 1 + max(np.flatnonzero(joined.any(axis=(0, 2))), default=0)
-        return joined[:, :longest]
+        return keras.utils.pad_sequences(items, dtype="float32", padding="post")
 
     def _feature_shapes(self) -> dict[str, tuple]:
         """Shapes of `features`, for the layers that are built from them."""
@@ -234,13 +237,10 @@ class FusedEncoder(keras.Model, Encoder):
 
 def _sequence_width(tower: Tower) -> int:
     """Width of the regions or words of a tower, from its graph."""
-
-    def sequence(sources: tf.Tensor) -> tf.Tensor:
-        return tower.sequence(tower.compiled_preprocess(sources))[0]
-
-    # With AutoGraph, the tower's own error would be buried in a trace.
-    traced = tf.function(sequence, autograph=False)
-    return traced.get_concrete_function(tf.TensorSpec([None], tf.string)).output_shapes[-1]
+    preprocess = tf.function(tower.preprocess)
+    # With AutoGraph, an error of `sequence` itself would be buried in a trace.
+    sequence = tf.function(lambda strings: tower.sequence(preprocess(strings))[0], autograph=False)
+    return sequence.get_concrete_function(tf.TensorSpec([None], tf.string)).output_shapes[-1]
 
 
 def item_examples(fused: FusedEncoder, pairs: Pairs) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -281,8 +281,8 @@ def item_examples(fused: FusedEncoder, pairs: Pairs) -> tuple[dict[str, np.ndarr
     pairs = pairs.subset(rows)
     embeddings = fused.encode(second, pairs.second_sources)
     ends = np.cumsum([len(each) for each in pairs.sources[second]])
-    following = np.arange(1, len(embeddings) + 1)
-    following[ends - 1] = np.concatenate([[0], ends[:-1]])
+    of_rows = np.split(np.arange(len(embeddings)), ends[:-1])
+    following = np.concatenate([np.roll(numbers, -1) for numbers in of_rows])
     ones = fused.encode(first, pairs.first_sources)[pairs.caption_to_image()]
     return {first: ones, second: embeddings}, embeddings[following]
 

@@ -129,7 +129,8 @@ class Fusion(MaskedLayer):
         return ops.where(has_any[:, None], unit_length(self.fuse(inputs, present, training)), 0.0)
 
     def compute_output_shape(self, input_shape, **kwargs):
-        return (next(iter(input_shape.values()))[0], self.dim)
+        batch, *_, width = next(iter(input_shape.values()))
+        return (batch, self.dim or width)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "dim": self.dim}

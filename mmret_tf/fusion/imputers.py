@@ -57,10 +57,6 @@ class Imputer(MaskedLayer):
             for name in self.widths
         }
 
-    def compute_output_shape(self, input_shape, **kwargs):
-        batch = next(iter(input_shape.values()))[0]
-        return {name: (batch, width) for name, width in self.widths.items()}
-
 
 @keras.saving.register_keras_serializable("mmret_tf")
 class ConstantImputer(Imputer):

@@ -92,9 +92,6 @@ class WeightedSum(Fusion):
         vectors = ops.stack([inputs[name] for name in self.widths], axis=1)
         return ops.sum(vectors * shares[:, :, None], axis=1)
 
-    def compute_output_shape(self, input_shape, **kwargs):
-        return next(iter(input_shape.values()))
-
     def get_config(self) -> dict:
         config = {"weights": self.weights_given, "learned": self.learned}
         return {**layers.Layer.get_config(self), **config}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mmret_tf._lazy import attach
 
 if TYPE_CHECKING:
-    from mmret_tf.models.backbones import load_backbone, small_cnn
+    from mmret_tf.models.backbones import load_backbone, register_backbone, small_cnn
     from mmret_tf.models.document_model import (
         MultimodalRetrievalModel,
         item_labels,

@@ -30,12 +30,11 @@ def thumbnail(record: Mapping[str, Any], side: int = THUMBNAIL) -> Image.Image:
     """
     sources = Item.of(record)["sources"]
     for name, modality in MODALITIES.items():
-        for source in sources.get(name, [])[:1]:
+        for source in sources.get(name, []):
             try:
-                content = modality.as_source(source).read()
+                return modality.thumbnail(modality.as_source(source).read(), side)
             except ValueError:  # the file is gone
-                content = b""
-            return modality.thumbnail(content, side)
+                continue
     return Image.new("RGB", (side, side), "lightgrey")
 
 

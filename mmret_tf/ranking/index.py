@@ -46,6 +46,9 @@ class Index(UpdatableItems):
     `class TreeIndex(Index, files={"tree.npy"})`. `load_index` opens the folders of every subclass
     that is defined at that moment.
 
+    Args:
+        snapshot: The items, with the engine that `prepare` made.
+
     Attributes:
         files: Names of all files that a saved index of this class may have.
     """
@@ -251,10 +254,10 @@ def load_index(directory: str | os.PathLike) -> Index:
     again = "; `mmret index` builds a run's index again"
     try:
         folder, manifest = read_manifest(Path(directory), FORMAT, VERSION)
+        cls = _class_of(folder, str(manifest.get("class")))
     except ValueError as error:
         raise ValueError(f"{error}{again}") from None
     try:
-        cls = _class_named(manifest.get("class"))
         if foreign := sorted(set(manifest["files"]) - cls.files):
             raise ValueError(f"it holds {foreign[0]!r}, which is not a file of a {cls.__name__}")
         snapshot = read_snapshot(folder, manifest)
@@ -267,7 +270,7 @@ def load_index(directory: str | os.PathLike) -> Index:
         raise ValueError(f"{directory} is damaged: {reason}{again}") from None
 
 
-def _class_named(name: str) -> type[Index]:
+def _class_of(folder: Path, name: str) -> type[Index]:
     """The subclass of `Index` with this name; the package's own ones register when imported."""
     if name not in _classes:
         from mmret_tf.ranking import indexes
@@ -275,9 +278,9 @@ def _class_named(name: str) -> type[Index]:
         for module in pkgutil.iter_modules(indexes.__path__, f"{indexes.__name__}."):
             importlib.import_module(module.name)
     if name not in _classes:
-        known = ", ".join(sorted(_classes))
         raise ValueError(
-            f"no index class {name!r:.80} is defined; there are: {known}. Import its module first"
+            f"{folder} holds an index of class {name!r:.80}, which is not defined here: import the "
+            f"module that defines it. There are: {', '.join(sorted(_classes))}"
         )
     return _classes[name]
 

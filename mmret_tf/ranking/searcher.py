@@ -126,9 +126,9 @@ class Searcher:
         vectors = {name: self.encoder.encode(name, [each])[0] for name, each in query.items()}
         if len(vectors) == 1:
             return next(iter(vectors.values()))
-        share = EQUAL_SHARES if text_weight is None else text_weight
         others = [vector for name, vector in vectors.items() if name != "text"]
-        if len(others) == len(vectors):  # no text
-            return sum(others)
-        total = share * vectors["text"] + (1 - share) * sum(others) / len(others)
+        total = sum(others) / len(others)
+        if "text" in vectors:
+            share = EQUAL_SHARES if text_weight is None else text_weight
+            total = share * vectors["text"] + (1 - share) * total
         return total / max(np.linalg.norm(total), 1e-6)

@@ -1,11 +1,12 @@
-"""Losses that pull an image and its caption together and push the others in the batch apart.
+"""Losses (损失函数) that pull matching embeddings together and push the rest of the batch apart.
 
-All of them see one batch of embeddings, rows of unit length, and group ids: rows with the same id
-belong to one image, and are never negatives of each other. The document trains with cosine
-similarity alone (section 5); on matching pairs only, that loss is at its best (-1) when every input
-gets one and the same embedding, so every loss here has negatives (负样本).
+All of them take embeddings of unit length and group ids: rows with the same id show one item, and
+are never negatives of each other. The document trains with cosine similarity alone (section 5). On
+matching pairs only, that loss is lowest (-1) when every input gets the same embedding: all losses
+here have negatives (负样本).
 
-The prediction is a dict, `{"image": [batch, dim], "text": [batch, dim]}`, as DualEncoder gives it.
+The prediction is a dict of two modalities, `{"image": [batch, dim], "text": [batch, dim]}` or under
+any other names, as an encoder gives it.
 """
 
 from __future__ import annotations
@@ -16,14 +17,25 @@ from keras import ops
 LABELS = ("groups", "pairs")
 NEGATIVES = ("sum", "hardest")
 
+MEAN = "sum_over_batch_size"
+
+
+def _pair(y_pred: dict) -> tuple:
+    """The embeddings of the two modalities."""
+    rows = [rows for name, rows in y_pred.items() if name != "temperature"]
+    if len(rows) != 2:
+        raise ValueError(f"a loss takes the embeddings of two modalities; got {list(y_pred)}")
+    return tuple(rows)
+
 
 def _similarities(y_pred: dict):
-    """Cosine of every image with every caption, `[batch images, batch texts]`."""
-    return ops.matmul(y_pred["image"], ops.transpose(y_pred["text"]))
+    """Cosine of every row of one modality with every row of the other, `[batch, batch]`."""
+    first, second = _pair(y_pred)
+    return ops.matmul(first, ops.transpose(second))
 
 
 def _same_group(groups):
-    """Which image and which caption belong together, `[batch, batch]` booleans."""
+    """Which rows show one item, booleans `[batch, batch]`."""
     groups = ops.reshape(groups, (-1,))
     return groups[:, None] == groups[None, :]
 
@@ -31,7 +43,7 @@ def _same_group(groups):
 def _balanced_mean(values, same):
     """Mean over the matching pairs plus mean over the others; a share of each row, `[batch]`.
 
-    The two sides weigh the same however many negatives a batch has.
+    The two sides weigh the same, however many negatives a batch has.
     """
     same = ops.cast(same, values.dtype)
     other = 1 - same
@@ -41,24 +53,29 @@ def _balanced_mean(values, same):
     return batch * (positives + negatives)
 
 
+def _check_above_zero(name: str, value: float | None) -> None:
+    if value is not None and value <= 0:
+        raise ValueError(f"{name} must be above 0; got {value}")
+
+
 @keras.saving.register_keras_serializable("mmret_tf")
 class CosineSimilarityLoss(keras.losses.Loss):
-    """The document's cosine-similarity loss (余弦相似度损失) and the negatives it needs. Section 5.
+    """The document's cosine-similarity loss (余弦相似度损失), with negatives. Section 5.
 
     A matching pair costs `1 - cos`, any other `max(0, cos - margin)`.
 
     Args:
-        margin: a pair that does not match costs nothing below this cosine, -1 to 1.
-        labels: what `y_true` holds. "groups": `[batch]` group ids; every image is paired with every
+        margin: Cosine below which a pair that does not match costs nothing, -1 to 1.
+        labels: Meaning of `y_true`. "groups": `[batch]` group ids; every image is paired with every
             caption of the batch, and matching and other pairs weigh the same. "pairs": `[batch]`
             labels of the rows, 1 for an image with its caption, 0 or -1 for one with another.
-        reduction: over the batch, as in any Keras loss; by default the mean.
-        name: of the loss.
+        reduction: Over the batch, as in any Keras loss; the mean by default.
+        name: Name of the loss.
 
     Raises:
-        ValueError: other labels, or a margin that is no cosine.
+        ValueError: Unknown labels, or a margin that is not a cosine.
 
-    `y_pred`: `{"image": [batch, dim], "text": [batch, dim]}`, unit rows, as of `DualEncoder`.
+    `y_pred`: `{"image": [batch, dim], "text": [batch, dim]}`, unit rows.
 
     >>> loss = CosineSimilarityLoss(margin=0.0, labels="pairs")
     >>> image, text = ops.array([[1.0, 0], [1, 0]]), ops.array([[0.6, 0.8], [0.6, 0.8]])
@@ -70,24 +87,23 @@ class CosineSimilarityLoss(keras.losses.Loss):
         self,
         margin: float = 0.2,
         labels: str = "groups",
-        reduction: str = "sum_over_batch_size",
+        reduction: str = MEAN,
         name: str = "cosine_similarity_loss",
     ):
         super().__init__(name=name, reduction=reduction)
         if labels not in LABELS:
             raise ValueError(f"labels must be one of {', '.join(LABELS)}; got {labels!r}")
         if not -1 <= margin <= 1:
-            raise ValueError(f"margin is a cosine, -1 to 1; got {margin}")
+            raise ValueError(f"margin must be a cosine, -1 to 1; got {margin}")
         self.margin = margin
         self.labels = labels
 
     def call(self, y_true, y_pred):
         if self.labels == "pairs":
-            cosine = ops.sum(y_pred["image"] * y_pred["text"], axis=-1)
-            same = ops.reshape(y_true, (-1,)) > 0
+            first, second = _pair(y_pred)
+            cosine, same = ops.sum(first * second, axis=-1), ops.reshape(y_true, (-1,)) > 0
         else:
-            cosine = _similarities(y_pred)
-            same = _same_group(y_true)
+            cosine, same = _similarities(y_pred), _same_group(y_true)
         cost = ops.where(same, 1 - cosine, ops.relu(cosine - self.margin))
         return cost if self.labels == "pairs" else _balanced_mean(cost, same)
 
@@ -104,13 +120,13 @@ class ContrastiveCosine(keras.losses.Loss):
     over `cos / temperature`. Other captions of the same image are left out of the choice.
 
     Args:
-        temperature: a number, or `None` for the temperature that the model learns, which stands in
-            the prediction as `"temperature"` (DualEncoder keeps it between 0.01 and 1).
-        reduction: over the batch, as in any Keras loss; by default the mean.
-        name: of the loss.
+        temperature: A number above 0, or `None` for the temperature that the encoder learns, which
+            is in the prediction as "temperature".
+        reduction: Over the batch, as in any Keras loss; the mean by default.
+        name: Name of the loss.
 
     Raises:
-        ValueError: a temperature that is not above 0; in a call, `None` and none in `y_pred`.
+        ValueError: The temperature is not above 0; in a call, it is `None` and not in `y_pred`.
 
     `y_true`: `[batch]` group ids; `y_pred`: `{"image": [batch, dim], "text": [batch, dim]}`.
 
@@ -123,12 +139,11 @@ class ContrastiveCosine(keras.losses.Loss):
     def __init__(
         self,
         temperature: float | None = None,
-        reduction: str = "sum_over_batch_size",
+        reduction: str = MEAN,
         name: str = "contrastive_cosine",
     ):
         super().__init__(name=name, reduction=reduction)
-        if temperature is not None and temperature <= 0:
-            raise ValueError(f"temperature must be above 0, or None; got {temperature}")
+        _check_above_zero("temperature", temperature)
         self.temperature = temperature
 
     def call(self, y_true, y_pred):
@@ -154,21 +169,22 @@ class ContrastiveCosine(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable("mmret_tf")
 class TripletCosine(keras.losses.Loss):
-    """Hinge on triplets: the right cosine must lead every wrong one by a margin (三元组损失), as in
+    """Hinge on triplets (三元组损失): the right cosine exceeds every wrong one by a margin, as in
     VSE++ (arXiv 1707.05612).
 
     For each pair, `max(0, margin + cos(wrong) - cos(right))`, over the wrong captions of its image
     and the wrong images of its caption.
 
     Args:
-        margin: the lead that is asked for, above 0.
-        negatives: "sum" adds up all negatives; "hardest" takes the highest cosine alone. From a
-            random start "hardest" collapses: train with "sum" or `ContrastiveCosine` first.
-        reduction: over the batch, as in any Keras loss; by default the mean.
-        name: of the loss.
+        margin: Above 0.
+        negatives: "sum" adds up all negatives; "hardest" takes only the one with the highest
+            cosine. From a random start "hardest" collapses: train with "sum" or
+            `ContrastiveCosine` first.
+        reduction: Over the batch, as in any Keras loss; the mean by default.
+        name: Name of the loss.
 
     Raises:
-        ValueError: a margin that is not above 0, or other negatives.
+        ValueError: The margin is not above 0, or unknown negatives.
 
     `y_true`: `[batch]` group ids; `y_pred`: `{"image": [batch, dim], "text": [batch, dim]}`.
 
@@ -182,21 +198,20 @@ class TripletCosine(keras.losses.Loss):
         self,
         margin: float = 0.2,
         negatives: str = "sum",
-        reduction: str = "sum_over_batch_size",
+        reduction: str = MEAN,
         name: str = "triplet_cosine",
     ):
         super().__init__(name=name, reduction=reduction)
         if negatives not in NEGATIVES:
             raise ValueError(f"negatives must be one of {', '.join(NEGATIVES)}; got {negatives!r}")
-        if margin <= 0:
-            raise ValueError(f"margin must be above 0; got {margin}")
+        _check_above_zero("margin", margin)
         self.margin = margin
         self.negatives = negatives
 
     def call(self, y_true, y_pred):
         cosine = _similarities(y_pred)
         right = ops.diagonal(cosine)
-        # A caption of the same image is no negative: its cost becomes 0.
+        # A caption of the same image is not a negative: its cost becomes 0.
         wrong = ops.where(_same_group(y_true), -1e9, cosine)
         of_image = ops.relu(self.margin + wrong - right[:, None])
         of_text = ops.relu(self.margin + wrong - right[None, :])
@@ -209,19 +224,20 @@ class TripletCosine(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable("mmret_tf")
 class EuclideanContrastive(keras.losses.Loss):
-    """The contrastive loss on the document's other measure, Euclidean distance (欧氏距离, section
+    """The contrastive loss on Euclidean distance (欧氏距离), the document's other measure (section
     2.4; Hadsell, Chopra and LeCun 2006).
 
     A matching pair costs its squared distance `d^2`, the sum of squared differences; any other
     `max(0, margin - d)^2`. Matching and other pairs weigh the same.
 
     Args:
-        margin: other pairs at least this far apart cost nothing. Unit vectors are 0 to 2 apart.
-        reduction: over the batch, as in any Keras loss; by default the mean.
-        name: of the loss.
+        margin: Distance above which other pairs cost nothing, above 0. Unit vectors are 0 to 2
+            apart.
+        reduction: Over the batch, as in any Keras loss; the mean by default.
+        name: Name of the loss.
 
     Raises:
-        ValueError: a margin that is not above 0.
+        ValueError: The margin is not above 0.
 
     `y_true`: `[batch]` group ids; `y_pred`: `{"image": [batch, dim], "text": [batch, dim]}`.
 
@@ -232,23 +248,19 @@ class EuclideanContrastive(keras.losses.Loss):
     """
 
     def __init__(
-        self,
-        margin: float = 1.0,
-        reduction: str = "sum_over_batch_size",
-        name: str = "euclidean_contrastive",
+        self, margin: float = 1.0, reduction: str = MEAN, name: str = "euclidean_contrastive"
     ):
         super().__init__(name=name, reduction=reduction)
-        if margin <= 0:
-            raise ValueError(f"margin must be above 0; got {margin}")
+        _check_above_zero("margin", margin)
         self.margin = margin
 
     def call(self, y_true, y_pred):
-        image, text = y_pred["image"], y_pred["text"]
+        first, second = _pair(y_pred)
         # |a - b|^2 = |a|^2 + |b|^2 - 2ab needs no [batch, batch, dim] array.
-        lengths = ops.sum(image**2, axis=1)[:, None] + ops.sum(text**2, axis=1)[None, :]
+        lengths = ops.sum(first**2, axis=1)[:, None] + ops.sum(second**2, axis=1)[None, :]
         squared = ops.relu(lengths - 2 * _similarities(y_pred))
         same = _same_group(y_true)
-        # The root has no gradient at 0: two embeddings that coincide are kept just apart.
+        # The root has no gradient at 0: embeddings that coincide are kept just apart.
         distance = ops.sqrt(ops.maximum(squared, 1e-12))
         cost = ops.where(same, squared, ops.relu(self.margin - distance) ** 2)
         return _balanced_mean(cost, same)
@@ -260,18 +272,18 @@ class EuclideanContrastive(keras.losses.Loss):
 @keras.saving.register_keras_serializable("mmret_tf")
 class ContrastiveTargets(keras.losses.Loss):
     """Cross-entropy over the cosines with the targets of a batch: each prediction must pick its own
-    target. For encoders that learn to reach embeddings which exist already (`FusedEncoder`).
-    InfoNCE (arXiv 1807.03748) in one direction.
+    target. InfoNCE (arXiv 1807.03748) in one direction.
 
-    Rows whose targets are the same vector are not negatives of each other.
+    For encoders that learn to reach existing embeddings, as `FusedEncoder` does. Rows with the same
+    target are not negatives of each other.
 
     Args:
-        temperature: of the softmax over `cos / temperature`, above 0.
-        reduction: over the batch, as in any Keras loss; by default the mean.
-        name: of the loss.
+        temperature: Of the softmax over `cos / temperature`, above 0.
+        reduction: Over the batch, as in any Keras loss; the mean by default.
+        name: Name of the loss.
 
     Raises:
-        ValueError: a temperature that is not above 0.
+        ValueError: The temperature is not above 0.
 
     `y_true`: target embeddings `[batch, dim]`; `y_pred`: embeddings `[batch, dim]`; unit rows both.
 
@@ -281,14 +293,10 @@ class ContrastiveTargets(keras.losses.Loss):
     """
 
     def __init__(
-        self,
-        temperature: float = 0.05,
-        reduction: str = "sum_over_batch_size",
-        name: str = "contrastive_targets",
+        self, temperature: float = 0.05, reduction: str = MEAN, name: str = "contrastive_targets"
     ):
         super().__init__(name=name, reduction=reduction)
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0; got {temperature}")
+        _check_above_zero("temperature", temperature)
         self.temperature = temperature
 
     def call(self, y_true, y_pred):

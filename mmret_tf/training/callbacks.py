@@ -11,7 +11,7 @@ import numpy as np
 
 from mmret_tf._files import replaced_file
 from mmret_tf.data.pairs import Pairs
-from mmret_tf.evaluation.evaluator import embed_pairs
+from mmret_tf.evaluation.evaluator import embed_pairs, named_by_modality
 from mmret_tf.evaluation.metrics import evaluate_retrieval
 
 RECALL_SUM = "val_recall_sum"
@@ -59,6 +59,7 @@ class RetrievalMetrics(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         images, texts, pairs = embed_pairs(self.model, self.pairs)
         metrics = evaluate_retrieval(images, texts, pairs.caption_to_image())
+        metrics = named_by_modality(metrics, pairs)
         recalls = {f"val_{name}": value for name, value in metrics.items() if "_R@" in name}
         logs |= recalls | {RECALL_SUM: sum(recalls.values())}
 

@@ -12,14 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from mmret_tf.data.collection import Collection
 from mmret_tf.data.sources import Source, identities
 from mmret_tf.models.encoder import Encoder, MultiEncoder, weights_digest
-from mmret_tf.models.towers.tower import Tower
+from mmret_tf.models.towers.tower import Tower, encode_sources
 from mmret_tf.ranking.embedding_store import EmbeddingStore
 
 # Sources whose features are computed at once.
@@ -59,7 +58,8 @@ class FeatureCache:
             odd numbers are mirrored.
 
     Raises:
-        ValueError: A source cannot be used, or the folder holds something else.
+        ValueError: The backbone is not frozen, a source cannot be used, or the folder holds
+            something else.
 
     >>> import tempfile
     >>> import mmret_tf as mm
@@ -165,24 +165,21 @@ class _FeatureEncoder(Encoder):
 
     def __init__(self, tower: Tower, views: Sequence[int]):
         self.towers = {tower.modality: tower}
-        self.views = views
         config = tower.get_config()
         config = {name: config[name] for name in config if name not in ("head", "name")}
+        layers = [layer for layer in tower.layers if layer is not tower.head]
+        if any(layer.trainable_weights for layer in layers):
+            raise ValueError(f"the features of {tower.name} change in training: freeze its backbone")
+        weights = [weight for layer in layers for weight in layer.weights]
         # What is done to a source counts like a weight.
-        backbone = keras.tree.flatten(tower.backbone)
-        weights = [weight for layer in backbone for weight in layer.weights]
         said = json.dumps([config, list(views)], sort_keys=True, default=str)
         self._fingerprint = weights_digest(said, weights)
         self.embedding_dim = tower.head.width * len(views)
-        self._compiled = tf.function(self._view, reduce_retracing=True)
+        self._compiled = [_compiled_view(tower, view) for view in views]
 
     @property
     def fingerprint(self) -> str:
         return self._fingerprint
-
-    def _view(self, contents: tf.Tensor, seeds: tf.Tensor, view: int) -> tf.Tensor:
-        [tower] = self.towers.values()
-        return tower.view_features(contents, seeds, view)
 
     def encode(
         self, modality: str, sources: Sequence[Source], batch_size: int | None = None
@@ -192,15 +189,26 @@ class _FeatureEncoder(Encoder):
             block = sources[start : start + BATCH]
             contents = tf.constant([source.read() for source in block])
             # A crop follows from the content, so that a cache is the same on every machine.
-            seeds = np.array([int(source.identity[:14], 16) for source in block])
-            views = [
-                self._compiled(
-                    contents, tf.constant(np.stack([seeds, [view] * len(block)], 1)), view
-                )
-                for view in self.views
-            ]
+            digests = tf.constant([int(source.identity[:14], 16) for source in block], tf.int64)
+            try:
+                views = [compiled(contents, digests) for compiled in self._compiled]
+            except tf.errors.OpError:
+                encode_sources(self.towers[modality], block)  # names the source that is damaged
+                raise
             rows.append(np.concatenate(views, axis=1))
         return np.concatenate(rows)
+
+
+def _compiled_view(tower: Tower, view: int) -> tf.types.experimental.PolymorphicFunction:
+    """`tower.view_features` as a graph that is traced once for all batch sizes."""
+    signature = [tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int64)]
+
+    @tf.function(input_signature=signature)
+    def features(contents, digests):
+        seeds = tf.stack([digests, tf.fill(tf.shape(digests), tf.constant(view, tf.int64))], axis=1)
+        return tower.view_features(contents, seeds, view)
+
+    return features
 
 
 def _stored_features(

@@ -3,13 +3,13 @@
     python tests/benchmarks/search.py --sizes 100000 1000000 --dim 256 --run runs/flickr8k \
         --data ../shared/flickr8k --output search.json
 
-Needs Linux and, for the peers, `pip install faiss-cpu hnswlib usearch`; one that is missing is left
-out. Prints a table a data set: recall at 10 on queries that no index was tuned on, speed of batches
-and of single queries, seconds and memory of the build. Data sets are clustered unit vectors, and
-the images and captions of a run. `ScannIndex` tunes itself on other queries of the same kind. All
-others are swept, and get the fastest setting that reaches the recall on the very queries they are
-timed with: the best that could be set by hand. Last, how surely `ScannIndex` reaches its target, on
-small clustered sets of many seeds.
+Needs Linux and, for the other engines, `pip install faiss-cpu hnswlib usearch`; missing ones are
+left out. Prints a table for each data set: recall at 10 on queries that no index was tuned on,
+speed of batches and of single queries, time and memory of the build. The data sets are clustered
+unit vectors, and the images and captions of a run. `ScannIndex` tunes itself on other queries of
+the same kind. All others are swept and get the fastest setting that reaches the recall on the very
+queries they are timed with, which is the best that could be set by hand. The last part measures how
+reliably `ScannIndex` reaches its target, on small clustered sets with many seeds.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Any
 
 early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-early.add_argument("--threads", type=int, default=2, help="of every engine")
+early.add_argument("--threads", type=int, default=2, help="threads of every engine")
 THREADS = early.parse_known_args()[0].threads
-# BLAS and OpenMP read their variables when they are loaded. The affinity is for what cannot be
-# told: it gets no more cores than the others.
+# BLAS and OpenMP read these variables when they are loaded. The affinity limits engines that have
+# no such setting.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = str(THREADS)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -44,20 +44,20 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 import mmret_tf as mm  # noqa: E402
-from mmret_tf.embeddings import model_fingerprint  # noqa: E402
+from mmret_tf._machine import quiet_stderr  # noqa: E402
 
 K = 10
 TARGETS = (0.9, 0.95, 0.99)
-TIE = 1e-6  # a float32 score is right to this
+TIE = 1e-6  # precision of a float32 score
 QUERIES, SINGLE, ROUNDS = 2000, 500, 5
 BLOCK_ROWS = 2**14
-# What is swept: the share of leaves to search, candidates to score again, and effort in a graph.
+# Swept settings: share of leaves to search, candidates to score again, effort in a graph.
 SHARES = (0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4)
 REORDER = (20, 30, 40, 50, 70, 100, 150, 200, 300)
 CODES = ("x4fs", "x4fsr")
 EFFORT = (10, 12, 16, 20, 24, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256, 320, 400, 512, 800, 1600)
 
-# What ScannIndex notes of its tuning: too much for a table.
+# Statistics of ScannIndex that do not fit into a table.
 NOTES = re.compile("recall|measured|n_|k$|queries_per|single_query")
 
 console = Console(width=160)
@@ -80,7 +80,7 @@ class Data:
         self.enough = best.min(axis=1, keepdims=True) - TIE
 
     def recall(self, found: tuple[np.ndarray, np.ndarray]) -> float:
-        """Share of the 10 best that were found; what scores as high as the 10th counts, once."""
+        """Share of the 10 best that were found; rows that score as high as the 10th count too."""
         rows, scores = found
         rows = np.sort(np.where(np.isnan(scores), -1, np.asarray(rows).astype(np.int64)), axis=1)
         right = np.einsum("qd,qkd->qk", self.unseen, self.vectors[rows]) >= self.enough
@@ -92,9 +92,9 @@ class Data:
 class Point:
     """An index and a setting to search it with.
 
-    `batch(queries [n, dim], **setting)` gives rows and scores `[n, 10]`; `single(query [dim],
-    **setting)` may give them in any form. A setting is one of `inner` with one of `outer`; both
-    begin with the fastest.
+    `batch(queries [n, dim], **setting)` returns rows and scores `[n, 10]`; `single(query [dim],
+    **setting)` may return any form. A setting joins one of `inner` with one of `outer`; both start
+    with the fastest.
     """
 
     batch: Callable
@@ -103,7 +103,7 @@ class Point:
     single: Callable | None = None
     index: Any = None
     engine: str = ""
-    build: dict = dataclasses.field(default_factory=dict)  # what sort of index was built
+    build: dict = dataclasses.field(default_factory=dict)  # how the index was built
     costs: dict = dataclasses.field(default_factory=dict)
     setting: dict = dataclasses.field(default_factory=dict)
     recall: float = 1.0
@@ -132,7 +132,7 @@ def build_brute_force(data: Data) -> Point:
 
 
 def build_numpy(data: Data) -> Point:
-    """Scores alone, without choosing the best: the bound of exact search."""
+    """Scores without choosing the best: the lower bound of exact search."""
     vectors = np.array(data.vectors)
     scores = np.empty((max(1, 2**26 // len(vectors)), len(vectors)), np.float32)
 
@@ -149,7 +149,8 @@ def build_scann(data: Data, leaves: int, **tree: Any) -> Point:
 
     builder = scann.builder(data.vectors, K, "dot_product").tree(leaves, K, **tree)
     builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100)
-    index = builder.set_n_training_threads(THREADS).build()
+    with quiet_stderr():
+        index = builder.set_n_training_threads(THREADS).build()
     index.set_num_threads(THREADS)
     return Point(
         lambda queries, search, reorder: index.search_batched_parallel(queries, K, reorder, search),
@@ -210,7 +211,7 @@ def build_usearch(data: Data) -> Point:
     from usearch.index import Index
 
     n, dim = data.vectors.shape
-    # Numbers of four bytes, as everywhere here.
+    # float32, as everywhere here.
     index = Index(ndim=dim, metric="ip", dtype="f32", connectivity=16, expansion_add=128)
     index.add(np.arange(n, dtype=np.uint64), data.vectors, threads=THREADS)
 
@@ -238,7 +239,7 @@ ENGINES = EXACT | TREES | GRAPHS
 
 
 def variants(name: str, n: int) -> list[dict]:
-    """What to build an engine with for n vectors: each of these is swept."""
+    """The ways to build an engine for n vectors; each is swept."""
     if name == "ScannIndex":
         return settings("recall_target", TARGETS[:1])
     if name not in ("scann", "faiss_ivf"):
@@ -246,11 +247,11 @@ def variants(name: str, n: int) -> list[dict]:
     found = []
     for leaves in (round(n**0.5), round(2 * n**0.5)):
         if name == "scann":
-            # As it comes; with a second leaf for each vector; and with leaves of directions, learnt
-            # from more vectors, as `ScannIndex` has them.
+            # The defaults; a second leaf for each vector; spherical leaves, learnt from more
+            # vectors, as in `ScannIndex`.
             sample = {"spherical": True, "training_sample_size": min(250 * leaves, n)}
             others = [{}, {"soar_lambda": 1.5}, sample]
-        else:  # with codes of the vectors, and of their differences from the centres of the leaves
+        else:  # codes of the vectors, or of their differences from the centres of leaves
             others = settings("codes", CODES)
         found += [{"leaves": leaves} | other for other in others]
     return found
@@ -261,7 +262,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def clustered(n: int, dim: int, seed: int, folder: str) -> Data:
-    """About 100 points around each centre, as far from it as it is from the origin."""
+    """About 100 points around each centre, as far from it as the centre is from the origin."""
     generator = np.random.default_rng(seed)
     centres = unit(generator.standard_normal((n // 100, dim), np.float32))
 
@@ -275,14 +276,14 @@ def clustered(n: int, dim: int, seed: int, folder: str) -> Data:
         stored[start : start + BLOCK_ROWS] = draw(min(BLOCK_ROWS, n - start))
     del stored
     vectors = np.load(path, mmap_mode="r")
-    path.unlink()  # the file stays until the last who reads it lets go
+    path.unlink()  # the file stays until its last reader closes it
     return Data(f"{n:,} x {dim}, clustered", vectors, draw(QUERIES), draw(QUERIES))
 
 
 def of_run(run: str, data: str, split: str, seed: int) -> Iterator[Data]:
-    """Captions against the images of a collection, and images against its captions."""
+    """The captions of a collection as queries for its images, and the other way round."""
     model, pairs = mm.load_model(f"{run}/model.keras"), mm.load_pairs(data, split)
-    captions, fingerprint = pairs.all_captions(), model_fingerprint(model)
+    captions, fingerprint = pairs.all_captions(), model.fingerprint
     key = json.dumps([fingerprint, pairs.ids, captions])
     key = hashlib.sha256(key.encode()).hexdigest()[:16]
 
@@ -313,17 +314,17 @@ def of_run(run: str, data: str, split: str, seed: int) -> Iterator[Data]:
 
 
 def memory() -> dict[str, int]:
-    """MiB that this process holds: VmRSS, VmHWM (the most of it) and RssAnon (no files)."""
+    """MiB of this process: VmRSS (resident), VmHWM (its peak) and RssAnon (without files)."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what is freed counts until it is handed back
+    ctypes.CDLL(None).malloc_trim(0)  # freed memory counts until it is returned
     lines = Path("/proc/self/status").read_text().splitlines()
     return {line.split(":")[0]: int(line.split()[1]) // 1024 for line in lines if " kB" in line}
 
 
 def build(name: str, data: Data, variant: dict) -> Point:
-    """An index, with what it cost; its setting is still to be found."""
+    """Build an index and note the cost; its setting is still to be found."""
     before = memory()
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     started = time.perf_counter()
     point = ENGINES[name](data, **variant)
     seconds = time.perf_counter() - started
@@ -332,7 +333,7 @@ def build(name: str, data: Data, variant: dict) -> Point:
     point.costs = {
         "build_seconds": seconds,
         "kept_mib": after["RssAnon"] - before["RssAnon"],
-        # The pages of the file were there before: the exact answers took all of it.
+        # The pages of the file are in VmRSS: the exact answers have read all of it.
         "peak_mib": after["VmHWM"] - before["VmRSS"],
     }
     return point
@@ -341,8 +342,8 @@ def build(name: str, data: Data, variant: dict) -> Point:
 def sweep(built: Point, data: Data) -> list[Point]:
     """All settings that may be the fastest for a target.
 
-    More of either part of a setting takes longer: once the highest target is reached, or a step
-    finds no more, the larger ones are not tried.
+    A larger value of either part takes longer, so larger ones are skipped once the highest target
+    is reached or a step finds nothing more.
     """
     points, end = [], len(built.inner)
     for outer in built.outer:
@@ -361,7 +362,7 @@ def sweep(built: Point, data: Data) -> list[Point]:
 
 
 def fastest(points: list[Point], recall: float, queries: np.ndarray) -> Point | None:
-    """The best setting that reaches a recall; one lucky moment does not decide."""
+    """The fastest setting that reaches a recall, by the median of several rounds."""
     enough = [point for point in points if point.recall >= recall]
     few = sorted(enough, key=lambda point: point.seconds)[:5]
     seconds = [[point.timed(queries)[0] for point in few] for _ in range(ROUNDS)]
@@ -369,12 +370,12 @@ def fastest(points: list[Point], recall: float, queries: np.ndarray) -> Point | 
 
 
 def measure(points: list[Point], queries: np.ndarray) -> list[dict]:
-    """A row of figures for each; they take turns, so that a slow moment hits them all."""
+    """A row of figures for each point; they take turns, so that a slow moment hits them all."""
     batches = np.empty((len(points), ROUNDS))
     singles = np.empty((len(points), ROUNDS, SINGLE // ROUNDS))
     for turn in range(ROUNDS):
         for number, point in enumerate(points):
-            point.batch(queries[:50], **point.setting)  # its own data into the caches
+            point.batch(queries[:50], **point.setting)  # loads its data into the caches
             batches[number, turn] = point.timed(queries)[0]
             for i in range(SINGLE // ROUNDS):
                 query = queries[(turn * (SINGLE // ROUNDS) + i) % len(queries)]
@@ -396,13 +397,13 @@ def measure(points: list[Point], queries: np.ndarray) -> list[dict]:
 
 
 def ratio(first: Point, second: Point, queries: np.ndarray) -> float:
-    """How many times as fast the first is, on batches: the median of pairs taken in turn."""
+    """Speed of the first relative to the second on batches: the median over pairs of runs."""
     pairs = [(first.timed(queries)[0], second.timed(queries)[0]) for _ in range(7)]
     return float(np.median([theirs / own for own, theirs in pairs]))
 
 
 def compare(data: Data, engines: list[str], graphs_up_to: int) -> dict:
-    """Build each engine, choose its settings for each target, and measure; print a table."""
+    """Build each engine, choose its setting for each target, measure, and print a table."""
     console.print(f"\n{data.name}", style="bold", highlight=False)
     exact, ours, swept, ratios = [], None, {}, {}
     for name in engines:
@@ -429,7 +430,7 @@ def compare(data: Data, engines: list[str], graphs_up_to: int) -> dict:
             ours.build, ours.recall = dict(ours.index.stats), data.recall(ours.batch(data.unseen))
             points.append(ours)
         for name, candidates in swept.items():
-            # Beside our index, the same engine need not find more than it does.
+            # Raw ScaNN needs to find no more than our index, which uses the same engine.
             needed = min(target, ours.recall) if ours and name == "scann" else target
             if point := fastest(candidates, needed, data.unseen):
                 points.append(point)
@@ -463,7 +464,7 @@ def show(title: str, rows: list[dict]) -> None:
 
 
 def many_seeds(count: int, folder: str) -> dict[float, list[float]]:
-    """The recall of `ScannIndex` for each target, over clustered sets of many seeds."""
+    """Recall of `ScannIndex` for each target, on clustered sets of many seeds."""
     recalls = {target: [] for target in TARGETS}
     for seed in range(count):
         data = clustered(20_000, 64, seed, folder)
@@ -481,10 +482,10 @@ def many_seeds(count: int, folder: str) -> dict[float, list[float]]:
 
 
 def overhead_of_searcher(run: str) -> dict[str, float]:
-    """What `Searcher.search(text=...)` takes, and its parts: encoding, and ScaNN's bare search."""
+    """Milliseconds of `Searcher.search(text=...)` and its parts: encoding, and raw ScaNN."""
     store = mm.EmbeddingStore.open(f"{run}/embeddings")
     model = mm.load_model(f"{run}/model.keras")
-    config = mm.ScannConfig(leaves=round(len(store.ids) ** 0.5))
+    config = mm.ranking.ScannConfig(leaves=round(len(store.ids) ** 0.5))
     index = mm.ScannIndex.build(store.embeddings, store.ids, config=config)
     searcher = mm.Searcher(model, index, store.items)
     data = Data("", np.asarray(index.vectors), None, np.asarray(index.vectors[:K]))
@@ -507,7 +508,7 @@ def overhead_of_searcher(run: str) -> dict[str, float]:
     ms["added"] = ms["searcher"] - ms["encoding"] - ms["scann"]
     console.print(
         f"\nOne text among {len(store.ids):,} items: Searcher {ms['searcher']:.2f} ms, encoding "
-        f"{ms['encoding']:.2f} ms, ScaNN alone {ms['scann']:.3f} ms: {ms['added']:.2f} ms are added"
+        f"{ms['encoding']:.2f} ms, raw ScaNN {ms['scann']:.3f} ms, the rest {ms['added']:.2f} ms"
     )
     return ms
 
@@ -516,16 +517,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], parents=[early], allow_abbrev=False
     )
-    parser.add_argument("--sizes", type=int, nargs="*", default=[100_000], help="of clustered sets")
-    parser.add_argument("--dim", type=int, default=256, help="of the clustered sets, even")
-    parser.add_argument("--run", help="a run whose captions and images are searched as well")
-    parser.add_argument("--data", default="../shared/flickr8k", help="its collection")
-    parser.add_argument("--split", default="train", help="of the collection")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="*",
+        default=[100_000],
+        help="numbers of vectors of the clustered sets",
+    )
+    parser.add_argument("--dim", type=int, default=256, help="width of the clustered sets, even")
+    parser.add_argument("--run", help="a run; its captions and images are searched too")
+    parser.add_argument("--data", default="../shared/flickr8k", help="collection of the run")
+    parser.add_argument("--split", default="train", help="split of the collection")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    parser.add_argument("--graphs-up-to", type=int, default=100_000, help="vectors")
-    parser.add_argument("--seed", type=int, default=0, help="of clustered sets and of queries")
-    parser.add_argument("--seeds", type=int, default=20, help="sets of the last part; 0 for none")
-    parser.add_argument("--output", help="where to write the figures as well, as JSON")
+    parser.add_argument(
+        "--graphs-up-to", type=int, default=100_000, help="largest set for graphs, in vectors"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the clustered sets and the queries"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=20, help="number of sets in the last part; 0 skips it"
+    )
+    parser.add_argument("--output", help="JSON file for the figures")
     options = parser.parse_args()
 
     missing = [
@@ -547,7 +560,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         small = clustered(5000, options.dim, options.seed, folder)
         for name in engines:
-            # Modules, threads and buffers that come with the first use are no part of an index.
+            # The first use loads modules and makes threads and buffers: not a cost of the index.
             build(name, small, variants(name, len(small.vectors))[0])
         sets = (clustered(n, options.dim, options.seed, folder) for n in options.sizes)
         if options.run:
@@ -556,7 +569,7 @@ def main() -> None:
             )
         for data in sets:
             report["data"].append(compare(data, engines, options.graphs_up_to))
-            write()  # after each: what is measured stays, whatever comes
+            write()  # after each set, so that a failure loses nothing
         if options.run and "ScannIndex" in engines:
             report["searcher_ms"] = overhead_of_searcher(options.run)
             write()

@@ -35,6 +35,7 @@ def test_weighted_sum_by_eye():
     }
     layer = WeightedSum({"image": 0.6, "text": 0.8})
     assert np.allclose(layer(rows).numpy(), [[0.6, 0.8], [1, 0], [0, 1]])
+    assert not layer.trainable_variables  # only with `learned`
 
 
 def test_gates_are_a_softmax_over_the_present_modalities(vectors, moved):

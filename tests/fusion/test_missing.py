@@ -1,4 +1,4 @@
-"""The ensemble of one model per modality against NumPy, and the rows that modality dropout hides."""
+"""The ensemble of models against NumPy, and the rows that modality dropout hides."""
 
 import keras
 import numpy as np

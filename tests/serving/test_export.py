@@ -1,7 +1,6 @@
 """Exports for TensorFlow Serving, loaded as it does: by the V1 loader, in a fresh process."""
 
 import base64
-import contextlib
 import io
 import json
 import shlex
@@ -12,36 +11,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import requests
 import tensorflow as tf
 from PIL import Image
 from serving.run_signatures import answer, load
 from serving.serving_models import ask_everything, make_model, make_searcher, picture
+from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from mmret_tf.fusion import FusedEncoder, HybridFusion, load_fused_encoder
+from mmret_tf.fusion import FusedEncoder, HybridFusion
 from mmret_tf.models import VariantEncoder
 from mmret_tf.serving import docker_command, export_saved_model
 from mmret_tf.serving.export import _new_version, _write_warm_up
 
-SCRIPT = Path(__file__).with_name("run_signatures.py")
 TEXTS = ["a red circle", "红色的圆", "ＲＥＤ, circle!", "", "zzz 龘", "blue " * 100]
-
-
-@contextlib.contextmanager
-def loaded(export, *options):
-    """A function from requests to the answers of a fresh process."""
-    process = subprocess.Popen(
-        [sys.executable, SCRIPT, export, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-
-    def run(requests):
-        requests = [[name, to_json(inputs)] for name, inputs in requests]
-        process.stdin.write(json.dumps(requests).encode() + b"\n")
-        process.stdin.flush()
-        return json.loads(process.stdout.readline())
-
-    with process:  # at the end its input is closed, and the process ends
-        yield run
 
 
 def to_json(inputs):
@@ -55,10 +38,29 @@ def to_json(inputs):
 
 
 @pytest.fixture(scope="module")
-def run(small):
-    """Requests to the export with exact search."""
-    with loaded(small) as function:
-        yield function
+def run(server):
+    """Requests to the export with exact search, in the process of the server."""
+
+    def ask(signature, inputs):
+        body = json.dumps({"signature_name": signature, "inputs": to_json(inputs)})
+        url = f"http://{server['rest']}/v1/models/small:predict"
+        given = requests.post(url, data=body, timeout=60).json()
+        outputs = given.get("outputs", given)
+        return outputs if isinstance(outputs, dict) else {"embedding": outputs}
+
+    return lambda asked: [ask(*request) for request in asked]
+
+
+def run_with_scann(export, asked):
+    """Answers of a fresh process that has the ops of ScaNN, and not this package."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("run_signatures.py"), export, "scann"],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +80,16 @@ def encoders(searcher, tmp_path_factory):
 # What a server answers
 
 
-def check_everything(searcher, run, rows=(1, 3, 64)):
-    """Compare the answers of all signatures with those of Python, for some numbers of rows."""
+def ask(searcher, rows):
+    """Requests of some rows to all signatures, and the answers of Python."""
     pictures = [picture(0), picture(1, (9, 30), "JPEG"), picture(2, format="WEBP")]
-    asked = []
-    for n in rows:
-        texts = [TEXTS[row % len(TEXTS)] for row in range(n)]
-        images = [pictures[row % len(pictures)] for row in range(n)]
-        asked += ask_everything(searcher, texts, images, k=7)
-    answers = run([request for request, _ in asked])
-    for ((signature, _), right), given in zip(asked, answers, strict=True):
+    texts = [TEXTS[row % len(TEXTS)] for row in range(rows)]
+    images = [pictures[row % len(pictures)] for row in range(rows)]
+    return ask_everything(searcher, texts, images, k=7)
+
+
+def check(answers, asked):
+    for given, ((signature, _), right) in zip(answers, asked, strict=True):
         if signature.startswith("encode"):
             np.testing.assert_allclose(given["embedding"], right, atol=1e-5)
             continue
@@ -99,32 +101,36 @@ def check_everything(searcher, run, rows=(1, 3, 64)):
             assert [text.split("\n") for text in given["captions"][row]] == captions
 
 
-def test_every_signature_answers_as_python_does(searcher, run):
-    check_everything(searcher, run)
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_every_signature_answers_as_python_does(searcher, run, rows):
+    asked = ask(searcher, rows)
+    check(run([request for request, _ in asked]), asked)
 
 
-def test_an_export_for_the_ops_of_scann_does_so_too_with_integer_ids(searcher, tmp_path):
+def test_an_export_for_the_ops_of_scann_answers_as_python_does(searcher, tmp_path):
     pytest.importorskip("scann")
     with_integers = make_searcher(searcher.encoder, ids=[2**40 - row for row in range(300)])
     export = export_saved_model(with_integers, tmp_path / "scann", 1, "scann", k=7)
-    with loaded(export, "scann") as run:
-        check_everything(with_integers, run, rows=(1, 3))
+    both = ("search_by_text", "search_by_embedding")
+    asked = [each for each in ask(with_integers, 3) if each[0][0] in both]
+    check(run_with_scann(export, [request for request, _ in asked]), asked)
 
 
-def test_a_trained_fusion_answers_as_python_does(tmp_path):
+def test_a_trained_fusion_embeds_the_queries_without_a_weight(tmp_path):
     fused = FusedEncoder(make_model(), HybridFusion(4, heads=2))
     generator = np.random.default_rng(0)
     weights = fused.fusion.get_weights()
     fused.fusion.set_weights([each + 0.5 * generator.normal(size=each.shape) for each in weights])
-    fused.save(tmp_path / "fusion.keras")
-    searcher = make_searcher(load_fused_encoder(tmp_path / "fusion.keras"))
-    export = export_saved_model(searcher, tmp_path / "fused", 1, k=7)
-    signatures = load(str(export))
+    searcher = make_searcher(fused)
+    signatures = load(str(export_saved_model(searcher, tmp_path / "fused", 1, k=7)))
 
-    def run(requests):
-        return [answer(signatures, *request) for request in requests]
-
-    check_everything(searcher, run, rows=(1, 3))  # the first row has no weight, the others have one
+    fusing = searcher.search("a red circle", picture(0), k=7)
+    summing = searcher.search("a red circle", picture(0), k=7, text_weight=0.5)
+    assert [result.id for result in fusing] != [result.id for result in summing]
+    for sent, right in ([-1.0], [fusing]), ([0.5, -1.0], [summing, fusing]):
+        inputs = {"text": ["a red circle"] * len(sent), "image": [picture(0)] * len(sent)}
+        request = ["search_by_text_and_image", to_json({**inputs, "text_weight": sent})]
+        check([answer(signatures, *request)], [(request, right)])
 
 
 def test_a_bad_request_is_refused_in_words_and_the_next_one_answered(run):
@@ -167,20 +173,22 @@ def test_a_bad_request_is_refused_in_words_and_the_next_one_answered(run):
 
 
 def test_without_an_index_only_the_encoders_are_exported_in_float32(searcher, encoders):
-    signatures = load(str(encoders))
     pictures = [picture(0), picture(1, format="JPEG")]
-    text, default, image = [
-        answer(signatures, name, to_json(inputs))["embedding"]
-        for name, inputs in [
-            ("encode_text", {"text": ["红色的圆"]}),
-            ("serving_default", {"text": ["红色的圆"]}),
-            ("encode_image", {"image": pictures}),
-        ]
-    ]
-    assert text == default
+    signatures = load(str(encoders))
+    text = answer(signatures, "serving_default", {"text": ["红色的圆"]})["embedding"]
+    image = answer(signatures, "encode_image", to_json({"image": pictures}))["embedding"]
     np.testing.assert_allclose(text, searcher.encoder.encode_texts(["红色的圆"]), atol=1e-5)
     np.testing.assert_allclose(image, searcher.encoder.encode_images(pictures), atol=1e-5)
-    assert "search" not in (encoders / "saved_model.pb").read_bytes().decode("latin1")
+    assert set(outputs(encoders)) == {"serving_default", "encode_text", "encode_image"}
+    assert b"search" not in (encoders / "saved_model.pb").read_bytes()
+
+
+def outputs(folder):
+    """The names of the outputs of each signature, as the file has them."""
+    file = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    signatures = dict(file.meta_graphs[0].signature_def)
+    signatures.pop("__saved_model_init_op")
+    return {name: set(signature.outputs) for name, signature in signatures.items()}
 
 
 # The files
@@ -197,11 +205,8 @@ def test_the_folder_holds_the_files_of_a_server(small):
     assert command[:2] == ["docker", "run"] and f"{base}:/models/small:ro" in command
     assert "--model_config_file=/models/small/models.config" in command
     # REST would encode an output whose name ends in _bytes.
-    model = tf.compat.v1.saved_model.loader.load
-    with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        definition = model(session, ["serve"], str(small)).signature_def
-    names = {name for each in definition.values() for name in each.outputs}
-    assert names - {"__saved_model_init_op"} == {"ids", "scores", "captions", "embedding"}
+    names = set.union(*outputs(small).values())
+    assert names == {"ids", "scores", "captions", "embedding"}
 
 
 def test_tf_serving_can_parse_the_configuration(small):
@@ -213,32 +218,30 @@ def test_tf_serving_can_parse_the_configuration(small):
     assert (model.name, model.model_platform) == ("small", "tensorflow")
 
 
-def warm_up_requests(folder):
+def read_warm_up(folder):
     path = folder / "assets.extra" / "tf_serving_warmup_requests"
     records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
     return [PredictionLog.FromString(record).predict_log.request for record in records]
 
 
-def test_the_warm_up_asks_every_signature_and_is_answered(small, run):
-    requests = []
-    for request in warm_up_requests(small):
+def test_the_warm_up_asks_every_signature(small):
+    """The server of `run` has answered it before it was ready."""
+    rows = []
+    for request in read_warm_up(small):
         assert request.model_spec.name == "small"
-        inputs = {name: tf.make_ndarray(value).tolist() for name, value in request.inputs.items()}
-        requests.append([request.model_spec.signature_name, inputs])
-    rows = sorted((name, len(next(iter(inputs.values())))) for name, inputs in requests)
+        (n,) = {len(tf.make_ndarray(each)) for each in request.inputs.values()}
+        rows.append((request.model_spec.signature_name, n))
     names = ["encode_image", "encode_text", "search_by_embedding", "search_by_image"]
     names += ["search_by_text", "search_by_text_and_image"]
-    assert rows == [(name, n) for name in names for n in (1, 8)]
-    for given in run(requests):
-        assert "error" not in given
+    assert sorted(rows) == [(name, n) for name in names for n in (1, 8)]
 
 
 def test_the_warm_up_leaves_out_modalities_without_an_example(tmp_path):
     text, number = (tf.TensorSpec([None], tf.string, name) for name in ("text", "number"))
     signatures = {"encode_number": (None, [number]), "encode_text": (None, [text])}
     _write_warm_up(tmp_path, "m", signatures, dim=4)
-    requests = warm_up_requests(tmp_path)
-    assert [request.model_spec.signature_name for request in requests] == ["encode_text"] * 2
+    names = [request.model_spec.signature_name for request in read_warm_up(tmp_path)]
+    assert names == ["encode_text"] * 2
 
 
 def test_an_export_keeps_the_files_of_users_and_removes_those_of_killed_exports(encoders):

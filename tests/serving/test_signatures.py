@@ -5,10 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
-from serving.serving_models import make_model, make_searcher, picture
 
 from mmret_tf.data import Item
-from mmret_tf.fusion import FusedEncoder, GatedFusion
 from mmret_tf.ranking import BruteForceIndex, ScannConfig, ScannIndex, Searcher
 from mmret_tf.serving import signatures
 from mmret_tf.serving.signatures import GalleryGraph, make_signatures
@@ -227,27 +225,3 @@ def test_each_tower_is_traced_once_for_all_signatures():
     for function, inputs in make_signatures(encoder, graph(axes())).values():
         tf.function(function, input_signature=inputs).get_concrete_function()
     assert {len(tower.traced) for tower in encoder.towers.values()} == {2}
-
-
-def test_a_trained_fusion_embeds_the_queries_without_a_weight():
-    fused = FusedEncoder(make_model(), GatedFusion(4))
-    generator = np.random.default_rng(0)
-    weights = fused.fusion.get_weights()
-    fused.fusion.set_weights([each + 0.5 * generator.normal(size=each.shape) for each in weights])
-    searcher = make_searcher(fused)
-    index, items = searcher.index, searcher.items
-    function, _ = make_signatures(fused, GalleryGraph(index, items, 5, "brute_force"))[
-        "search_by_text_and_image"
-    ]
-    query = {"text": "a red circle", "image": picture(0)}
-    fusing, summing = searcher.search(**query, k=5), searcher.search(**query, k=5, text_weight=0.5)
-    assert [result.id for result in fusing] != [result.id for result in summing]
-    for sent, right in [([-1], [fusing]), ([0.5], [summing]), ([0.5, -1], [summing, fusing])]:
-        rows = len(sent)
-        text, image = (tf.constant([each] * rows) for each in query.values())
-        answer = function(text, image, tf.constant(sent, tf.float32))
-        for row, results in enumerate(right):
-            scores = [result.score for result in results]
-            np.testing.assert_allclose(answer["scores"][row], scores, atol=1e-5)
-            ids = [key.decode() for key in answer["ids"].numpy()[row]]
-            assert ids == [result.id for result in results]

@@ -128,7 +128,7 @@ class TextTower(Tower):
             dtype=self.dtype_policy,
             name="words",
         )
-        self.words.build(None)
+        self.words.build((None, None))
         self.backbone = [
             SentenceReader(**reader, dtype=self.dtype_policy, name=f"reader_{number}")
             for number in range(head.members)

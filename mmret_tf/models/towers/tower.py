@@ -197,6 +197,7 @@ class Tower(keras.Model, abc.ABC):
             tower.trainable = False
         for layer in tower.layers:
             if layer.name in frozen:
+                layer.trainable = True  # TensorFlow ignores False if it is False already
                 layer.trainable = False
         return tower
 
@@ -241,10 +242,11 @@ def _prepared(tower: TowerForm, sources: Sequence[Source]) -> tf.Tensor:
     preprocess = getattr(tower, "compiled_preprocess", tower.preprocess)
     try:
         return preprocess(tf.constant(contents))
-    except tf.errors.OpError as error:
+    except tf.errors.OpError:
         for source, content in zip(sources, contents, strict=True):
             try:
                 get_modality(tower.modality).check(content)
-            except ValueError as reason:
+                tower.preprocess(tf.constant([content]))
+            except (ValueError, tf.errors.OpError) as reason:
                 raise ValueError(f"{source.name}: {reason}") from None
-        raise ValueError(f"{sources[0].name}, or a source after it: {error.message}") from None
+        raise

@@ -28,5 +28,4 @@ class BruteForceIndex(Index):
     """
 
     def prepare(self, items: Segment) -> Segment:
-        """The rows are their own engine: `Segment.nearest` compares each query with all of them."""
-        return items
+        return items  # `Segment.nearest` compares each query with all rows

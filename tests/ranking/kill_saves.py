@@ -1,6 +1,6 @@
-"""Kills a process 50 times while it saves an index; prints how many loaded, and which.
+"""Kills a process 50 times while it saves an index; prints how often the old and the new loaded.
 
-Run by `test_index.py` in a process of its own: one in which TensorFlow has worked cannot be forked.
+Run by `test_index.py` as a process of its own: after TensorFlow has worked, a process cannot fork.
 """
 
 import os
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmret_tf.brute_force import BruteForceIndex
-from mmret_tf.index import load_index
+from mmret_tf.ranking.index import load_index
+from mmret_tf.ranking.indexes.brute_force import BruteForceIndex
 
 KILLS = 50
 
