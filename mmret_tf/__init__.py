@@ -52,6 +52,8 @@ _REGISTERED = (
 # TensorFlow reads these when it is loaded. Without AVX-512 it leaves oneDNN off, and ResNet50
 # trains at half the speed.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+if not os.environ.get("MMRET_DEBUG"):
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its own log lines are for debugging
 
 _attached, __dir__, __all__ = _attach(__name__, __file__, tuple(_FOLDERS))
 

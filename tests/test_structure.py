@@ -160,7 +160,7 @@ def problems(thing):
 BASES = {"Fusion", "Imputer", "Tower", "ImageTower", "TextTower", "Source", "Reader"}
 
 
-@pytest.mark.parametrize("thing", public_things())
+@pytest.mark.parametrize("thing", [*public_things()])
 def test_every_public_name_is_described_with_types_and_an_example(thing):
     assert [*problems(thing)] == []
 

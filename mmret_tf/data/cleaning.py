@@ -69,7 +69,9 @@ def _find_files(reading: Reading) -> list[Record]:
                 raise ValueError("neither a file nor a caption")
             kept = set(existing.values())
             sources = {
-                name: each if not get_modality(name).is_file else [path for path in each if path in kept]
+                name: each
+                if not get_modality(name).is_file
+                else [path for path in each if path in kept]
                 for name, each in record.sources.items()
             }
             names = [source_ids(record.id, len(each)) for each in sources.values()]
@@ -144,7 +146,9 @@ def _check_files(reading: Reading, records: list[Record]) -> list[Record]:
     checked = []
     for record in records:
         sources = {
-            name: each if not get_modality(name).is_file else [path for path in each if path not in broken]
+            name: each
+            if not get_modality(name).is_file
+            else [path for path in each if path not in broken]
             for name, each in record.sources.items()
         }
         whole = replace(record, sources=sources)

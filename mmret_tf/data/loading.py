@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmret_tf.data.cleaning import problems_of, usable_records
 from mmret_tf.data.collection import Collection
-from mmret_tf.data.drawn.scenes import cached_scenes
+from mmret_tf.data.drawn.scene_files import cached_scenes
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.pairs import Pairs
 from mmret_tf.data.readers.reader import read_layout

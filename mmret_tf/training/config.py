@@ -10,7 +10,11 @@ import os
 import re
 from pathlib import Path
 
-LISTS = {"tuple[int, ...]": int, "tuple[str, ...]": str}
+LISTS = {"feature_layers": str, "scales": int}
+ABOVE_ZERO = (
+    *("scenes", "image_size", "epochs", "batch_size", "learning_rate"),
+    *("captions_per_image", "feature_views"),
+)
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -87,46 +91,37 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type in LISTS:
-                kind = LISTS[field.type]
-                is_right = isinstance(value, (tuple, list)) and all(
-                    isinstance(each, kind) and not isinstance(each, bool) for each in value
-                )
-                object.__setattr__(self, field.name, tuple(value) if is_right else value)
-            else:
-                # Where a fraction is asked for, a whole number will do; True is no number.
-                kinds = {"str": str, "bool": bool, "int": int, "float": (int, float)}[field.type]
-                is_right = isinstance(value, kinds) and isinstance(value, bool) == (kinds is bool)
-            if not is_right:
-                raise ValueError(f"{field.name} must be of type {field.type}; got {value!r}")
-        if min(self.scales, default=1) < 1:
-            raise ValueError(f"scales must be sides in pixels, above 0; got {list(self.scales)}")
-        above_zero = ("scenes", "image_size", "epochs", "batch_size", "learning_rate")
-        above_zero += ("captions_per_image", "feature_views")
-        for name in above_zero:
-            if not getattr(self, name) > 0:  # NaN is neither
-                raise ValueError(f"{name} must be above 0; got {getattr(self, name)}")
-        if self.batch_size < 2 * self.captions_per_image:
-            raise ValueError(
-                "batch_size must be at least twice captions_per_image: negatives are the other "
-                f"images of a batch; got {self.batch_size} and {self.captions_per_image}"
-            )
         from mmret_tf.models.towers.text import RNNS, TEXT_POOLINGS  # slow to import
 
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            if kind is tuple:
+                is_right = isinstance(value, tuple | list)
+                is_right = is_right and all(type(each) is LISTS[field.name] for each in value)
+                object.__setattr__(self, field.name, tuple(value) if is_right else value)
+            else:  # where a fraction is expected, a whole number will do
+                is_right = type(value) in ((int, float) if kind is float else (kind,))
+            if not is_right:
+                raise ValueError(f"{field.name} must be of type {field.type}; got {value!r}")
         choices = {"rnn": RNNS, "pooling": TEXT_POOLINGS, "precision": PRECISIONS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}"
-                )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be from 0 to below 1; got {self.dropout}")
-        if not 0 < self.min_crop <= 1:
-            raise ValueError(f"min_crop must be above 0 and at most 1; got {self.min_crop}")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must not be below 0; got {self.weight_decay}")
+                expected = ", ".join(known)
+                raise ValueError(f"{name} must be one of {expected}; got {getattr(self, name)!r}")
+        rules = {name: (lambda value: value > 0, "above 0") for name in ABOVE_ZERO}
+        rules |= {
+            "scales": (lambda sides: min(sides, default=1) > 0, "sides in pixels, above 0"),
+            "dropout": (lambda share: 0 <= share < 1, "from 0 to below 1"),
+            "min_crop": (lambda share: 0 < share <= 1, "above 0 and at most 1"),
+            "weight_decay": (lambda decay: decay >= 0, "at least 0"),
+            "batch_size": (
+                lambda pairs: pairs >= 2 * self.captions_per_image,
+                "at least twice captions_per_image: negatives are the other images of a batch",
+            ),
+        }
+        for name, (holds, expected) in rules.items():
+            if not holds(getattr(self, name)):  # NaN is never right
+                raise ValueError(f"{name} must be {expected}; got {getattr(self, name)}")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> TrainConfig:

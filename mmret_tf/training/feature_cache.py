@@ -169,7 +169,9 @@ class _FeatureEncoder(Encoder):
         config = {name: config[name] for name in config if name not in ("head", "name")}
         layers = [layer for layer in tower.layers if layer is not tower.head]
         if any(layer.trainable_weights for layer in layers):
-            raise ValueError(f"the features of {tower.name} change in training: freeze its backbone")
+            raise ValueError(
+                f"the features of {tower.name} change in training: freeze its backbone"
+            )
         weights = [weight for layer in layers for weight in layer.weights]
         # What is done to a source counts like a weight.
         said = json.dumps([config, list(views)], sort_keys=True, default=str)

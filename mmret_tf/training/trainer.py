@@ -206,7 +206,7 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
         sources = pairs.first_sources[:PROJECTED]
         write_projector(run.logs, images[:PROJECTED], pairs.modalities[0], sources, labels)
     write_json(run.report, report)
-    return report
+    return run.read_report()  # with lists where Python has tuples
 
 
 class Splits(NamedTuple):

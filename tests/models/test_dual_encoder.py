@@ -1,8 +1,9 @@
-"""The dual encoder as a Keras model: fit, predict, encode, ensembles, mixed precision, save, load."""
+"""The dual encoder as a Keras model: fit, predict, encode, mixed precision, save and load."""
 
 import subprocess
 import sys
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ import tensorflow as tf
 from conftest import CAPTIONS, make_backbone, make_model, make_text
 from PIL import Image
 
-from mmret_tf.evaluation import evaluate_retrieval
 from mmret_tf.models import DualEncoder, image_tower, load_model, text_tower
 from mmret_tf.similarity import ContrastiveCosine
 
@@ -45,12 +45,14 @@ def test_fit_brings_images_to_their_captions(model, batch):
     data = tf.data.Dataset.from_tensors((pairs, np.arange(2)))
     history = model.fit(data, epochs=60, verbose=0).history
     assert history["loss"][-1] < 0.1 < history["loss"][0]
-    metrics = evaluate_retrieval(*(np.asarray(rows) for rows in model(pairs).values()), [0, 1])
-    assert metrics["t2i_R@1"] == metrics["i2t_R@1"] == 1
+    rows = model(pairs)
+    cosines = np.asarray(rows["image"]) @ np.asarray(rows["text"]).T
+    assert np.argmax(cosines, axis=0).tolist() == np.argmax(cosines, axis=1).tolist() == [0, 1]
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_dataset_keeps_its_own_order_without_a_warning(model, batch):
+    model.run_eagerly = True
     dataset = tf.data.Dataset.from_tensors((batch, GROUPS))
     assert len(model.fit(dataset, verbose=0).history["loss"]) == 1
     assert len(model.fit(x=dataset, verbose=0).history["loss"]) == 1
@@ -166,7 +168,7 @@ def ensemble():
     images = image_tower(make_backbone(), image_size=16, embedding_dim=4, members=2)
     texts = text_tower(make_text(), word_dim=8, units=8, embedding_dim=4, members=2)
     built = DualEncoder(images, texts)
-    built.compile(keras.optimizers.Adam(0.05), loss=ContrastiveCosine())
+    built.compile(keras.optimizers.Adam(0.05), loss=ContrastiveCosine(), run_eagerly=True)
     return built
 
 
@@ -187,12 +189,13 @@ def test_an_ensemble_trains_each_member_by_itself_and_averages_their_cosines(ens
 
 
 def test_an_ensemble_learns_and_round_trips(ensemble, batch, tmp_path):
-    history = ensemble.fit(batch, GROUPS, epochs=20, verbose=0).history["loss"]
-    assert history[-1] < 0.7 * history[0]
+    history = ensemble.fit(batch, GROUPS, epochs=4, verbose=0).history["loss"]
+    assert history[-1] < history[0] - 0.1
     ensemble.save(tmp_path / "model.keras")
     loaded = load_model(tmp_path / "model.keras")
     assert loaded.members == 2 and type(loaded) is DualEncoder
-    assert np.array_equal(loaded.encode_texts(CAPTIONS), ensemble.encode_texts(CAPTIONS))
+    for name, rows in ensemble(batch).items():
+        assert np.array_equal(loaded(batch)[name], rows)
 
 
 def test_a_saved_model_answers_the_same_in_a_fresh_process(shared_model, batch, tmp_path):
@@ -227,10 +230,11 @@ def test_training_resumes_after_loading(model, batch, tmp_path):
 
 def test_every_weight_is_saved_once(shared_model, tmp_path):
     shared_model.save_weights(tmp_path / "model.weights.h5")
-    sizes = []
-    with keras.src.saving.saving_lib.h5py.File(tmp_path / "model.weights.h5") as file:
-        file.visititems(lambda _, each: sizes.append(getattr(each, "size", 0)))
-    assert sum(sizes) == shared_model.count_params()
+    sizes = {}
+    with h5py.File(tmp_path / "model.weights.h5") as file:
+        file.visititems(lambda name, each: sizes.update({name: getattr(each, "size", 0)}))
+    weights = [size for name, size in sizes.items() if not name.startswith("optimizer")]
+    assert sum(weights) == shared_model.count_params()
 
 
 def test_it_can_be_summarised(shared_model, capsys):
@@ -248,5 +252,5 @@ def test_a_constant_minimises_the_cosine_of_matching_pairs():
     """Why every loss needs negatives: the loss printed in section 5 is best served by constants."""
     constant = np.tile([[1.0, 0]], (4, 1))
     assert float(keras.losses.CosineSimilarity()(constant, constant)) == pytest.approx(-1)
-    metrics = evaluate_retrieval(constant, constant, GROUPS)
-    assert metrics["t2i_R@1"] == 0 and metrics["t2i_meanr"] == 4  # ties count against it
+    rows = {"image": constant, "text": constant}
+    assert float(ContrastiveCosine(temperature=0.07)(GROUPS, rows)) == pytest.approx(np.log(4))

@@ -24,7 +24,7 @@ def test_lists_become_tuples_and_whole_numbers_pass_for_fractions():
         ({"min_crop": 0.0}, "min_crop must be above 0 and at most 1; got 0.0"),
         ({"learning_rate": -1.0}, "learning_rate must be above 0; got -1.0"),
         ({"learning_rate": float("nan")}, "learning_rate must be above 0; got nan"),
-        ({"weight_decay": -0.1}, "weight_decay must not be below 0; got -0.1"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0; got -0.1"),
         ({"feature_views": 0}, "feature_views must be above 0; got 0"),
         ({"epochs": 2.5}, "epochs must be of type int; got 2.5"),
         ({"epochs": True}, "epochs must be of type int; got True"),
@@ -35,7 +35,7 @@ def test_lists_become_tuples_and_whole_numbers_pass_for_fractions():
         ({"rnn": "rnn"}, "rnn must be one of lstm, gru, bilstm, transformer; got 'rnn'"),
         ({"pooling": "min"}, "pooling must be one of last, mean, max; got 'min'"),
         ({"precision": "float16"}, "precision must be one of float32, mixed_bfloat16, mixed_float"),
-        ({"scales": [224, 0]}, "scales must be sides in pixels, above 0; got [224, 0]"),
+        ({"scales": [224, 0]}, "scales must be sides in pixels, above 0; got (224, 0)"),
         ({"scales": 224}, "scales must be of type tuple[int, ...]; got 224"),
         ({"scales": [True]}, "scales must be of type tuple[int, ...]; got [True]"),
         ({"feature_layers": [1]}, "feature_layers must be of type tuple[str, ...]; got [1]"),
@@ -77,5 +77,5 @@ def test_configurations_that_cannot_be_read(text, message, tmp_path):
 def test_every_setting_is_described():
     described = setting_help()
     assert set(described) == {field.name for field in dataclasses.fields(TrainConfig)}
-    assert all(text[0].isupper() and text.endswith(".") for text in described.values())
+    assert all(text.endswith(".") for text in described.values())
     assert described["units"] == described["rnn"] == "See `text_tower`."

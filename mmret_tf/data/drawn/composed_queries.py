@@ -10,43 +10,21 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from mmret_tf.data.drawn.scenes import (
-    CHINESE_WORDS,
+from mmret_tf.data.drawn.arrangements import (
     COLOURS,
+    PHRASINGS,
     SHAPES,
     SIZES,
     SPLITS,
     Arrangement,
-    Scene,
     SceneObject,
     caption_arrangement,
     shuffled_arrangements,
     split_of,
 )
+from mmret_tf.data.drawn.scenes import Scene
 
-VALUES = {"shape": tuple(SHAPES), "colour": COLOURS, "size": SIZES}
-
-# {thing} is the object that changes, which needs no name where it is alone; {new} its new value.
-PHRASINGS = {
-    "shape": ("turn the {thing} into a {new}", "the same, but a {new} instead of the {thing}"),
-    "colour": ("make the {thing} {new}", "the same, but the {thing} is {new}"),
-    "size": ("make the {thing} {new}", "the same, but the {thing} is {new}"),
-}
-ALONE = {
-    "shape": ("turn it into a {new}", "the same, but a {new}"),
-    "colour": ("make it {new}", "the same, but {new}"),
-    "size": ("make it {new}", "the same, but {new}"),
-}
-CHINESE_PHRASINGS = {
-    "shape": ("把{thing}换成{new}", "其他不变，{thing}变成{new}"),
-    "colour": ("把{thing}换成{new}", "其他不变，{thing}是{new}的"),
-    "size": ("把{thing}变{new}", "其他不变，{thing}是{new}的"),
-}
-CHINESE_ALONE = {
-    "shape": ("换成{new}", "一样，但是{new}"),
-    "colour": ("换成{new}", "一样，但是{new}的"),
-    "size": ("变{new}", "一样，但是{new}的"),
-}
+VALUES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES}
 
 # Right answers to one picture, each to other words: the picture alone cannot tell which is meant.
 CHANGES_OF_A_SCENE = 4
@@ -165,16 +143,12 @@ def _texts(
     is_only_shape = [each.shape for each in objects].count(thing.shape) == 1
     english = thing.shape if is_only_shape else f"{thing.colour} {thing.shape}"
     chinese = thing.chinese("{shape}" if is_only_shape else "{colour}的{shape}")
-    is_alone = len(objects) == 1
+    kind = " alone" if len(objects) == 1 else ""
     texts = []
-    for name, value, phrasings in (
-        (english, new, (ALONE if is_alone else PHRASINGS)[attribute]),
-        (
-            chinese,
-            CHINESE_WORDS[new],
-            (CHINESE_ALONE if is_alone else CHINESE_PHRASINGS)[attribute],
-        ),
+    for name, value, language in (
+        (english, new, "english"),
+        (chinese, PHRASINGS["chinese words"][new], "chinese"),
     ):
-        for phrasing in generator.sample(phrasings, 2):
+        for phrasing in generator.sample(PHRASINGS["changes"][language + kind][attribute], 2):
             texts.append(phrasing.format(thing=name, new=value))
     return tuple(texts)

@@ -58,7 +58,8 @@ class Record:
     @property
     def paths(self) -> list[str]:
         """All its files."""
-        return [path for name, each in self.sources.items() if get_modality(name).is_file for path in each]
+        files = [each for name, each in self.sources.items() if get_modality(name).is_file]
+        return [path for each in files for path in each]
 
 
 @dataclass
