@@ -16,6 +16,7 @@ CPU_FEATURES = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "
 CPP_LOG = re.compile(
     rb"\d{4}-\d\d-\d\d [\d:.]+: [IWE] |[IWE]\d{4} [\d:.]+ "
     rb"|WARNING: All log messages before absl::|To enable the following instructions: "
+    rb"|fully_quantize: |INFO: Created TensorFlow Lite "
 )
 
 _redirecting = threading.Lock()

@@ -237,8 +237,7 @@ def search(
         lines = [f"{result.rank:>3}  {result.score:.3f}  {result.item['image'] or result.id}"]
         lines += [" " * 12 + caption for caption in result.item["captions"]]
         for line in lines:
-            # A collection is not trusted: no escape sequence of its captions reaches the terminal.
-            print("".join(c if c.isprintable() else " " for c in line))
+            print(_safe(line))
     if gallery is not None:
         mm.ranking.draw_gallery([(query or str(image), results)], gallery)
         console.print(f"Drawn in {gallery}")
@@ -288,6 +287,11 @@ def _build_index(run: mm.ranking.Run, recall_target: float = 0.95) -> None:
     )
 
 
+def _safe(text: str) -> str:
+    """Text on one line, without the escape sequences that an untrusted collection may hold."""
+    return "".join(each if each.isprintable() else " " for each in text)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command: exit code 0 for success, 2 for a user's mistake, 130 for Ctrl-C.
 
@@ -310,10 +314,10 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError, ImportError) as error:
         if is_debug:
             raise
-        message = " ".join(str(error).split())
+        message = " ".join(_safe(str(error)).split())
         print(f"mmret: {message or type(error).__name__}", file=sys.stderr)
         sys.exit(2)
 
 
 def _one_line_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    print(f"mmret: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"mmret: {' '.join(_safe(str(message)).split())}", file=sys.stderr)

@@ -9,15 +9,19 @@ import importlib
 import json
 import os
 import platform
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
 
 from mmret_tf._machine import cpu_features
 
-# What `setup.cfg` pins, and why: ScaNN's binary is built for one TensorFlow.
+# What `setup.cfg` pins. ScaNN's binary is built for one TensorFlow. Older Keras reads local files
+# through crafted .keras files.
 TENSORFLOW = "2.20"
 SCANN = "1.4.2"
+KERAS = (3, 15)
+
 
 def installed_version(package: str) -> str | None:
     """The version of an installed package, or `None`.
@@ -37,9 +41,9 @@ def keras_problem() -> str | None:
     >>> keras_problem() is None
     True
     """
-    version = installed_version("keras")
-    if version is None or int(version.split(".")[0]) < 3:
-        return f"mmret_tf needs Keras 3, found {version or 'none'}: pip install 'keras>=3.15,<4'"
+    version = installed_version("keras") or "none"
+    if not KERAS <= tuple(map(int, re.findall(r"\d+", version)[:2])) < (4,):
+        return f"mmret_tf needs Keras 3.15 or newer, found {version}: pip install 'keras>=3.15,<4'"
     if os.environ.get("TF_USE_LEGACY_KERAS", "0").lower() in ("1", "true"):
         return "mmret_tf needs Keras 3: TF_USE_LEGACY_KERAS asks for Keras 2; unset it"
     backend = os.environ.get("KERAS_BACKEND")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from mmret_tf._checks import checked_rows
 from mmret_tf._files import replaced_file
-from mmret_tf.data.decoders.text_cards import CHINESE_FONTS
+from mmret_tf.data.decoders.text_cards import HAN_FONT_FILE
 from mmret_tf.data.pairs import Pairs
 from mmret_tf.evaluation.metrics import KS, rank_all
 from mmret_tf.ranking.gallery import draw_gallery
@@ -310,12 +310,11 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _font_families() -> list[str]:
-    """Matplotlib's own font, then Chinese fonts of the system for the characters that it lacks."""
-    from matplotlib.font_manager import fontManager
+    """Matplotlib's own font, and the package's for the Chinese characters that it lacks."""
+    from matplotlib.font_manager import FontProperties, fontManager
 
-    # A file may have several faces. Reversed, the first one stays, which has the plain name.
-    installed = {Path(font.fname).name: font.name for font in reversed(fontManager.ttflist)}
-    return ["DejaVu Sans", *(installed[file] for file in CHINESE_FONTS if file in installed)]
+    fontManager.addfont(HAN_FONT_FILE)
+    return ["DejaVu Sans", FontProperties(fname=HAN_FONT_FILE).get_name()]
 
 
 def _shortened(text: str) -> str:

@@ -82,7 +82,7 @@ class Encoder(abc.ABC):
         Args:
             images: Paths, encoded bytes, PIL images or arrays `[height, width, 3]` in any mix; each
                 is cropped to its centre.
-            batch_size: As for `encode`, like the result and the errors.
+            batch_size: See `encode`, also for the result and the errors.
         """
         return self.encode("image", images, batch_size)
 
@@ -91,7 +91,7 @@ class Encoder(abc.ABC):
 
         Args:
             texts: Strings. An empty one, or one of unknown words only, has an embedding too.
-            batch_size: As for `encode`, like the result and the errors.
+            batch_size: See `encode`, also for the result and the errors.
         """
         return self.encode("text", texts, batch_size)
 

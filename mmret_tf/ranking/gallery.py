@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from mmret_tf._files import replaced_file
-from mmret_tf.data.decoders.text_cards import font_for
+from mmret_tf.data.decoders.text_cards import draw_line
 from mmret_tf.data.items import Item
 from mmret_tf.data.modalities import MODALITIES
 from mmret_tf.ranking.results import SearchResults
@@ -83,8 +83,7 @@ def draw_gallery(
     draw = ImageDraw.Draw(sheet)
     for row, (title, results) in enumerate(queries):
         top = pad + row * row_height
-        shown = textwrap.shorten(title, 110)
-        draw.text((pad, top), shown, fill="black", font=font_for(shown))
+        draw_line(draw, (pad, top), textwrap.shorten(title, 110))
         for column, result in enumerate(results):
             left, below = pad + column * (THUMBNAIL + pad), top + title_height
             sheet.paste(thumbnail(result.item), (left, below))

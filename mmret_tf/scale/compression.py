@@ -7,6 +7,8 @@ an `EmbeddingStore` or a `Searcher` takes in place of the model.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import threading
 import warnings
@@ -16,10 +18,10 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from tensorflow import float16, lite
 
 from mmret_tf._files import open_array, partial_folder, read_manifest, replace_folder
-from mmret_tf._machine import cores
+from mmret_tf._machine import cores, quiet_stderr
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.pairs import Pairs
 from mmret_tf.evaluation.evaluator import embed_pairs
@@ -66,16 +68,13 @@ class CompressedTower:
     modality = "image"
 
     def __init__(self, tower: ImageTower, content: bytes, shift: np.ndarray):
-        self.embedding_dim = tower.embedding_dim
-        self.batch_size = tower.batch_size
-        self.preprocess = tower.compiled_preprocess
-        self.content = content
-        self.shift = shift
-        self._members = tower.members
-        with warnings.catch_warnings():
+        self.embedding_dim, self.batch_size = tower.embedding_dim, tower.batch_size
+        self.preprocess, self._members = tower.compiled_preprocess, tower.members
+        self.content, self.shift = content, shift
+        with warnings.catch_warnings(), quiet_stderr():
             warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
-            self._interpreter = tf.lite.Interpreter(model_content=content, num_threads=cores())
-        self._interpreter.allocate_tensors()
+            self._interpreter = lite.Interpreter(model_content=content, num_threads=cores())
+            self._interpreter.allocate_tensors()
         self._lock = threading.Lock()  # an interpreter serves one thread at a time
 
     def predict_on_batch(self, inputs: np.ndarray) -> np.ndarray:
@@ -126,15 +125,11 @@ class CompressedEncoder(VariantEncoder):
     ('float16', (9, 8))
     """
 
+    fingerprint = ""  # in place of the property: further training changes the encoder alone
+
     def __init__(self, encoder: MultiEncoder, tower: CompressedTower, form: str, fingerprint: str):
         super().__init__(encoder, {tower.modality: tower}, form)
-        self.size = len(tower.content)
-        # Training the encoder further does not change the compressed tower.
-        self._fingerprint = fingerprint
-
-    @property
-    def fingerprint(self) -> str:
-        return self._fingerprint
+        self.size, self.fingerprint = len(tower.content), fingerprint
 
     def save(self, directory: str | os.PathLike) -> None:
         """Write the compressed tower to a folder, whole or not at all.
@@ -146,13 +141,8 @@ class CompressedEncoder(VariantEncoder):
         Raises:
             ValueError: The folder holds something else.
         """
-        manifest = {
-            "format": FORMAT,
-            "version": VERSION,
-            "precision": self.form,
-            "fingerprint": self.fingerprint,
-        }
-        tower = self.towers["image"]
+        manifest = {"format": FORMAT, "version": VERSION, "precision": self.form}
+        manifest["fingerprint"], tower = self.fingerprint, self.towers["image"]
         with replace_folder(Path(directory), manifest) as new:
             (new / "image_tower.tflite").write_bytes(tower.content)
             np.save(new / "shift.npy", tower.shift[None], allow_pickle=False)
@@ -173,9 +163,7 @@ class CompressedEncoder(VariantEncoder):
             raise ValueError(f"no compressed tower at {directory}: make one with `mmret compress`")
         directory, manifest = read_manifest(directory, FORMAT, VERSION)
         if manifest.get("fingerprint") != model.fingerprint:
-            raise ValueError(
-                f"{directory} was made from another model: compress this one (`mmret compress`)"
-            )
+            raise ValueError(f"{directory} was made from another model: run `mmret compress` again")
         content = (directory / "image_tower.tflite").read_bytes()
         shift = np.array(open_array(directory / "shift.npy", (1, model.embedding_dim)))[0]
         tower = CompressedTower(known_image_tower(model), content, shift)
@@ -225,12 +213,12 @@ def compress_image_tower(
     if not sources:
         raise ValueError("representative must hold pictures; it is empty")
     rows = np.unique(np.linspace(0, len(sources) - 1, CALIBRATION_IMAGES).astype(int))
-    batches = input_batches(tower, [sources[row] for row in rows])
 
     # Scaling to unit length stays in float32: 8 bits are too few for the squares of a length.
     inputs = keras.Input((tower.image_size, tower.image_size, 3))
     network = keras.Model(inputs, tower.head.project(tower.features(inputs)))
-    pictures = [] if precision == "float16" else [np.asarray(batch) for batch in batches]
+    batches = input_batches(tower, [sources[row] for row in rows])
+    pictures = [np.asarray(batch) for batch in batches] if precision == "int8" else []
     shift = np.zeros(tower.embedding_dim, np.float32)
     compressed = CompressedTower(tower, _converted(network, pictures), shift)
     if pictures:
@@ -243,20 +231,16 @@ def compress_image_tower(
 
 def _converted(network: keras.Model, pictures: Sequence[np.ndarray]) -> bytes:
     """A network as a TensorFlow Lite model: int8 with batches of pictures, float16 without."""
-    signature = tf.TensorSpec((None, *network.input_shape[1:]), tf.float32)
-    function = tf.function(lambda images: network(images, training=False), [signature])
-    holder = tf.Module()  # the converter looks for the weights here
-    holder.weights = [weight.value for weight in network.weights]
-    functions = [function.get_concrete_function()]
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(functions, holder)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter = lite.TFLiteConverter.from_keras_model(network)
+    converter.optimizations = [lite.Optimize.DEFAULT]
     if pictures:
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        samples = [picture[None] for batch in pictures for picture in batch]
-        converter.representative_dataset = lambda: ([np.float32(each)] for each in samples)
+        converter.target_spec.supported_ops = [lite.OpsSet.TFLITE_BUILTINS_INT8]
+        samples = [picture[None] for picture in np.concatenate(pictures).astype(np.float32)]
+        converter.representative_dataset = lambda: ([sample] for sample in samples)
     else:
-        converter.target_spec.supported_types = [tf.float16]
-    with warnings.catch_warnings():
+        converter.target_spec.supported_types = [float16]
+    # Keras prints what it exports.
+    with warnings.catch_warnings(), quiet_stderr(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", "Statistics for quantized inputs", UserWarning)
         return converter.convert()
 
@@ -340,8 +324,7 @@ def choose_encoder(model: MultiEncoder, sources: Sequence[Any]) -> tuple[Encoder
     candidate = bfloat16_encoder(model)
     found, speed = images_per_second(candidate.towers["image"], sample)
     cosine = row_cosines(exact, found).min()
-    is_better = speed > exact_speed and cosine >= EXACT_ENOUGH
-    chosen = candidate if is_better else model
+    chosen = candidate if speed > exact_speed and cosine >= EXACT_ENOUGH else model
     return chosen, (
         f"{chosen.form}: {speed:.0f} images a second in bfloat16, {exact_speed:.0f} in float32, "
         f"lowest cosine between them {cosine:.5f}"

@@ -43,7 +43,8 @@ def bfloat16_encoder(model: MultiEncoder) -> VariantEncoder:
     """
     tower = known_image_tower(model)
     config = tower.get_config()
-    config["backbone"] = _in_bfloat16(config["backbone"])
+    # A serialized Keras object, in which every float32 policy becomes a mixed one.
+    float32, mixed = ({"name": name} for name in ("float32", "mixed_bfloat16"))
     faster = ImageTower.from_config(config)
     faster.set_weights(tower.get_weights())
     return VariantEncoder(model, {"image": faster}, "bfloat16")
@@ -83,10 +84,7 @@ def known_image_tower(model: MultiEncoder) -> ImageTower:
     """The image tower of an encoder; ValueError if its parts are not known."""
     tower = model.towers.get("image")
     if not isinstance(tower, ImageTower):
-        raise ValueError(
-            "only an image tower that image_tower made can be compressed; got a "
-            f"{type(tower).__name__}"
-        )
+        raise ValueError(f"expected a tower that image_tower made; got a {type(tower).__name__}")
     return tower
 
 

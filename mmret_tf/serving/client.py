@@ -6,11 +6,11 @@ Needs neither TensorFlow nor the model code; only gRPC's tensors are made by Ten
 from __future__ import annotations
 
 import base64
-import itertools
+import contextlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,16 +32,18 @@ from mmret_tf.ranking.results import (
 # Both transports report in HTTP's statuses: 408 for a late answer, 503 for no answer.
 BUSY = (429, 502, 503, 504)
 STATUS_OF_GRPC_CODE = {3: 400, 9: 400, 5: 404, 4: 408, 14: 503}
+# Further tries of a request; the pauses before them double, up to about 0.8 s. gRPC allows 4.
+RETRIES = 3
 CHECK = "check that TF Serving is ready there, and its port (8501 for REST, 8500 for gRPC)"
 
 
-class ServingClient:
+class ServingClient(contextlib.AbstractContextManager):
     """Calls a served `mmret export` as one calls `Searcher` and `Encoder`. Section 6.
 
-    A request is tried again if the server cannot be reached, breaks off or is busy, but not if it
-    stays silent. Over gRPC, `timeout` bounds a call with all its tries. Over REST it bounds all
-    tries to connect together, and each wait for an answer. A server that breaks off late every time
-    can therefore take `(retries + 2) * timeout`, and the pauses between tries.
+    A request is tried again, up to three times, if the server cannot be reached, breaks off or is
+    busy, but not if it stays silent. Over gRPC, `timeout` bounds a call with all its tries. Over
+    REST it bounds all tries to connect together, and each wait for an answer. A server that breaks
+    off late every time can therefore take `5 * timeout`, and the pauses between tries.
 
     Args:
         address: "host:port"; TF Serving's ports are 8501 for REST and 8500 for gRPC.
@@ -49,8 +51,6 @@ class ServingClient:
         protocol: "rest", or "grpc", which needs `pip install "mmret_tf[serving]"`.
         version: Version of the model; the newest if `None`.
         timeout: Seconds.
-        retries: Number of further tries, 0 to 4 (gRPC's limit). The pauses before them double, up
-            to about 0.8 s.
 
     Raises:
         ImportError: gRPC is not installed.
@@ -72,21 +72,15 @@ class ServingClient:
         protocol: str = "rest",
         version: int | None = None,
         timeout: float = 10.0,
-        retries: int = 3,
     ):
-        if protocol not in ("rest", "grpc"):
+        transports = {"rest": _Rest, "grpc": _Grpc}
+        if protocol not in transports:
             raise ValueError(f'protocol must be "rest" or "grpc"; got {protocol!r}')
         if "/" in address:
             raise ValueError(f'address must be "host:port", without http://; got {address!r}')
-        if retries not in range(5):
-            raise ValueError(f"retries must be an integer from 0 to 4; got {retries!r}")
         self._target = f"{address}, model {model!r}, version {version or 'newest'}, {protocol}"
-        self._timeout, self._retries = timeout, retries
-        transport = _Rest if protocol == "rest" else _Grpc
-        self._transport = transport(address, model, version, timeout, retries)
-
-    def __enter__(self) -> ServingClient:
-        return self
+        self._timeout = timeout
+        self._transport = transports[protocol](address, model, version, timeout)
 
     def __exit__(self, *exception) -> None:
         self.close()
@@ -116,8 +110,8 @@ class ServingClient:
         Raises:
             ValueError, TimeoutError, ConnectionError: As for the class.
         """
-        # The order in the names of signatures: text, then the later modalities of the encoder.
-        query = {"text": text, **dict(reversed(sources.items())), "image": image}
+        # In the order of the names of signatures.
+        query = {"text": text, "image": image, **sources}
         check_query(query, text_weight)
         k = checked_count(k, "k")
         inputs: dict[str, list] = {
@@ -125,13 +119,15 @@ class ServingClient:
         }
         signature = "search_by_" + "_and_".join(inputs)
         if len(inputs) > 1:
-            is_given = text is not None and text_weight is not None
-            weight = float(text_weight) if is_given else TEXT_WEIGHT_BY_DEFAULT
-            inputs[f"{next(iter(inputs))}_weight"] = [weight]
+            weight = TEXT_WEIGHT_BY_DEFAULT if text is None or text_weight is None else text_weight
+            inputs[f"{next(iter(inputs))}_weight"] = [float(weight)]
         found = self._predict(signature, inputs, "ids", "scores", "captions")
         ids, scores, captions = (rows[0][:k].tolist() for rows in found)
-        items = map(_item, ids, captions)
-        return SearchResults(map(SearchResult, itertools.count(1), ids, scores, items))
+        items = [
+            Item.of({"id": key, "captions": texts.splitlines()})
+            for key, texts in zip(ids, captions, strict=True)
+        ]
+        return SearchResults(map(SearchResult, range(1, k + 1), ids, scores, items))
 
     def encode(self, modality: str, sources: Sequence[Any], batch_size: int = 16) -> np.ndarray:
         """Embed sources of one modality.
@@ -148,78 +144,44 @@ class ServingClient:
             ValueError, TimeoutError, ConnectionError: As for the class; ValueError also if
                 `sources` is empty or is not a list.
         """
-        if isinstance(sources, str | bytes | os.PathLike) or not hasattr(sources, "__len__"):
-            raise ValueError(f"expected a list of {modality}s; for one {modality}, give a list")
-        if not len(sources):
-            raise ValueError("nothing to encode: the list is empty")
+        is_one = isinstance(sources, str | bytes | os.PathLike) or not hasattr(sources, "__len__")
+        if is_one or not len(sources):
+            raise ValueError(f"expected a list of {modality}s, of at least one")
         embeddings = []
         for start in range(0, len(sources), batch_size):
             batch = [_content(modality, each) for each in sources[start : start + batch_size]]
             embeddings += self._predict(f"encode_{modality}", {modality: batch}, "embedding")
         return np.concatenate(embeddings)
 
-    def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
-        """Embed captions or queries: `encode("text", texts)`.
-
-        Args:
-            texts: Strings.
-            batch_size: Number of strings in a request.
-
-        Returns:
-            float32 `[n, dim]`, unit rows.
-
-        Raises:
-            ValueError, TimeoutError, ConnectionError: As for `encode`.
-        """
-        return self.encode("text", texts, batch_size)
-
-    def encode_images(self, images: Sequence[ImageSource], batch_size: int = 16) -> np.ndarray:
-        """Embed pictures, which the server crops and resizes: `encode("image", images)`.
-
-        Args:
-            images: As for `Encoder.encode_images`.
-            batch_size: Number of pictures in a request.
-
-        Returns:
-            float32 `[n, dim]`, unit rows.
-
-        Raises:
-            ValueError, TimeoutError, ConnectionError: As for `encode`.
-        """
-        return self.encode("image", images, batch_size)
-
     def _predict(self, signature: str, inputs: dict[str, list], *names: str) -> list[np.ndarray]:
         """The named outputs `[n, ...]`; otherwise an error that names its cause and the remedy."""
         status, answer = self._transport.predict(signature, inputs)
         if status == 200:
-            outputs = answer if isinstance(answer, dict) else {names[0]: answer}
-            if set(names) <= set(outputs):
-                return [outputs[name] for name in names]
-            status, answer = 500, f"outputs {sorted(outputs)} instead of {sorted(names)}"
+            if set(names) <= set(answer):
+                return [answer[name] for name in names]
+            status, answer = 500, f"outputs {sorted(answer)} instead of {sorted(names)}"
         said = re.search(r"assertion failed: \[(.*?)\]", answer)
         reason = said[1] if said else answer.split("\n")[0][:300]
         error, message = {
             400: (ValueError, f"refused by the server: {reason}"),
             404: (ValueError, f"{reason}; check the server's --model_name and its versions"),
             408: (TimeoutError, f"no answer in {self._timeout:g} seconds; wait longer or ask less"),
-            503: (ConnectionError, f"no answer in {self._retries + 1} tries: {reason}; {CHECK}"),
+            503: (ConnectionError, f"no answer in {RETRIES + 1} tries: {reason}; {CHECK}"),
         }.get(status, (ConnectionError, f"the server failed, or is not TF Serving: {reason}"))
         if reason.startswith("Serving signature"):
-            message = (
-                f"no signature {signature!r}; serve an `mmret export`, with an index to search"
-            )
+            message = f"no signature {signature!r}; serve an `mmret export` with an index"
         raise error(f"{message} ({self._target})")
 
 
 class _Rest:
     """JSON over HTTP, in TF Serving's column format."""
 
-    def __init__(self, address, model, version, timeout, retries):
-        path = model if version is None else f"{model}/versions/{version}"
-        self.url = f"http://{address}/v1/models/{path}:predict"
-        self.timeout = (timeout / (retries + 1), timeout)  # of one try to connect; of the answer
+    def __init__(self, address, model, version, timeout):
+        path = f"/versions/{version}" if version else ""
+        self.url = f"http://{address}/v1/models/{model}{path}:predict"
+        self.timeout = (timeout / (RETRIES + 1), timeout)  # of one try to connect; of the answer
         retry = _Retry(
-            total=retries,
+            total=RETRIES,
             status_forcelist=BUSY,
             allowed_methods=["POST"],  # a prediction changes nothing
             backoff_factor=0.1,
@@ -231,10 +193,9 @@ class _Rest:
         self.close = self.session.close
 
     def predict(self, signature: str, inputs: dict[str, list]) -> tuple[int, object]:
-        columns = {name: [_as_json(value) for value in rows] for name, rows in inputs.items()}
-        body = {"signature_name": signature, "inputs": columns}
+        body = json.dumps({"signature_name": signature, "inputs": inputs}, default=_base64)
         try:
-            response = self.session.post(self.url, json=body, timeout=self.timeout)
+            response = self.session.post(self.url, body, timeout=self.timeout)
         except requests.ReadTimeout:
             return 408, ""
         except requests.RequestException as error:
@@ -244,12 +205,11 @@ class _Rest:
             if response.ok:
                 outputs = answer["outputs"]
                 if not isinstance(outputs, dict):  # a single output comes without its name
-                    return 200, _array(outputs)
+                    outputs = {"embedding": outputs}
                 return 200, {name: _array(rows) for name, rows in outputs.items()}
-            status, reason = response.status_code, str(answer["error"])
+            return 503 if response.status_code in BUSY else response.status_code, answer["error"]
         except (ValueError, KeyError, TypeError):
-            status, reason = 500, f"{response.status_code} {response.text:.80}"
-        return (503 if response.status_code in BUSY else status), reason
+            return 500, f"{response.status_code} {response.text:.80}"
 
 
 class _Retry(Retry):
@@ -264,23 +224,23 @@ class _Retry(Retry):
 class _Grpc:
     """Tensors over gRPC, which retries by itself within its deadline."""
 
-    def __init__(self, address, model, version, timeout, retries):
+    def __init__(self, address, model, version, timeout):
         try:
             import grpc
-            from tensorflow import make_ndarray, make_tensor_proto
-            from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+            from tensorflow import make_ndarray
+            from tensorflow_serving.apis import prediction_service_pb2_grpc
         except ImportError as error:
             raise ImportError('protocol="grpc" needs: pip install "mmret_tf[serving]"') from error
         policy = {
-            "maxAttempts": retries + 1,
+            "maxAttempts": RETRIES + 1,
             "initialBackoff": "0.1s",
             "maxBackoff": "1s",
             "backoffMultiplier": 2,
             "retryableStatusCodes": ["UNAVAILABLE"],
         }
-        methods = [{"name": [{}], "retryPolicy": policy}] if retries else []
+        config = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
         options = {
-            "grpc.service_config": json.dumps({"methodConfig": methods}),
+            "grpc.service_config": json.dumps(config),
             "grpc.max_send_message_length": -1,
             "grpc.max_receive_message_length": -1,
             "grpc.per_rpc_retry_buffer_size": 2**31 - 1,  # larger requests are not tried again
@@ -291,13 +251,7 @@ class _Grpc:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
         def predict(signature: str, inputs: dict[str, list]) -> tuple[int, object]:
-            request = predict_pb2.PredictRequest()
-            request.model_spec.name = model
-            request.model_spec.signature_name = signature
-            if version is not None:
-                request.model_spec.version.value = version
-            for name, rows in inputs.items():
-                request.inputs[name].CopyFrom(make_tensor_proto(rows))
+            request = predict_request(model, signature, inputs, version)
             try:
                 outputs = stub.Predict(request, timeout=timeout).outputs
             except grpc.RpcError as error:
@@ -308,9 +262,23 @@ class _Grpc:
         self.predict, self.close = predict, channel.close
 
 
-def _item(key: str | int, captions: str) -> Item:
-    """An item with its texts, a line each."""
-    return Item.of({"id": key, "captions": captions.split("\n") if captions else []})
+def predict_request(
+    model: str, signature: str, inputs: Mapping[str, list], version: int | None = None
+):
+    """The message of a request over gRPC, which needs TensorFlow Serving's API."""
+    from tensorflow import make_tensor_proto
+    from tensorflow_serving.apis.predict_pb2 import PredictRequest
+
+    spec = {"name": model, "signature_name": signature}
+    if version is not None:
+        spec["version"] = {"value": version}
+    tensors = {name: make_tensor_proto(rows) for name, rows in inputs.items()}
+    return PredictRequest(model_spec=spec, inputs=tensors)
+
+
+def _base64(content: bytes) -> dict[str, str]:
+    """Bytes in TF Serving's JSON."""
+    return {"b64": base64.b64encode(content).decode()}
 
 
 def _content(modality: str, source: Any) -> str | bytes:
@@ -320,11 +288,6 @@ def _content(modality: str, source: Any) -> str | bytes:
     if not isinstance(source, str):
         raise ValueError(f"a text must be a string; got {source!r:.80}")
     return source
-
-
-def _as_json(value: str | bytes | float) -> str | float | dict[str, str]:
-    """A value in TF Serving's JSON."""
-    return {"b64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
 
 
 def _array(values: np.ndarray | list) -> np.ndarray:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
@@ -21,6 +20,7 @@ from mmret_tf._machine import cores
 from mmret_tf.data.decoders.pictures import encode_png
 from mmret_tf.models.encoder import Encoder, VariantEncoder
 from mmret_tf.ranking.searcher import Searcher
+from mmret_tf.serving.client import predict_request
 from mmret_tf.serving.signatures import GalleryGraph, Signature, make_signatures
 
 # Numbers of rows in the requests that a server runs before it takes others.
@@ -98,30 +98,37 @@ def export_saved_model(
     name = directory.resolve().name
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
         raise ValueError(
-            "the folder's name is the model's name in URLs and files: expected letters, digits, "
-            f'".", "_" and "-"; got {name!r}'
+            f"the model's name in URLs must have letters, digits and ._- only; got {name!r}"
         )
     has_gallery = isinstance(source, Searcher)
     if index is not None and not has_gallery:
         raise ValueError("an encoder has no gallery to search: give a Searcher, or index=None")
+    final, partial = directory / str(version), directory / f"{version}.partial"
+    if final.exists():
+        taken = max(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
+        raise ValueError(f"{final} exists, and is never replaced; the next free one is {taken + 1}")
     encoder = source.encoder if has_gallery else source
     if isinstance(encoder, VariantEncoder):
         encoder = encoder.encoder
     gallery = None if index is None else GalleryGraph(source.index, source.items, k, index)
+    signatures = make_signatures(encoder, gallery)
 
-    with _new_version(directory, version) as folder:
-        archive = keras.export.ExportArchive()
-        signatures = make_signatures(encoder, gallery)
-        for signature, (function, inputs) in signatures.items():
-            archive.add_endpoint(signature, function, inputs)  # the first also serves as default
-        # Variables are found through the functions; tracked, they would be written twice.
-        for tower in encoder.towers.values():
-            for table in tower.tables:
-                archive.track(table)
-        namespaces = ["Scann"] if index == "scann" else []
-        options = tf.saved_model.SaveOptions(namespace_whitelist=namespaces)
-        archive.write_out(str(folder), options=options, verbose=False)
-        _write_warm_up(folder, name, signatures, encoder.embedding_dim)
+    archive = keras.export.ExportArchive()
+    for signature, (function, inputs) in signatures.items():
+        archive.add_endpoint(signature, function, inputs)  # the first also serves as default
+    # Variables are found through the functions; tracked, they would be written twice.
+    for tower in encoder.towers.values():
+        for table in tower.tables:
+            archive.track(table)
+    options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"] if index == "scann" else [])
+    shutil.rmtree(partial, ignore_errors=True)  # left by an export that was killed
+    try:
+        # Servers ignore this folder, because its name is not a number.
+        archive.write_out(str(partial), options=options, verbose=False)
+        _write_warm_up(partial, name, signatures, encoder.embedding_dim)
+        partial.rename(final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     for file, text in (
         ("models.config", MODEL_CONFIG % {"name": name}),
         ("batching_parameters.txt", BATCHING_PARAMETERS % cores()),
@@ -129,7 +136,7 @@ def export_saved_model(
         if not (directory / file).exists():
             with replaced_file(directory / file) as temporary:
                 temporary.write_text(text, encoding="utf-8")
-    return directory / str(version)
+    return final
 
 
 def docker_command(directory: str | os.PathLike) -> str:
@@ -150,37 +157,9 @@ def docker_command(directory: str | os.PathLike) -> str:
     """
     folder = Path(directory).resolve()
     inside = f"/models/{folder.name}"
-    return shlex.join(
-        [
-            *("docker", "run", "--rm", "-p", "8500:8500", "-p", "8501:8501"),
-            *("-v", f"{folder}:{inside}:ro", "tensorflow/serving"),
-            f"--model_config_file={inside}/models.config",
-        ]
-    )
-
-
-@contextlib.contextmanager
-def _new_version(directory: Path, version: int) -> Iterator[Path]:
-    """Yield a folder to fill, which then becomes `<directory>/<version>`, or after an exception is
-    removed. Servers ignore it until then, because its name is not a number.
-    """
-    final = directory / str(version)
-    if final.exists():
-        taken = [int(path.name) for path in directory.iterdir() if path.name.isdecimal()]
-        raise ValueError(
-            f"{final} exists, and a version is never replaced: the next free one is "
-            f"{max(taken) + 1}"
-        )
-    partial = directory / f"{version}.partial"
-    if partial.exists():  # left by an export that was killed
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.rename(final)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    ports, volume = "docker run --rm -p 8500:8500 -p 8501:8501 -v", f"{folder}:{inside}:ro"
+    config = f"--model_config_file={inside}/models.config"
+    return f"{ports} {shlex.join([volume, 'tensorflow/serving', config])}"
 
 
 def _write_warm_up(folder: Path, model: str, signatures: Mapping[str, Signature], dim: int) -> None:
@@ -189,14 +168,10 @@ def _write_warm_up(folder: Path, model: str, signatures: Mapping[str, Signature]
     Without them the first users wait for what a graph does only once.
     """
     try:
-        from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+        from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
     except ImportError:
-        warnings.warn(
-            "no warm-up requests were written, so the first requests to the server will be slow: "
-            'pip install "mmret_tf[serving]"',
-            stacklevel=3,
-        )
-        return
+        hint = 'no warm-up requests, so the first will be slow: pip install "mmret_tf[serving]"'
+        return warnings.warn(hint, stacklevel=3)
     weights = {f"{modality}_weight": 0.5 for modality in WARM_UP_SOURCES}
     one_row = {**WARM_UP_SOURCES, **weights, "embedding": [1.0] * dim}
     path = folder / "assets.extra" / "tf_serving_warmup_requests"
@@ -205,11 +180,7 @@ def _write_warm_up(folder: Path, model: str, signatures: Mapping[str, Signature]
         for signature, (_, inputs) in signatures.items():
             names = [each.name for each in inputs]
             for rows in WARM_UP_ROWS if set(names) <= set(one_row) else ():
-                request = predict_pb2.PredictRequest()
-                request.model_spec.name = model
-                request.model_spec.signature_name = signature
-                for name in names:
-                    request.inputs[name].CopyFrom(tf.make_tensor_proto([one_row[name]] * rows))
-                log = prediction_log_pb2.PredictLog(request=request)
-                record = prediction_log_pb2.PredictionLog(predict_log=log)
-                file.write(record.SerializeToString())
+                columns = {name: [one_row[name]] * rows for name in names}
+                request = predict_request(model, signature, columns)
+                log = PredictionLog(predict_log={"request": request})
+                file.write(log.SerializeToString())

@@ -52,10 +52,7 @@ class GalleryGraph(tf.Module):
         self.metric = index.metric
         if engine == "scann":
             if not isinstance(index, ScannIndex):
-                raise ValueError(
-                    f'index="scann" needs a ScannIndex; got a {type(index).__name__}: build one '
-                    "(ScannIndex.build, `mmret index`)"
-                )
+                raise ValueError(f'index="scann" needs a ScannIndex; got a {type(index).__name__}')
             from scann.scann_ops.py import scann_ops
 
             self.ops = scann_ops
@@ -83,9 +80,7 @@ class GalleryGraph(tf.Module):
             string with a line each; all `[n, k]`.
         """
         is_finite = tf.reduce_all(tf.math.is_finite(queries))
-        tf.debugging.Assert(is_finite, ["queries must be finite; got NaN or infinity"])
-        with _some_rows(queries):
-            queries = tf.identity(queries)
+        queries = _checked(queries, is_finite, "queries must be finite; got NaN or infinity")
         if self.metric == "cosine":
             queries = tf.math.l2_normalize(tf.cast(queries, tf.float64), axis=1, epsilon=1e-300)
             queries = tf.cast(queries, tf.float32)
@@ -163,8 +158,7 @@ class TowerGraph:
 
         @tf.function(input_signature=[self.sources])
         def prepare(sources: tf.Tensor) -> tf.Tensor:
-            with _some_rows(sources):
-                return tower.preprocess(tf.identity(sources))
+            return tower.preprocess(_checked(sources))
 
         @tf.function(input_signature=[self.sources])
         def embed(sources: tf.Tensor) -> tf.Tensor:
@@ -204,16 +198,10 @@ def pair_embedding(
         return fusion.fuse_inputs(sources)
 
     def embed(one: tf.Tensor, other: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-        n = tf.size(weight)
-        is_default = weight == TEXT_WEIGHT_BY_DEFAULT
-        is_even = (tf.size(one) == n) & (tf.size(other) == n)
-        is_share = tf.reduce_all((weight >= 0) & (weight <= 1) | is_default)
-        checks = [
-            tf.debugging.Assert(is_even, [f"{names} must have equal rows"]),
-            tf.debugging.Assert(is_share, [f"{weights.name} must be from 0 to 1, or -1"]),
-        ]
-        with tf.control_dependencies(checks):
-            weight = tf.identity(weight)
+        n, is_default = tf.size(weight), weight == TEXT_WEIGHT_BY_DEFAULT
+        is_right = (tf.size(one) == n) & (tf.size(other) == n)
+        is_right &= tf.reduce_all((weight >= 0) & (weight <= 1) | is_default)
+        weight = _checked(weight, is_right, f"{names} must have equal rows, weights 0 to 1, or -1")
         if fusion is None:
             return weighted(one, other, weight)
         # The server batches queries of many clients: often one branch serves the whole batch.
@@ -235,7 +223,7 @@ def make_signatures(encoder: Encoder, gallery: GalleryGraph | None) -> dict[str,
     Inputs have a row a query: encoded sources under the name of their modality (texts in UTF-8,
     pictures as the bytes of a file), or "embedding", as `encode_X` answers it. A query of two
     modalities also has the weight of the first, such as "text_weight": 0 to 1, or -1 for what
-    `Searcher.search` does without a weight. Text comes first, then the encoder's later modalities.
+    `Searcher.search` does without a weight. Text comes first, then the encoder's order.
 
     No rows at all are an error, and so is a picture that cannot be decoded. An empty or unknown
     text is not.
@@ -248,34 +236,31 @@ def make_signatures(encoder: Encoder, gallery: GalleryGraph | None) -> dict[str,
         For each name the function and its inputs. The default signature comes first: that of text,
         or of the encoder's first modality.
     """
-    fusion = encoder if isinstance(encoder, FusedEncoder) else None
     towers = [TowerGraph(tower) for tower in encoder.towers.values()]
     towers.sort(key=lambda tower: tower.name != "text")
     encoders = {f"encode_{tower.name}": (tower.encode, [tower.sources]) for tower in towers}
     if gallery is None:
         return encoders
 
-    searches = {
-        f"search_by_{tower.name}": _search(gallery, tower.embed, [tower.sources])
-        for tower in towers
-    }
-    later_first = sorted(reversed(towers), key=lambda tower: tower.name != "text")
-    for first, second in itertools.combinations(later_first, 2):
-        pair = pair_embedding(first, second, fusion)
-        searches[f"search_by_{first.name}_and_{second.name}"] = _search(gallery, *pair)
-
+    queries = {tower.name: (tower.embed, [tower.sources]) for tower in towers}
+    fusion = encoder if isinstance(encoder, FusedEncoder) else None
+    for first, second in itertools.combinations(towers, 2):
+        queries[f"{first.name}_and_{second.name}"] = pair_embedding(first, second, fusion)
     embedding = tf.TensorSpec([None, encoder.embedding_dim], tf.float32, "embedding")
-    searches["search_by_embedding"] = _search(gallery, tf.identity, [embedding])
+    queries["embedding"] = tf.identity, [embedding]
+    searches = {
+        f"search_by_{name}": (_search(gallery, embed), inputs)
+        for name, (embed, inputs) in queries.items()
+    }
     return searches | encoders
 
 
-def _search(
-    gallery: GalleryGraph, embed: Callable[..., tf.Tensor], inputs: list[tf.TensorSpec]
-) -> Signature:
-    return lambda *queries: gallery.search(embed(*queries)), inputs
+def _search(gallery: GalleryGraph, embed: Callable[..., tf.Tensor]) -> Callable[..., Answer]:
+    return lambda *queries: gallery.search(embed(*queries))
 
 
-def _some_rows(rows: tf.Tensor):
-    """A context whose ops run only if there is at least one row."""
-    check = tf.debugging.Assert(tf.shape(rows)[0] > 0, ["no rows: expected at least one"])
-    return tf.control_dependencies([check])
+def _checked(rows: tf.Tensor, is_right: bool | tf.Tensor = True, message: str = "") -> tf.Tensor:
+    """The rows, or an error of the graph if there are none or they are not right."""
+    some = tf.debugging.Assert(tf.shape(rows)[0] > 0, ["no rows: expected at least one"])
+    with tf.control_dependencies([some, tf.debugging.Assert(is_right, [message])]):
+        return tf.identity(rows)

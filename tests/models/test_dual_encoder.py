@@ -40,6 +40,7 @@ def test_predict_gives_unit_rows(shared_model, batch):
         assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:the embeddings have collapsed")  # at first
 def test_fit_brings_images_to_their_captions(model, batch):
     pairs = {"image": batch["image"][:2], "text": batch["text"][:2]}
     data = tf.data.Dataset.from_tensors((pairs, np.arange(2)))
@@ -79,6 +80,7 @@ def test_callbacks_may_stop_training(model, batch):
     assert len(model.fit(batch, epochs=5, verbose=0, callbacks=stop).history["loss"]) == 2
 
 
+@pytest.mark.filterwarnings("ignore:the embeddings have collapsed")  # at first
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_learns_and_round_trips(policy, batch, tmp_path):
     keras.config.set_dtype_policy(policy)

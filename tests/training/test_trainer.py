@@ -269,13 +269,12 @@ def test_a_run_in_mixed_precision_without_a_development_split(config, tmp_path):
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_learns_and_is_saved(precision, config, batch, tmp_path):
     changed = dataclasses.replace(config, precision=precision, learning_rate=0.05)
-    model = build_model(changed, CAPTIONS, steps=10)
+    model = build_model(changed, CAPTIONS, steps=20)
     assert keras.config.dtype_policy().name == "float32"  # of everything else
     assert model.image_tower.head.compute_dtype == precision.removeprefix("mixed_")
     inputs = batch | {"text": model.text_preprocessor(CAPTIONS).numpy()}
-    model.run_eagerly = True
-    losses = [model.train_on_batch(inputs, return_dict=True)["loss"] for _ in range(6)]
-    assert losses[-1] < 0.8 * losses[0]
+    losses = model.fit(inputs, epochs=16, verbose=0).history["loss"]
+    assert np.mean(losses[-4:]) < 0.6 * losses[0]
 
     model.save(tmp_path / "model.keras")
     loaded = load_model(tmp_path / "model.keras")

@@ -173,18 +173,24 @@ def load_image(source: ImageSource, image_size: int) -> np.ndarray:
     """
     source = picture_source(source)
     try:
-        return _loader(image_size)(source.read()).numpy()
+        return square_decoder(image_size)([source.read()])[0].numpy()
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(f"{source.name}: {decode_failure(error)}") from None
 
 
 @functools.cache
-def _loader(image_size: int) -> tf.types.experimental.ConcreteFunction:
-    """Encoded bytes to the square picture of one size, traced once a size."""
-    return tf.function(
-        lambda contents: crop_and_resize(decode_image(contents), image_size),
-        input_signature=[tf.TensorSpec((), tf.string)],
-    ).get_concrete_function()
+def square_decoder(image_size: int) -> tf.types.experimental.PolymorphicFunction:
+    """Encoded pictures `[n]` to uint8 `[n, image_size, image_size, 3]`: traced once a size."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def squares(contents):
+        return tf.map_fn(
+            lambda each: crop_and_resize(decode_image(each), image_size),
+            contents,
+            fn_output_signature=tf.TensorSpec((image_size, image_size, 3), tf.uint8),
+        )
+
+    return squares
 
 
 def check_image(contents: bytes) -> None:

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from mmret_tf.data.decoders.image import crop_and_resize, decode_image
+from mmret_tf.data.decoders.image import crop_and_resize, decode_image, square_decoder
 from mmret_tf.models.backbones import load_backbone
 from mmret_tf.models.towers.head import Head
 from mmret_tf.models.towers.tower import Tower
@@ -65,20 +65,14 @@ class ImageTower(Tower):
         return [self.image_size, self.scaling, self.scales]
 
     def preprocess(self, sources: tf.Tensor) -> tf.Tensor:
-        return self._square(sources, lambda contents: crop_and_resize(contents, self.image_size))
+        return square_decoder(self.image_size)(sources)
 
     def augment(self, sources: tf.Tensor, seeds: tf.Tensor, mirror: tf.Tensor) -> tf.Tensor:
-        def crop(picture, seed, is_mirrored):
-            return crop_and_resize(picture, self.image_size, seed, is_mirrored, self.min_crop)
-
-        return self._square(sources, crop, seeds, mirror)
-
-    def _square(self, sources: tf.Tensor, crop, *arguments: tf.Tensor) -> tf.Tensor:
-        """Decode and crop each source, uint8 `[batch, image_size, image_size, 3]`."""
+        size = self.image_size
         return tf.map_fn(
-            lambda each: crop(decode_image(each[0]), *each[1:]),
-            (sources, *arguments),
-            fn_output_signature=tf.TensorSpec((self.image_size, self.image_size, 3), tf.uint8),
+            lambda each: crop_and_resize(decode_image(each[0]), size, *each[1:], self.min_crop),
+            (sources, seeds, mirror),
+            fn_output_signature=tf.TensorSpec((size, size, 3), tf.uint8),
         )
 
     def features(self, inputs, training: bool = False, scales: Sequence[int] | None = None):

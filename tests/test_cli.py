@@ -1,0 +1,337 @@
+"""The command line: each command in turn on one small run, and mistakes told in one line."""
+
+import dataclasses
+import functools
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import typer
+from conftest import make_backbone, write_jsonl
+from PIL import Image
+
+from mmret_tf import cli
+from mmret_tf.ranking import EmbeddingStore, Run
+from mmret_tf.ranking.embedding_store import DTYPES
+from mmret_tf.scale.compression import PRECISIONS
+from mmret_tf.training import trainer
+from mmret_tf.training.config import TrainConfig, setting_help
+
+COLOURS = ("red", "blue", "green", "black", "white")
+COMMANDS = typer.main.get_command(cli.app).commands
+
+# What overwrites lines or moves the cursor.
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f\x9b]")
+
+
+def mmret(capsys, *arguments):
+    """Run the command in this process: exit code, stdout, stderr."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return caught.value.code or 0, out, err
+
+
+def python(*arguments):
+    """Run Python in a process of its own."""
+    arguments = [sys.executable, *map(str, arguments)]
+    return subprocess.run(arguments, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Ten pictures, a text alone, an item of two pictures, and two rows that are set aside."""
+    folder = tmp_path_factory.mktemp("photos")
+    rows = []
+    for number in range(10):
+        Image.new("RGB", (20, 20), COLOURS[number % 5]).save(folder / f"{number}.png")
+        split = "train" if number < 6 else "dev"
+        caption = f"a picture of {COLOURS[number % 5]}"
+        rows.append({"image": f"{number}.png", "caption": caption, "split": split})
+    rows[9]["caption"] += " \x1b[2J"  # would clear a terminal
+    rows += [
+        {"id": "note", "caption": "a note", "attributes": {"kind": "note"}, "split": "train"},
+        {"id": "two", "images": ["a.png", "b.png"], "caption": "two pictures", "split": "train"},
+        {"image": "gone\x1b[2J.png", "caption": "gone", "split": "train"},
+        {"image": "empty.png", "caption": "empty", "split": "train"},
+    ]
+    for name in ("a", "b"):
+        Image.new("RGB", (20, 20), "red").save(folder / f"{name}.png")
+    (folder / "empty.png").write_bytes(b"")
+    write_jsonl(folder, *rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(photos, tmp_path_factory):
+    """A run that `python -m mmret_tf train` made in a process of its own, and what it printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    make_backbone().save(folder / "backbone.keras")
+    settings = {"data": str(photos), "backbone": str(folder / "backbone.keras"), "epochs": 1}
+    settings |= {"image_size": 16, "embedding_dim": 8, "word_dim": 8, "units": 8}
+    (folder / "config.json").write_text(json.dumps(settings))
+    options = ["--config", folder / "config.json", "--batch-size", 4, "--run", folder / "run"]
+    return Run(folder / "run"), python("-m", "mmret_tf", "train", *options)
+
+
+@pytest.fixture
+def run(trained, monkeypatch):
+    """The folder of the trained run; its model is loaded once for all tests."""
+    monkeypatch.setattr(Run, "load_model", lambda self: load_once(self.model))
+    return trained[0].folder
+
+
+@functools.cache
+def load_once(path):
+    from mmret_tf.models.dual_encoder import load_model
+
+    return load_model(path)
+
+
+def test_training_leaves_a_run_and_plain_lines(trained):
+    run, done = trained
+    assert done.returncode == 0, done.stderr
+    report = run.read_report()
+    assert (report["config"]["batch_size"], report["config"]["units"]) == (4, 8)
+    assert report["epochs_completed"] == 1 and report["train_images"] == 8
+    reasons = dict(report["quarantined"])
+    assert reasons["empty.png"] == "empty file" and "note" not in reasons and len(reasons) == 2
+    assert len(EmbeddingStore.open(run.embeddings)) == 12 and run.index.is_dir()
+
+    words = " ".join(done.stdout.split())
+    assert "Epoch 1/1" in words and "4 images, 4 captions" in words and "text to image" in words
+    assert "of 12 embeddings" in words and "exact search, recall 1.000" in words
+    assert words.count("set aside:") == 2 and "Try: mmret search --run" in words
+    assert not CONTROL.search(done.stdout) and not CONTROL.search(done.stderr)
+    # TensorFlow's C++ code logs nothing here.
+    assert re.fullmatch(r"mmret: 2 of 14 entries were set aside .*\n", done.stderr), done.stderr
+
+
+def test_evaluation_is_printed_and_saved(run, photos, capsys):
+    options = ["evaluate", "--run", run, "--data", photos / "captions.jsonl"]
+    code, out, err = mmret(capsys, *options, "--split", "dev")
+    assert code == 0 and "4 images, 4 captions" in out and "100.0% ±0.0" in out, err
+    assert json.loads((run / "evaluation.json").read_text())["t2i_R@10"] == 1
+    code, out, err = mmret(capsys, *options, "--split", "dev", "--folds", 2, "--plots")
+    assert code == 0 and "mean of 2 folds" in out, err
+    pictures = sorted(path.name for path in (run / "plots").iterdir())
+    assert pictures == ["best.png", "curves.png", "recall.png", "similarities.png", "worst.png"]
+
+
+def test_search_prints_ranked_results_without_escape_sequences(run, photos, tmp_path, capsys):
+    picture = tmp_path / "gallery.png"
+    search = ["search", "--run", run]
+    code, out, err = mmret(capsys, *search, "a picture of white", "--top", 12, "--gallery", picture)
+    assert code == 0, err
+    found = re.findall(r"^ +(\d+)  -?\d\.\d{3}  (.*)$", out, re.M)
+    assert [int(rank) for rank, _ in found] == list(range(1, 13))
+    files = [str(photos / f"{name}.png") for name in (*range(10), "a")]
+    assert {place for _, place in found} == {*files, "note"}
+    assert out.count("a picture of") == 10 and "[2J" in out and not CONTROL.search(out)
+    assert Image.open(picture).size[0] > 12 * 160
+    code, out, err = mmret(capsys, *search, "--image", photos / "7.png", "--top", 1)
+    assert code == 0 and "1.000" in out, err
+    code, out, err = mmret(capsys, *search, "a", "--where", '{"kind": "note"}')
+    assert code == 0 and len(out.splitlines()) == 2 and out.splitlines()[1].strip() == "a note", err
+    code, out, err = mmret(capsys, *search, "red", "--where", '{"prise": 5}')
+    assert code == 2 and "no item has the attribute 'prise'" in err
+
+
+def copied(run, folder):
+    """A copy of the model in a folder, where embeddings may be replaced."""
+    folder.mkdir()
+    (folder / "model.keras").write_bytes((run / "model.keras").read_bytes())
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:.*set aside")
+def test_a_gallery_is_compressed_embedded_indexed_and_exported(run, photos, tmp_path, capsys):
+    run = copied(run, tmp_path / "run")
+    data = ["--run", run, "--data", photos]
+    code, out, err = mmret(capsys, "compress", *data, "--split", "dev")
+    assert code == 0 and "images a second" in out, err
+    assert json.loads((run / "compression.json").read_text())["precision"] == "int8"
+    code, out, err = mmret(capsys, "embed", *data, "--compressed", "--dtype", "float16")
+    words = " ".join(out.split())
+    assert code == 0 and "Image tower in int8." in words and "in float16 costs" in words, err
+    assert "12 embeddings in" in words and not CONTROL.search(out)
+    code, out, err = mmret(capsys, "index", "--run", run)
+    assert code == 0 and "of 12 embeddings" in " ".join(out.split()), err
+    asked = ["search", "--run", run, "--image", photos / "7.png", "--top", 1, "--compressed"]
+    code, out, err = mmret(capsys, *asked)
+    assert code == 0 and "1.000" in out, err
+
+    export = ["export", "--run", run, "--directory", tmp_path / "export" / "photos"]
+    code, out, err = mmret(capsys, *export)
+    assert code == 0 and f"docker run --rm -p 8500:8500 -p 8501:8501 -v {tmp_path}" in out, err
+    assert (tmp_path / "export" / "photos" / "1" / "saved_model.pb").exists()
+    code, out, err = mmret(capsys, *export, "--index", "none")
+    assert code == 2 and "a version is never replaced: the next free one is 2" in err
+
+
+@pytest.mark.filterwarnings("ignore:.*set aside")
+def test_a_gallery_of_one_split_and_one_of_text_alone(run, photos, tmp_path, capsys):
+    run = copied(run, tmp_path / "run")
+    code, out, err = mmret(capsys, "embed", "--run", run, "--data", photos, "--split", "dev")
+    assert code == 0 and "Image tower in float32" in out and "4 embeddings" in out, err
+    rows = '{"id": "a", "caption": "a red circle"}\n{"id": "b", "caption": "a blue square"}\n'
+    (tmp_path / "notes.jsonl").write_text(rows)
+    code, out, err = mmret(capsys, "embed", "--run", run, "--data", tmp_path / "notes.jsonl")
+    assert code == 0 and "Image tower" not in out and "2 embeddings" in out, err
+    assert mmret(capsys, "index", "--run", run)[0] == 0
+    code, out, err = mmret(capsys, "search", "--run", run, "--image", photos / "1.png")
+    assert code == 0 and len(re.findall("  [ab]\n", out)) == 2, err
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """The configurations that `mmret train` would have trained with."""
+    configs = []
+
+    def note(config, run):
+        configs.append(config)
+        return {"is_interrupted": True, "best_epoch": 3, "quarantined": []}
+
+    monkeypatch.setattr(trainer, "train", note)
+    monkeypatch.setattr(cli, "_build_index", lambda run: None)
+    return configs
+
+
+def test_options_win_over_the_configuration_and_lists_repeat(given, tmp_path, capsys):
+    file = tmp_path / "config.json"
+    file.write_text('{"data": "photos", "units": 8, "seed": 5, "scales": [64], "dropout": 0.5}')
+    options = ["--config", file, "--run", tmp_path, "--seed", 3, "--weight-decay", 0]
+    options += ["--scales", 224, "--scales", 288, "--no-bag-of-words", "--feature-layers", "conv4"]
+    code, out, err = mmret(capsys, "train", *options)
+    assert code == 0 and "Interrupted: kept the model of epoch 3." in out, err
+    expected = TrainConfig(data="photos", units=8, seed=3, scales=(224, 288), dropout=0.5)
+    changes = {"weight_decay": 0, "bag_of_words": False, "feature_layers": ("conv4",)}
+    assert given == [dataclasses.replace(expected, **changes)]
+    assert mmret(capsys, "train", "--data", "photos", "--run", tmp_path)[0] == 0
+    assert given[1] == TrainConfig(data="photos")
+
+    file.write_text('{"unit": 8}')
+    code, _, err = mmret(capsys, "train", *options)
+    assert code == 2 and "did you mean 'units'?" in err and err.count("\n") == 1
+    code, _, err = mmret(capsys, "train", "--run", tmp_path)
+    assert code == 2 and "give --data, or --config" in err and len(given) == 2
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(TrainConfig), ids=lambda field: field.name)
+def test_every_setting_has_an_option_with_help(field):
+    [option] = [each for each in COMMANDS["train"].params if each.name == field.name]
+    name = field.name.replace("_", "-")
+    assert option.opts == [f"--{name}"]
+    assert option.secondary_opts == ([f"--no-{name}"] if field.type == "bool" else [])
+    assert option.help.startswith(setting_help()[field.name]) and "Default: " in option.help
+    assert option.multiple == field.type.startswith("tuple") and not option.required
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "--run", "gone", "a dog"], "no run at gone"),
+        (["search", "--run", "gone", "a dog", "--where", "{red}"], "--where must be JSON"),
+        (["evaluate", "--run", "gone", "--data", "scenes"], "no run at gone"),
+        (["embed", "--run", "gone", "--data", "scenes"], "no run at gone"),
+        (["index", "--run", "gone"], "gone"),
+        (["export", "--run", "gone"], "no run at gone"),
+        (["compress", "--run", "gone", "--data", "gone"], "gone"),
+        (["train", "--data", "gone", "--run", "r"], "gone"),
+        (["train", "--data", "gone\x1b[2J", "--run", "r"], "gone [2J"),
+        (["train", "--data", "scenes", "--run", "r", "--rnn", "x"], "rnn must be one of"),
+        (["train", "--data", "PHOTOS", "--run", "r", "--backbone", "X"], "no backbone 'X'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*set aside")
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments, message, photos, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = mmret(capsys, *(photos if each == "PHOTOS" else each for each in arguments))
+    [line] = err.splitlines()
+    assert code == 2 and line.startswith("mmret: ") and message in line and "\x1b" not in line
+
+
+def test_debug_shows_the_traceback(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMRET_DEBUG", "")
+    with pytest.raises(ValueError, match="no run at"):
+        cli.main(["--debug", "search", "--run", str(tmp_path / "gone"), "a dog"])
+
+
+@pytest.mark.parametrize("arguments", [["search", "--top", "0"], ["fly"], ["train"], []])
+def test_usage_errors_exit_with_2(arguments, capsys):
+    assert mmret(capsys, *arguments)[0] == 2
+
+
+def test_ctrl_c_exits_with_130(monkeypatch, capsys):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupt)
+    code, _, err = mmret(capsys, "demo")
+    assert code == 130 and err == "mmret: interrupted\n"
+
+
+def test_the_choices_are_those_of_the_modules():
+    def choices(command, name):
+        [option] = [each for each in COMMANDS[command].params if each.name == name]
+        return list(option.type.choices)
+
+    assert choices("compress", "precision") == list(PRECISIONS)
+    assert choices("embed", "dtype") == list(DTYPES)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command, capsys):
+    code, out, _ = mmret(capsys, command, "--help")
+    assert code == 0 and f"Example: mmret {command}" in re.sub(r"\s+", " ", out)
+
+
+def test_doctor_reports_versions_and_problems(monkeypatch, capsys):
+    code, out, _ = mmret(capsys, "doctor")
+    assert code == 0 and "tensorflow  2.20" in out and "All of it fits together." in out
+    monkeypatch.setattr(cli, "examine", lambda: ({"keras": "2.1"}, ["Keras is [old]."]))
+    code, out, _ = mmret(capsys, "doctor")
+    assert code == 1 and "PROBLEM: Keras is [old]." in out
+
+
+HELPS = """
+import runpy, sys, time
+from mmret_tf.cli import main
+
+def show(call, *arguments, **options):
+    try:
+        call(*arguments, **options)
+    except SystemExit as exit:
+        assert not exit.code, exit.code
+
+started = time.perf_counter()
+show(main, ["--help"])
+show(main, ["train", "--help"])
+sys.argv = ["mmret_tf", "--help"]
+show(runpy.run_module, "mmret_tf", run_name="__main__")
+print("slow to import:", {"tensorflow", "keras", "scann", "numpy"} & set(sys.modules))
+"""
+
+
+def test_help_does_not_wait_for_tensorflow():
+    done = python("-c", HELPS)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Usage:") == 3 and done.stdout.endswith("slow to import: set()\n")
+
+
+def test_a_users_own_script_called_mmret_loads_the_model_of_a_run(trained, tmp_path):
+    script = "import sys, mmret_tf as mm\nprint(type(mm.load_model(sys.argv[1])).__name__)\n"
+    (tmp_path / "mmret.py").write_text(script)
+    done = python(tmp_path / "mmret.py", trained[0].model)
+    assert done.stdout == "DualEncoder\n", done.stderr
+
+
+def test_keras_itself_loads_a_model_once_the_package_is_imported(trained):
+    script = "import sys, keras, mmret_tf\nmodel = keras.saving.load_model(sys.argv[1])\n"
+    script += "print(type(model).__name__, model.encode_texts(['a picture']).shape)"
+    done = python("-c", script, trained[0].model)
+    assert done.stdout == "DualEncoder (1, 8)\n", done.stderr
