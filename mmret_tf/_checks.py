@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,18 +45,13 @@ def checked_rows(array: npt.ArrayLike, name: str, metric: str, copy: bool = True
         raise ValueError(f"{name} must be an array of numbers [n, dim]; {error}") from None
     if rows.ndim != 2 or rows.size == 0:
         raise ValueError(f"{name} must be a non-empty array [n, dim]; got shape {rows.shape}")
-    squares = np.einsum("nd,nd->n", rows, rows)
-    if not (squares.min() > 1e-30 and squares.max() < 1e30):
-        # A sum in float64 can neither overflow nor vanish, and NaN or infinity shows in it.
-        squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
-    norms = np.sqrt(squares)
+    # A sum in float64 can neither overflow nor vanish, and NaN or infinity shows in it.
+    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
     # Squared distances must fit into float32, which ends at 3.4e38.
     bad = np.flatnonzero(~(norms < (np.inf if metric == "cosine" else 1e18)))
     if bad.size:
-        raise ValueError(
-            f"{name} holds NaN, infinity or too large numbers in {bad.size} rows, "
-            f"the first is row {bad[0]}"
-        )
+        where = f"{bad.size} rows, the first is row {bad[0]}"
+        raise ValueError(f"{name} holds NaN, infinity or too large numbers in {where}")
     if metric == "cosine":
         norms[norms == 0] = 1
         if fits and np.abs(norms - 1).max() > UNIT:
@@ -73,18 +69,12 @@ def checked_ids(ids: Ids, n: int | None = None) -> np.ndarray:
     if n is not None and len(ids) != n:
         raise ValueError(f"ids must have one id a row: there are {n} rows and {len(ids)} ids")
     types = {type(key) for key in ids}
-    if not (types <= {str} or types <= {int}):
-        names = sorted(each.__name__ for each in types)
-        raise ValueError(f"ids must be all strings or all integers; got {', '.join(names)}")
-    if len(set(ids)) != len(ids):
-        seen: set = set()
-        twice = list(dict.fromkeys(key for key in ids if key in seen or seen.add(key)))
-        raise ValueError(
-            f"ids must be unique; {len(twice)} come more than once: "
-            + ", ".join(map(repr, twice[:3]))
-        )
+    if types not in (set(), {str}, {int}):
+        names = ", ".join(sorted(each.__name__ for each in types))
+        raise ValueError(f"ids must be all strings or all integers; got {names}")
+    if twice := [key for key, times in Counter(ids).items() if times > 1]:
+        raise ValueError(f"ids must be unique; {len(twice)} come more than once: {twice[0]!r:.80}")
     # NumPy's strings drop a final NUL, and its integers have 64 bits.
-    bad = [key for key in ids if ("\0" in key if types == {str} else not -(2**63) <= key < 2**63)]
-    if bad:
+    if bad := [key for key in ids if ("\0" in key if types == {str} else key.bit_length() > 63)]:
         raise ValueError(f"ids must fit into a NumPy array, without NUL; got {bad[0]!r}")
     return np.array(ids, object if types == {str} else np.int64)

@@ -21,7 +21,8 @@ import numpy as np
 # A manifest lists a dozen files; a larger one is not ours, and is not read into memory.
 MANIFEST_BYTES = 2**20
 
-CHUNK_NAME = re.compile(r"[0-9a-f]{64}\.npy(\.partial)?")
+# What a folder of unfinished content may hold: the chunks of an export, and the two below.
+PARTIAL_NAME = re.compile(r"[0-9a-f]{64}\.npy(\.partial)?|new|old")
 
 
 @contextlib.contextmanager
@@ -49,11 +50,8 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal digits."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_array(path: Path, shape: Sequence[int], dtype: str = "float32") -> np.ndarray:
@@ -61,7 +59,7 @@ def open_array(path: Path, shape: Sequence[int], dtype: str = "float32") -> np.n
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no NumPy array: {error}") from None
+        raise ValueError(f"{path} is not a NumPy array: {error}") from None
     if array.dtype != dtype or array.shape != tuple(shape) or array.ndim != 2:
         raise ValueError(
             f"{path} must hold {dtype} {list(shape)}; got {array.dtype} {list(array.shape)}"
@@ -87,25 +85,17 @@ def claim_folder(folder: Path, kind: str) -> None:
     """
     partial = partial_folder(folder)
     if partial.exists():
-        foreign = [
-            path.name
-            for path in (partial.iterdir() if partial.is_dir() else [partial])
-            if path.name not in ("new", "old") and not CHUNK_NAME.fullmatch(path.name)
-        ]
-        if foreign:
+        paths = partial.iterdir() if partial.is_dir() else [partial]
+        if foreign := [path.name for path in paths if not PARTIAL_NAME.fullmatch(path.name)]:
             raise ValueError(f"{partial} is needed, but holds {foreign[0]!r}: move it away")
     old = partial / "old"
     if not folder.exists() and old.exists():  # killed between the two moves of replace_folder
         old.rename(folder)
-    if not folder.exists():
-        return
-    if not folder.is_dir():
+    if folder.is_file():
         raise ValueError(f"{folder} is a file; expected a folder to write")
-    names = {path.name for path in folder.iterdir()}
-    if names:
+    if names := set(os.listdir(folder) if folder.exists() else ()):
         files = _parse_manifest(folder, kind)["files"]
-        foreign = sorted(names - set(files) - {"manifest.json"})
-        if foreign:
+        if foreign := sorted(names - set(files) - {"manifest.json"}):
             raise ValueError(f"{folder} would be replaced, but holds {foreign[0]!r}: move it away")
 
 
@@ -124,20 +114,16 @@ def replace_folder(folder: Path, manifest: dict) -> Iterator[Path]:
     claim_folder(folder, manifest["format"])
     partial = partial_folder(folder)
     new, old = partial / "new", partial / "old"
-    for leftover in (new, old):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+    for leftover in filter(Path.exists, (new, old)):
+        shutil.rmtree(leftover)
     new.mkdir(parents=True)
     try:
         yield new
-        files = {
-            path.name: {"size": path.stat().st_size, "sha256": file_sha256(path)}
-            for path in sorted(new.iterdir())
+        manifest = {
+            **manifest,
+            "files": {path.name: _stamp(path) for path in sorted(new.iterdir())},
         }
-        manifest = {**manifest, "files": files}
-        manifest["sha256"] = _manifest_sha256(manifest)
-        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        (new / "manifest.json").write_text(text, encoding="utf-8")
+        write_json(new / "manifest.json", manifest | {"sha256": _manifest_sha256(manifest)})
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
@@ -157,7 +143,7 @@ def read_manifest(folder: Path, kind: str, version: int) -> tuple[Path, dict]:
     They stand in the folder, or beside it where a kill came between the moves of `replace_folder`.
 
     The folder must hold exactly the files that are listed, with the listed sizes and SHA-256. That
-    finds damage, and files that slipped in; it is no signature: whoever can write the folder can
+    finds damage, and files that slipped in; it is not a signature: whoever can write the folder can
     write a manifest that fits.
 
     Args:
@@ -173,23 +159,18 @@ def read_manifest(folder: Path, kind: str, version: int) -> tuple[Path, dict]:
         folder = old
     manifest = _parse_manifest(folder, kind)
     if manifest.get("version") != version:
+        found = f"{folder} has version {manifest.get('version')!r} of {kind!r}"
         raise ValueError(
-            f"{folder} has version {manifest.get('version')!r} of {kind!r}, and this mmret_tf "
-            f"reads version {version}: update mmret_tf, or make it again"
+            f"{found}; this reads version {version}: update mmret_tf, or make it again"
         )
     if manifest.get("sha256") != _manifest_sha256(manifest):
         raise ValueError(f"{folder} is damaged: manifest.json was changed")
     files = manifest["files"]
     names = {path.name for path in folder.iterdir()} - {"manifest.json"}
-    if missing := sorted(set(files) - names):
-        raise ValueError(f"{folder} is damaged: {missing[0]!r} is missing")
-    if unknown := sorted(names - set(files)):
-        raise ValueError(f"{folder} holds an unknown file, {unknown[0]!r}: move it away")
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != expected["size"]:
-            raise ValueError(f"{folder} is damaged: {name!r} must have {expected['size']} bytes")
-        if file_sha256(path) != expected["sha256"]:
+    if different := sorted(names ^ set(files)):
+        raise ValueError(f"{folder} is damaged: {different[0]!r} is missing or unknown")
+    for name, stamp in files.items():
+        if not (folder / name).is_file() or _stamp(folder / name) != stamp:
             raise ValueError(f"{folder} is damaged: {name!r} has another SHA-256 than it had")
     return folder, manifest
 
@@ -198,19 +179,23 @@ def _parse_manifest(folder: Path, kind: str) -> dict:
     """The manifest of a folder; ValueError unless it names this format and lists files."""
     path = folder / "manifest.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is no folder of {kind!r}: it has no manifest.json")
+        raise ValueError(f"{folder} is not a folder of {kind!r}: it has no manifest.json")
     try:
         with open(path, "rb") as file:
             manifest = json.loads(file.read(MANIFEST_BYTES))
         if manifest["format"] != kind:
             raise ValueError(f"it is of format {manifest['format']!r}")
-        for name, expected in manifest["files"].items():
-            expected["size"], expected["sha256"]
+        for name, _ in manifest["files"].items():
             if name in ("", "..") or Path(name).name != name:
-                raise ValueError(f"it lists {name!r}, which is no name of a file in the folder")
+                raise ValueError(f"{name!r} is not the name of a file in the folder")
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no manifest of {kind!r}: {error}") from None
+        raise ValueError(f"{path} is not a manifest of {kind!r}: {error}") from None
     return manifest
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file."""
+    return {"size": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def _manifest_sha256(manifest: dict) -> str:

@@ -24,16 +24,14 @@ _redirecting = threading.Lock()
 
 def cores() -> int:
     """Number of cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    is_linux = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
 
 
 def cpu_features() -> list[str]:
     """Vector instructions of the processor, as Linux names them; `[]` on other systems."""
-    try:
-        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:
-        return []
+    path = Path("/proc/cpuinfo")
+    words = set(path.read_text(encoding="utf-8").split()) if path.exists() else ()
     return [feature for feature in CPU_FEATURES if feature in words]
 
 
@@ -49,23 +47,19 @@ def quiet_stderr() -> Iterator[None]:
     if not is_wanted or not _redirecting.acquire(blocking=False):
         yield
         return
-    try:
-        with open(os.memfd_create("stderr"), "w+b") as caught:
+    with open(os.memfd_create("stderr"), "w+b") as caught:
+        _flush()
+        stderr = os.dup(2)
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
             _flush()
-            stderr = os.dup(2)
-            os.dup2(caught.fileno(), 2)
-            try:
-                yield
-            finally:
-                _flush()
-                os.dup2(stderr, 2)
-                os.close(stderr)
-                caught.seek(0)
-                for line in caught:
-                    if not CPP_LOG.match(line):
-                        os.write(2, line)
-    finally:
-        _redirecting.release()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            os.write(2, b"".join(line for line in caught if not CPP_LOG.match(line)))
+            _redirecting.release()
 
 
 def _flush() -> None:

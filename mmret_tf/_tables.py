@@ -15,16 +15,13 @@ def metrics_table(metrics: dict) -> Table:
             its own.
     """
     counts = [f"{metrics[name]} {name}" for name in ("images", "captions") if name in metrics]
-    if metrics["folds"] > 1:
-        counts.append(f"mean of {metrics['folds']} folds")
+    counts += [f"mean of {metrics['folds']} folds"] * (metrics["folds"] > 1)
     table = Table(", ".join(counts), "R@1", "R@5", "R@10", "median")
     if "intervals" in metrics:
         table.caption = "± half of the 95 % confidence interval, by bootstrap over the images"
-    parts = {"": metrics} | {
-        f", {name}": metrics[name] for name in ("english", "chinese") if name in metrics
-    }
     directions = [name.removesuffix("_R@1") for name in metrics if name.endswith("_R@1")]
-    for language, part in parts.items():
+    languages = {f", {name}": metrics[name] for name in ("english", "chinese") if name in metrics}
+    for language, part in {"": metrics, **languages}.items():
         for direction in reversed(directions):
             words = DIRECTIONS.get(direction, direction.replace("_", " "))
             recalls = [_recall(part, f"{direction}_R@{k}") for k in (1, 5, 10)]
@@ -33,11 +30,8 @@ def metrics_table(metrics: dict) -> Table:
 
 
 def _recall(metrics: dict, name: str) -> str:
-    recall = f"{metrics[name]:.1%}"
-    if "intervals" in metrics:
-        low, high = metrics["intervals"][name]
-        recall += f" ±{50 * (high - low):.1f}"
-    return recall
+    low, high = metrics.get("intervals", {}).get(name, (0, 0))
+    return f"{metrics[name]:.1%}" + (f" ±{50 * (high - low):.1f}" if "intervals" in metrics else "")
 
 
 def compression_table(report: dict, precision: str) -> Table:

@@ -111,7 +111,7 @@ def train(
     if report["is_interrupted"]:
         console.print(f"Interrupted: kept the model of epoch {report['best_epoch']}.")
     for place, reason in report["quarantined"]:
-        console.print(f"set aside: {place}: {reason}")
+        console.print(_safe(f"set aside: {place}: {reason}"))
     if "development" in report:
         console.print(metrics_table(report["development"]))
     console.print(f"Saved in {run}. Try: mmret search --run {run} QUERY")

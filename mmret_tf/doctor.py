@@ -5,6 +5,7 @@ Standard library only, because it must work where TensorFlow or Keras do not.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -16,11 +17,14 @@ from pathlib import Path
 
 from mmret_tf._machine import cpu_features
 
-# What `setup.cfg` pins. ScaNN's binary is built for one TensorFlow. Older Keras reads local files
-# through crafted .keras files.
-TENSORFLOW = "2.20"
-SCANN = "1.4.2"
-KERAS = (3, 15)
+# How the version of each package starts, and what to install otherwise, as in `setup.cfg`. ScaNN's
+# binary is built for one TensorFlow.
+NEEDED = {
+    "tensorflow": ("2.20.", "tensorflow~=2.20.0"),
+    "scann": ("1.4.2", "scann[tf]==1.4.2"),
+    "numpy": ("2.", "numpy>=2.1,<3"),
+}
+KERAS = (3, 15)  # the oldest that is safe, see `setup.cfg`
 
 
 def installed_version(package: str) -> str | None:
@@ -46,20 +50,13 @@ def keras_problem() -> str | None:
         return f"mmret_tf needs Keras 3.15 or newer, found {version}: pip install 'keras>=3.15,<4'"
     if os.environ.get("TF_USE_LEGACY_KERAS", "0").lower() in ("1", "true"):
         return "mmret_tf needs Keras 3: TF_USE_LEGACY_KERAS asks for Keras 2; unset it"
-    backend = os.environ.get("KERAS_BACKEND")
-    source = "KERAS_BACKEND"
+    settings = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "keras.json"
+    source, backend = "KERAS_BACKEND", os.environ.get("KERAS_BACKEND")
     if backend is None:
-        settings = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "keras.json"
-        source = str(settings)
-        try:
-            backend = json.loads(settings.read_text(encoding="utf-8")).get("backend")
-        except (OSError, ValueError, AttributeError):
-            backend = None
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            source, backend = settings, json.loads(settings.read_text("utf-8")).get("backend")
     if backend not in (None, "tensorflow"):
-        return (
-            f"mmret_tf needs the TensorFlow backend of Keras; {source} says {backend!r}: "
-            "set KERAS_BACKEND=tensorflow"
-        )
+        return f"mmret_tf needs KERAS_BACKEND=tensorflow; {source} says {backend!r}"
     return None
 
 
@@ -69,10 +66,8 @@ def examine() -> tuple[dict[str, str], list[str]]:
     Returns:
         What was found, name to version; and the problems, a sentence each, `[]` where all fits.
     """
-    packages = ("tensorflow", "keras", "scann", "numpy", "pillow")
-    versions = {name: installed_version(name) for name in packages}
     found = {"Python": platform.python_version(), "platform": platform.platform()}
-    found |= {name: version or "not installed" for name, version in versions.items()}
+    found |= {name: installed_version(name) or "none" for name in ("keras", *NEEDED)}
     found["CPU features"] = " ".join(cpu_features()) or "not known on this system"
 
     problems = []
@@ -80,34 +75,19 @@ def examine() -> tuple[dict[str, str], list[str]]:
         problems.append(f"Python {found['Python']} is outside 3.11 to 3.13: use one of those.")
     if problem := keras_problem():
         problems.append(problem + ".")
-    if not (versions["tensorflow"] or "").startswith(TENSORFLOW + "."):
-        problems.append(
-            f"TensorFlow {TENSORFLOW} is needed, found {found['tensorflow']}: "
-            f"pip install 'tensorflow~={TENSORFLOW}.0'."
-        )
-    on_linux = sys.platform == "linux"
-    if on_linux and versions["scann"] != SCANN:
-        problems.append(
-            f"ScaNN {SCANN} is the one built for TensorFlow {TENSORFLOW}, found "
-            f"{found['scann']}: pip install 'scann[tf]=={SCANN}'."
-        )
-    if not on_linux:
+    needed = dict(NEEDED)
+    if sys.platform != "linux":
+        del needed["scann"]
         found["note"] = "ScaNN has packages for Linux alone; search is exact here"
-    for name in ("numpy", "pillow"):
-        if versions[name] is None:
-            problems.append(f"{name} is not installed: pip install {name}.")
-    if not problems:
-        problems += _import_problems(["tensorflow", "keras"] + ["scann"] * on_linux)
-    return found, problems
-
-
-def _import_problems(modules: list[str]) -> list[str]:
-    """What happens when the packages, whose versions fit, are loaded."""
-    problems = []
-    for module in modules:
+    problems += [
+        f"{name} is missing or does not fit, found: {found[name]}. Run pip install '{requirement}'."
+        for name, (version, requirement) in needed.items()
+        if not found[name].startswith(version)
+    ]
+    for module in [] if problems else [*needed, "keras"]:
         try:
             importlib.import_module(module)
         except Exception as error:  # a broken binary may raise anything, and it must be told
             first_line = (str(error) or type(error).__name__).splitlines()[0]
             problems.append(f"{module} is installed but cannot be loaded: {first_line}")
-    return problems
+    return found, problems

@@ -19,14 +19,14 @@ def test_this_environment_is_healthy():
 @pytest.mark.parametrize(
     ("versions", "problem"),
     [
-        ({"tensorflow": "2.21.0"}, "TensorFlow 2.20 is needed, found 2.21.0: pip install"),
-        ({"tensorflow": None}, "TensorFlow 2.20 is needed, found not installed: pip install"),
+        ({"tensorflow": "2.21.0"}, "found: 2.21.0. Run pip install 'tensorflow~=2.20.0'"),
+        ({"tensorflow": None}, "tensorflow is missing or does not fit, found: none. Run pip"),
         ({"keras": "2.15.0"}, "mmret_tf needs Keras 3.15 or newer, found 2.15.0: pip install"),
         ({"keras": "3.14.2"}, "mmret_tf needs Keras 3.15 or newer, found 3.14.2: pip install"),
         ({"keras": "4.0rc1"}, "found 4.0rc1: pip install 'keras>=3.15,<4'"),
         ({"keras": None}, "mmret_tf needs Keras 3.15 or newer, found none: pip install"),
-        ({"scann": None}, "ScaNN 1.4.2 is the one built for TensorFlow 2.20, found not installed"),
-        ({"pillow": None}, "pillow is not installed: pip install pillow"),
+        ({"scann": None}, "found: none. Run pip install 'scann[tf]==1.4.2'"),
+        ({"numpy": "1.26.4"}, "found: 1.26.4. Run pip install 'numpy>=2.1,<3'"),
     ],
 )
 def test_versions_that_do_not_fit_are_named(monkeypatch, versions, problem):
@@ -90,5 +90,5 @@ except ImportError as error:
         text=True,
         check=True,
     )
-    assert done.stdout.startswith("mmret_tf needs the TensorFlow backend of Keras; KERAS_BACKEND")
+    assert done.stdout.startswith("mmret_tf needs KERAS_BACKEND=tensorflow; KERAS_BACKEND says")
     assert done.stdout.endswith("False\n")

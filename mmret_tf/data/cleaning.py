@@ -1,7 +1,7 @@
 """Cleaning (数据清洗): find the files that a collection names, check each once, set aside the rest.
 
-Between the readers and `Collection`. A collection is not trusted: no file outside its folder is
-opened, and none beyond a size.
+Between the readers and `Collection`. A collection is not trusted: files outside its folder and
+files above a size limit are not opened.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from posixpath import dirname, join, normpath
 
@@ -20,7 +19,7 @@ from mmret_tf.data.progress import Progress
 from mmret_tf.data.readers.reading import Problem, Reading, Record, files_below, is_inside
 from mmret_tf.data.splits import hash_split
 
-# A larger file is not even read. The largest picture that is decoded has half of this as a BMP.
+# Larger files are not read. The largest picture that is decoded takes half of this as a BMP.
 MAX_FILE_BYTES = 2**29
 
 # A scan of more files shows its progress.
@@ -28,10 +27,10 @@ PROGRESS_FROM = 5000
 
 
 def usable_records(reading: Reading, split: str | None) -> list[Record]:
-    """The records of a split that can be used, with the files that can; problems are noted.
+    """The usable records of a split, with their usable files; everything else becomes a problem.
 
     Args:
-        reading: What a reader read.
+        reading: Result of a reader; problems are added to it.
         split: Name of a split, or `None` for all. Files of other splits are not checked.
     """
     found = _find_files(reading)
@@ -39,7 +38,7 @@ def usable_records(reading: Reading, split: str | None) -> list[Record]:
 
 
 def problems_of(reading: Reading, split: str | None) -> list[tuple[str, str]]:
-    """The problems of one split, and those whose split is unknown: (place, reason)."""
+    """The problems of one split and those of unknown splits, as (place, reason)."""
     split_of = {record.id: record.split for record in reversed(reading.records)}
 
     def concerns(problem: Problem) -> bool:
@@ -57,7 +56,7 @@ def problems_of(reading: Reading, split: str | None) -> list[tuple[str, str]]:
 
 
 def _find_files(reading: Reading) -> list[Record]:
-    """The records that are distinct and have a source, with the files that exist."""
+    """The records with a source and an id of their own, with their existing files."""
     found, ids, files = [], set(), set()
     for record in reading.records:
         existing = _distinct_files(reading, record, files)
@@ -65,22 +64,16 @@ def _find_files(reading: Reading) -> list[Record]:
             continue
         with reading.set_aside((record.paths or [record.place])[0], record.id):
             record.id.encode()  # fails if it is not valid Unicode
-            if not existing and not record.sources.get("text"):
+            record = record.with_files(set(existing.values()))
+            if not any(record.sources.values()):
                 raise ValueError("neither a file nor a caption")
-            kept = set(existing.values())
-            sources = {
-                name: each
-                if not get_modality(name).is_file
-                else [path for path in each if path in kept]
-                for name, each in record.sources.items()
-            }
-            names = [source_ids(record.id, len(each)) for each in sources.values()]
+            names = [source_ids(record.id, len(each)) for each in record.sources.values()]
             taken = {record.id, *(name for each in names for name in each)}
             if taken & ids:
                 raise ValueError(_duplicate(record))
             ids |= taken
             files |= set(existing)
-            found.append(replace(record, sources=sources))
+            found.append(record)
 
     named = {path for record in reading.records for path in record.paths}
     for record_id, path in _image_files(reading):
@@ -90,7 +83,7 @@ def _find_files(reading: Reading) -> list[Record]:
 
 
 def _distinct_files(reading: Reading, record: Record, files: set[str]) -> dict[str, str]:
-    """The paths of a record, by their files, that exist, lie inside and are not in `files`."""
+    """The usable paths of a record, by real path; `files` are those of earlier records."""
     found = {}
     for path in record.paths:
         with reading.set_aside(path, record.id):
@@ -111,7 +104,7 @@ def _duplicate(record: Record) -> str:
 
 
 def _image_files(reading: Reading) -> Iterator[tuple[str, str]]:
-    """The image files that lie in a collection: the id that each would have, and its path."""
+    """The id and the path of every image file in the folders of a collection."""
     folders = {dirname(path) for record in reading.records for path in record.paths}
     for parent in sorted(folders) if reading.base is None else [reading.base]:
         if is_inside(reading.folder, parent):
@@ -120,7 +113,7 @@ def _image_files(reading: Reading) -> Iterator[tuple[str, str]]:
 
 
 def _check_files(reading: Reading, records: list[Record]) -> list[Record]:
-    """The records with the files that can be decoded; without those that have lost all of theirs."""
+    """The records with those of their files that can be decoded; at least one, if they had any."""
     files = [
         (record, name, path)
         for record in records
@@ -143,22 +136,12 @@ def _check_files(reading: Reading, records: list[Record]) -> list[Record]:
                 reading.problems.append(Problem(path, reason, record.id))
             if progress is not None:
                 progress.update(number)
-    checked = []
-    for record in records:
-        sources = {
-            name: each
-            if not get_modality(name).is_file
-            else [path for path in each if path not in broken]
-            for name, each in record.sources.items()
-        }
-        whole = replace(record, sources=sources)
-        if whole.paths or not record.paths:
-            checked.append(whole)
-    return checked
+    checked = [(record, record.with_files(set(record.paths) - broken)) for record in records]
+    return [whole for record, whole in checked if whole.paths or not record.paths]
 
 
 def _problem_of_file(file: Path, modality: str) -> str | None:
-    """The reason why a file cannot be used, if there is one."""
+    """The reason why a file cannot be used, or `None`."""
     try:
         if file.stat().st_size > MAX_FILE_BYTES:
             return f"too large: more than {MAX_FILE_BYTES} bytes"
@@ -171,5 +154,5 @@ def _problem_of_file(file: Path, modality: str) -> str | None:
 
 
 def _one_line(text: str) -> str:
-    """A name from an untrusted collection, fit for a message."""
+    """Text from an untrusted collection, as one line of valid Unicode."""
     return " ".join(text.encode("utf-8", "backslashreplace").decode("utf-8").split())

@@ -1,7 +1,7 @@
 """A collection (数据集): items with any number of sources in each modality. Content stays on disk.
 
-Sections 2.1 and 7.2 of the document. An item is what a search finds; `pairs` draws from a
-collection what an encoder trains on.
+Sections 2.1 and 7.2 of the document. A search finds items; an encoder trains on the `pairs` that
+are drawn from them.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class Collection:
-    """Items and their sources; all lists have one entry an item. Sections 2.1 and 7.2.
+    """Items and their sources; all lists have one entry for each item. Sections 2.1 and 7.2.
 
     Args:
         ids: Unique names.
-        sources: For each modality a list of sources an item: paths, texts, or any `Source`; an
-            empty list for an item that lacks the modality.
-        attributes: What else is known of each item; `{}` by default.
-        splits: "train", "dev" or "test" for each item; "" for none.
-        quarantined: What was set aside on loading: (path or place, reason).
+        sources: For each modality, a list of sources for each item: paths, texts, or any `Source`.
+            It is empty for an item that lacks the modality.
+        attributes: Further facts about each item, as JSON values; `{}` by default.
+        splits: "train", "dev" or "test" for each item, or "" by default.
+        quarantined: Entries that were set aside on loading, as (path or place, reason).
 
     Raises:
         ValueError: The lists differ in length, an id occurs twice, an item has no source at all,
@@ -118,7 +118,7 @@ class Collection:
             rows: Row numbers from 0.
 
         Raises:
-            IndexError: There is no such row.
+            IndexError: A row is out of range.
         """
         return self._rows(list(rows))
 
@@ -139,7 +139,7 @@ class Collection:
             name: "train", "dev" (or "val", "validation") or "test".
 
         Raises:
-            ValueError: There are none; the message names the splits that there are.
+            ValueError: The split has no items. The message lists the splits that exist.
         """
         return self.subset(rows_of_split(self.splits, name, "items"))
 
@@ -174,7 +174,7 @@ def caption_items(collection: Collection) -> Collection:
     Section 6.
 
     Args:
-        collection: Items with captions. Of `Pairs`, the captions of an item count once.
+        collection: Items with captions. In `Pairs`, the rows of one item count once.
 
     Returns:
         Items with the ids "item#0", "item#1" and so on, and the attributes and split of their item.

@@ -13,8 +13,8 @@ KEYS = ("id", "sources", "attributes")
 class Item(dict):
     """`{"id", "sources": {modality: [...]}, "attributes"}`: paths, and texts as they are.
 
-    Two short forms can be read as well: "image" is the first image, or `None`; "captions" is the
-    list of texts.
+    Two short forms can be read as well: "image" is the first image or `None`, and "captions" is
+    the list of texts.
 
     >>> item = Item.of({"id": "a", "image": "a.png", "captions": ["a dog", "狗"]})
     >>> item["sources"]
@@ -32,7 +32,7 @@ class Item(dict):
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Item:
-        """A record in either spelling as an item.
+        """Turn a record, in the general or the short form, into an item.
 
         Args:
             record: With "sources", or with "image" (or "images") and "captions".

@@ -27,19 +27,19 @@ def load(
 ) -> Collection:
     """Load a collection. Sections 2.1, 3.1(1) and 7.2.
 
-    What cannot be used (a damaged or missing file, an empty caption, a row that cannot be read, a
-    file outside the folder, an id that occurs twice) is set aside in `quarantined`, with its
-    reason, and a warning counts it. An item keeps its other files; one that loses all of them is
-    set aside whole. So are image files that no row names.
+    Entries that cannot be used are set aside in `quarantined` with the reason, and a warning gives
+    their number. These are damaged and missing files, empty captions, rows that cannot be read,
+    files outside the folder, ids that occur twice, and images that no row names. An item keeps its
+    other files; an item that loses all of them is set aside as a whole.
 
-    Layouts, the first that is found:
+    Layouts, in the order in which they are tried:
 
-    - `captions.jsonl`: `{"image": "a.png", "captions": ["a dog", "一只狗"]}` for each item;
-      `id`, `split` and `attributes` may be added, and `caption` may hold one string instead.
-      `images` may name several images of one item. A row may have images alone, or with an `id`
-      text alone. `{"id": "a", "sources": {"image": [...], "text": [...]}}` is the general form.
-    - `captions.csv`: columns image, caption and perhaps split; a row for each caption.
-    - `dataset_*.json` of Karpathy; images beside it or in `images/`; "restval" is "train".
+    - `captions.jsonl`: `{"image": "a.png", "captions": ["a dog", "一只狗"]}` for each item.
+      "id", "split" and "attributes" are optional, "caption" may hold one string, and "images"
+      several images. A row may have images alone; a row of text alone needs an "id". The general
+      form is `{"id": "a", "sources": {"image": [...], "text": [...]}}`.
+    - `captions.csv`: columns image and caption, optionally split; a row for each caption.
+    - Karpathy's `dataset_*.json`, images beside it or in `images/`; "restval" is "train".
     - MS-COCO: `captions_*.json`, perhaps in `annotations/`, images in `train2017/` and so on.
     - Flickr8k: `captions.txt` or `Flickr8k.token.txt`, `Images/`, `Flickr_8k.trainImages.txt`...
     - `a.jpg` and `a.txt`, a caption a line, in any subfolder.
@@ -53,14 +53,14 @@ def load(
         split: "train", "dev" (or "val", "validation") or "test"; `None` for all items, and for
             the training split of scenes. Files of other splits are not decoded.
         size: Number of scenes.
-        seed: Of the scenes.
+        seed: Seed of the scenes.
 
     Returns:
         A `Collection`. Its files were decoded once, to be checked.
 
     Raises:
-        ValueError: Nothing is there, the layout is unknown, the captions file cannot be read,
-            nothing is usable, or the collection has no such split.
+        ValueError: The path does not exist, the layout is unknown, the captions file cannot be
+            read, no entry is usable, or the collection lacks the split.
 
     >>> items = load("scenes", split="dev", size=3)
     >>> len(items), items.ids[0], len(items.pairs())
@@ -107,7 +107,7 @@ def load_pairs(
 def _load(
     source: str | os.PathLike[str], split: str | None, size: int, seed: int
 ) -> tuple[Collection, str]:
-    """A collection, and its path."""
+    """The collection, and its path for messages."""
     split = None if split is None else normal_split(split)
     if source == "scenes":
         source = cached_scenes(split or "train", size, seed)
@@ -135,7 +135,7 @@ def _load(
 
 
 def _values(reading: Reading, record: Record, name: str) -> list[str | Path]:
-    """Texts as they are; paths below the collection's folder."""
+    """Values of one modality: texts as they are, paths below the collection's folder."""
     values = record.sources.get(name, [])
     return [reading.folder / each for each in values] if get_modality(name).is_file else values
 

@@ -1,4 +1,4 @@
-"""Modalities (模态): what the package knows of each kind of content. A tower names its modality.
+"""Modalities (模态): suffixes, check, decoder and thumbnail of each kind of content.
 
 To add one, write a decoder in `data/decoders/` and a tower in `models/towers/`, and register it
 here. Collections, encoders, searches and exports then go by its name.
@@ -25,15 +25,15 @@ class Modality:
     """One kind of content. Section 2.1.
 
     Attributes:
-        name: Its name in collections, encoders and signatures.
-        suffixes: Suffixes of its files, in lower case; none where content is part of a record.
-        check: Raises ValueError, with the reason, for encoded bytes that cannot be used.
-        thumbnail: Square picture of encoded bytes, for result galleries; takes a side in pixels.
-        as_source: Turns what a user holds (a path, bytes, an array) into a `Source`.
+        name: Name in collections, encoders and signatures.
+        suffixes: Suffixes of its files, in lower case; empty if records hold the content itself.
+        check: Function of encoded bytes; ValueError, with the reason, if they cannot be used.
+        thumbnail: Function of encoded bytes and a side in pixels; a square picture for galleries.
+        as_source: Function from a user's value (a path, bytes, an array) to a `Source`.
 
-    >>> from mmret_tf.data.modalities import get_modality
-    >>> get_modality("image").suffixes[:2], get_modality("text").as_source("红色的圆").read().decode()
-    (('.jpg', '.jpeg'), '红色的圆')
+    >>> text = get_modality("text")
+    >>> text.is_file, text.as_source("红色的圆").read().decode()
+    (False, '红色的圆')
     """
 
     name: str
@@ -44,11 +44,18 @@ class Modality:
 
     @property
     def is_file(self) -> bool:
-        """Whether its sources are files; otherwise records hold the content itself."""
+        """Whether its sources are files. Otherwise records hold the content itself."""
         return bool(self.suffixes)
 
     def sources(self, values: Sequence[Any]) -> list[Source]:
-        """Sources of a list of values; ValueError for one value in the place of a list."""
+        """Turn users' values into sources.
+
+        Args:
+            values: A list of paths, bytes, arrays, texts or sources, as the modality takes them.
+
+        Raises:
+            ValueError: `values` is a single value, or one of them cannot be used.
+        """
         if isinstance(values, str | bytes | os.PathLike) or not hasattr(values, "__len__"):
             raise ValueError(f"expected a list of {self.name}s; for one {self.name}, give a list")
         return [each if isinstance(each, Source) else self.as_source(each) for each in values]
@@ -65,7 +72,7 @@ MODALITIES = {
 
 
 def register_modality(modality: Modality) -> Modality:
-    """Make a modality known under its name; one of the same name is replaced.
+    """Register a modality under its name, in place of one with the same name.
 
     Args:
         modality: The modality.
@@ -81,13 +88,13 @@ def register_modality(modality: Modality) -> Modality:
 
 
 def get_modality(name: str) -> Modality:
-    """The modality of a name.
+    """The modality with this name.
 
     Args:
         name: "image", "text", or one that was registered.
 
     Raises:
-        ValueError: There is none; the message names those that there are.
+        ValueError: The name is not registered. The message lists the names that are.
 
     >>> get_modality("image").suffixes[:2]
     ('.jpg', '.jpeg')

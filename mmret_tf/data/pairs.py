@@ -1,4 +1,4 @@
-"""Pairs (图文对): what an encoder trains on and is evaluated with, and their batches in `tf.data`.
+"""Pairs (图文对): rows on which an encoder is trained and evaluated, and their `tf.data` batches.
 
 Sections 2.1 and 3.1(1) of the document.
 """
@@ -18,23 +18,25 @@ from mmret_tf.data.sources import InlineSource, Source
 
 
 class Pairs(Collection):
-    """Rows of one source of the first modality and any number of the second. Section 2.1.
+    """Rows that pair one source of a modality with one or more of another. Section 2.1.
 
     Made by `Collection.pairs` or `load_pairs`.
 
     Args:
-        ids, sources, attributes, splits, quarantined: As for `Collection`; `sources` names the two
-            modalities in their order.
-        groups: A number for each row; rows with the same number show one item, and are never
-            negatives of each other. By default each row is an item of its own.
+        ids, sources, attributes, splits, quarantined: As for `Collection`; `sources` has the first
+            modality and then the second.
+        groups: Group number of each row; rows with the same number show the same item, and are
+            never negatives of each other. By default each row is an item of its own.
 
     Attributes:
         modalities: Names of the first and the second modality.
 
     Raises:
-        ValueError: As for `Collection`, or a row is not one source with at least one other.
+        ValueError: As for `Collection`, or a row has not exactly one source of the first modality
+            and at least one of the second.
 
-    >>> pairs = Pairs(["a", "b"], {"image": [["a.png"], ["b.png"]], "text": [["red", "红"], ["blue"]]})
+    >>> sources = {"image": [["a.png"], ["b.png"]], "text": [["red", "红"], ["blue"]]}
+    >>> pairs = Pairs(["a", "b"], sources)
     >>> pairs.all_captions(), pairs.caption_to_image()
     (['red', '红', 'blue'], array([0, 0, 1]))
     >>> pairs.image_paths, pairs.subset([1]).ids
@@ -82,7 +84,7 @@ class Pairs(Collection):
         return [caption for captions in self.captions for caption in captions]
 
     def caption_to_image(self) -> np.ndarray:
-        """For each of `all_captions()` the row of its image: int64 `[n_captions]`."""
+        """The row of the image of each caption in `all_captions()`: int64 `[n_captions]`."""
         counts = [len(each) for each in self.sources[self.modalities[1]]]
         return np.repeat(np.arange(len(self), dtype=np.int64), counts)
 
@@ -90,7 +92,7 @@ class Pairs(Collection):
         """The first row of each group: one row an item.
 
         Returns:
-            Row numbers, ascending; all rows where no two rows show one item.
+            Row numbers, ascending.
 
         >>> sources = {"image": [["front.png"], ["back.png"]], "text": [["a shoe"], ["a shoe"]]}
         >>> Pairs(["f", "b"], sources, groups=[0, 0]).first_rows()
@@ -113,22 +115,22 @@ class Pairs(Collection):
         """Batches `({"image": ..., "text": ...}, group_ids)` for `fit` and `predict`. Section
         3.1(1).
 
-        With `training`, an epoch has each row `captions_per_image` times, in a new order, each
-        time with another caption and augmented anew. Half of the time the image is mirrored,
-        unless its caption names left or right (左右). An incomplete last batch is dropped, unless
-        it is the only one: losses with in-batch negatives want the same number in each batch. All
-        of it follows from `seed` and the number of epochs drawn before.
+        With `training`, each epoch has a new order. It has each row `captions_per_image` times,
+        with different captions and a new augmentation each time. Half of the images are mirrored,
+        except where the caption names left or right (左右). An incomplete last batch is dropped
+        unless it is the only one, so that each batch has the same number of negatives. `seed`, the
+        global seed of TensorFlow and the number of the epoch decide all of this.
 
         Without `training`, every caption comes with its image, in the order of `all_captions()`,
-        and nothing is augmented or dropped.
+        without augmentation.
 
         Args:
             model: An encoder; its towers turn encoded sources into their inputs.
-            batch_size: Pairs a batch.
-            training: See above.
-            seed: Of the order, the captions and the augmentation.
-            captions_per_image: Pairs of each row in an epoch. A row with fewer captions repeats
-                them.
+            batch_size: Number of pairs in a batch.
+            training: Whether the batches are for training.
+            seed: Seed of the order, the captions and the augmentation.
+            captions_per_image: Number of pairs of each row in an epoch. A row with fewer captions
+                repeats them.
 
         Returns:
             Batches of the inputs of both towers, by modality, and int64 `[batch]` group ids: two
@@ -182,7 +184,7 @@ class Pairs(Collection):
         return batches.map(load, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def _training_rows(self, captions_per_image: int, seed: int) -> tf.data.Dataset:
-        """Rows in a new order each epoch, with a caption and two random numbers for each pair."""
+        """Rows in a new order for each epoch, with a caption and two random numbers each."""
         image_of = self.caption_to_image()
         starts = tf.constant(np.searchsorted(image_of, np.arange(len(self))))
         counts = tf.constant([len(each) for each in self.sources[self.modalities[1]]], tf.int64)
@@ -194,7 +196,7 @@ class Pairs(Collection):
 
         order = tf.data.Dataset.range(len(self))
         order = order.shuffle(len(self), seed=seed, reshuffle_each_iteration=True)
-        # The numbers come with the row, so the order in which threads decode changes nothing.
+        # Each row has its numbers before threads decode it, so their order does not matter.
         numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
         numbers = numbers.batch(1 + 2 * captions_per_image, drop_remainder=True)
         return tf.data.Dataset.zip(order, numbers).map(draw).unbatch()
@@ -230,12 +232,12 @@ def draw_pairs(collection: Collection, first: str, second: str) -> Pairs:
 
 
 def source_ids(item_id: str, n: int) -> list[str]:
-    """Names for the n sources of an item: its id, numbered where there are several."""
+    """Names for the n sources of an item: its id, with numbers if there are several."""
     return [item_id] if n == 1 else [f"{item_id}#{number}" for number in range(n)]
 
 
 def _reader_of(sources: Sequence[Source]):
-    """A TensorFlow function from row numbers `[batch]` to encoded content `[batch]`."""
+    """A TensorFlow function from row numbers `[batch]` to encoded contents `[batch]`."""
     if all(isinstance(source, InlineSource) for source in sources):
         contents = tf.constant([source.content for source in sources])
         return lambda rows: tf.gather(contents, rows)

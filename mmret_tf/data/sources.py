@@ -1,4 +1,4 @@
-"""Sources (数据来源): where one picture, text or other content comes from, and how it is read."""
+"""Sources (数据来源): the origin of one picture, text or other content, and how to read it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmret_tf._machine import cores
 
 
 class Source(abc.ABC):
-    """One picture, text or other content: named, identified, and read only when it is needed."""
+    """One picture, text or other content, with a name and an identity; read only when needed."""
 
     @property
     @abc.abstractmethod
@@ -34,13 +34,16 @@ class Source(abc.ABC):
 
     @property
     def name(self) -> str:
-        """What error messages call the source."""
+        """Name in error messages."""
         return self.record
 
 
 @dataclass(frozen=True)
 class FileSource(Source):
     """A file.
+
+    Attributes:
+        path: Path of the file.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "abc"
@@ -72,8 +75,11 @@ class InlineSource(Source):
     """Content in memory: a text, or a picture that is not a file.
 
     Attributes:
-        content: The encoded bytes.
-        name: What error messages call it.
+        content: Encoded bytes.
+        name: Name in error messages.
+
+    >>> InlineSource("红".encode()).record
+    '红'
     """
 
     content: bytes
@@ -88,7 +94,14 @@ class InlineSource(Source):
 
 
 def file_or_bytes(value: Any) -> Source:
-    """A path or encoded bytes as a source; ValueError for anything else."""
+    """Turn a path or encoded bytes into a source.
+
+    Args:
+        value: A path, as a string or `os.PathLike`, or bytes.
+
+    Raises:
+        ValueError: `value` is something else.
+    """
     if isinstance(value, bytes):
         return InlineSource(value)
     if isinstance(value, str | os.PathLike):
@@ -97,6 +110,6 @@ def file_or_bytes(value: Any) -> Source:
 
 
 def identities(sources: Iterable[Source]) -> list[str]:
-    """Content digests of many sources, read side by side."""
+    """Content digests of many sources, read in several threads."""
     with ThreadPoolExecutor(cores()) as pool:
         return list(pool.map(lambda source: source.identity, sources))

@@ -1,6 +1,6 @@
-"""Train, dev and test (数据集划分): one name for each split, and who is in which.
+"""Train, dev and test (数据集划分): one name for each split, and a rule that assigns items to them.
 
-Every loader goes by the same rules, so that nothing that a model was trained on tests it.
+All loaders share it, so no item is in the training split once and in the test split another time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ SPLIT_ALIASES = {"val": "dev", "valid": "dev", "validation": "dev", "restval": "
 
 
 def normal_split(name: str) -> str:
-    """One name for each split: train, dev and test. Any other name stays.
+    """The name of a split in lower case; other names of train and dev are replaced.
 
     >>> normal_split(" Validation"), normal_split("extra")
     ('dev', 'extra')
@@ -22,16 +22,21 @@ def normal_split(name: str) -> str:
 
 
 def hash_split(record_id: str) -> str:
-    """80 % train, 10 % dev, 10 % test: the same for an id on each machine and in each order."""
+    """The split of an id: 80 % train, 10 % dev, 10 % test, the same on every machine."""
     digest = hashlib.sha256(record_id.encode("utf-8", "surrogatepass")).digest()
     return (*["train"] * 8, "dev", "test")[int.from_bytes(digest, "big") % 10]
 
 
 def rows_of_split(splits: list[str], name: str, kind: str) -> list[int]:
-    """The rows of one split, by any of its names; `kind` is what a row is, for the message.
+    """The rows of one split.
+
+    Args:
+        splits: Split of each row.
+        name: The split, by any of its names.
+        kind: Plural noun for the rows, for the error message.
 
     Raises:
-        ValueError: there are none; the message names the splits that there are.
+        ValueError: The split has no rows. The message lists the splits that exist.
 
     >>> rows_of_split(["train", "dev", "train"], "train", "images")
     [0, 2]
@@ -44,7 +49,7 @@ def rows_of_split(splits: list[str], name: str, kind: str) -> list[int]:
 
 
 def count_splits(splits: list[str]) -> str:
-    """How many rows each split has, in words.
+    """The number of rows of each split, in words.
 
     >>> count_splits(["train", "train", ""])
     'train (2), no split (1)'

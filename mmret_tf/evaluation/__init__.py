@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         draw_evaluation,
         draw_recall_at_k,
         draw_similarities,
-        recall_curve,
     )
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -100,8 +100,7 @@ def measure(images: np.ndarray, texts: np.ndarray, pairs: Pairs, folds: int = 1)
     """
     first, second = pairs.modalities
     image_of = pairs.caption_to_image()
-    counts = {COUNTS.get(first, first): len(images), COUNTS.get(second, second): len(texts)}
-    counts["folds"] = folds
+    sizes = {COUNTS.get(first, first): len(images), COUNTS.get(second, second): len(texts)}
     if folds > 1:
         metrics = evaluate_folds(images, texts, image_of, folds)
     else:
@@ -111,14 +110,14 @@ def measure(images: np.ndarray, texts: np.ndarray, pairs: Pairs, folds: int = 1)
         if second == "text" and is_chinese.any() and not is_chinese.all():
             for language, chosen in (("english", ~is_chinese), ("chinese", is_chinese)):
                 metrics[language] = evaluate_retrieval(images, texts[chosen], image_of[chosen])
-    return counts | named_by_modality(metrics, pairs)
+    return sizes | {"folds": folds} | named_by_modality(metrics, pairs)
 
 
 def named_by_modality(metrics: dict, pairs: Pairs) -> dict:
     """Metrics under the general names of the pairs' modalities; i2t and t2i stay as they are."""
-    if pairs.modalities == ("image", "text"):
-        return metrics
     first, second = pairs.modalities
+    if (first, second) == ("image", "text"):
+        return metrics
     names = {"i2t": f"{first}_to_{second}", "t2i": f"{second}_to_{first}"}
     return {
         names.get(name[:3], name[:3]) + name[3:]: (

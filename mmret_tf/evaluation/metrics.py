@@ -19,6 +19,9 @@ TIE = 1e-6
 
 KS = (1, 5, 10)
 
+# Number of bootstrap samples for an interval.
+SAMPLES = 1000
+
 # Number of scores held at once (float32, so 128 MiB).
 BLOCK_SCORES = 2**25
 
@@ -96,51 +99,37 @@ class Ranks:
         image_to_text = _summary("i2t", self.caption_ranks, self.caption_ndcg)
         return image_to_text | _summary("t2i", self.image_ranks, _gain(self.image_ranks))
 
-    def recall_intervals(
-        self, confidence: float = 0.95, samples: int = 1000, seed: int = 0
-    ) -> dict[str, list[float]]:
-        """Confidence intervals of each recall by a percentile bootstrap (自助法置信区间; Efron and
-        Tibshirani 1993, chapter 13).
+    def recall_intervals(self) -> dict[str, list[float]]:
+        """95 % confidence intervals of each recall by a percentile bootstrap (自助法置信区间; Efron
+        and Tibshirani 1993, chapter 13).
 
         They tell how far a recall would move with other photographs. Images are drawn with
         replacement, each with all its captions, because captions of one image succeed and fail
         together. The gallery, and with it the ranks, stays the same.
 
-        Args:
-            confidence: Share of the samples that lie inside, above 0 and below 1.
-            samples: Number of bootstrap samples.
-            seed: Seed of the draws.
-
         Returns:
-            Lower and upper end of each `i2t_R@1` to `t2i_R@10`, fractions 0 to 1.
-
-        Raises:
-            ValueError: `confidence` or `samples` is out of range.
+            Lower and upper end of each `i2t_R@1` to `t2i_R@10`, fractions 0 to 1; the same in every
+            call.
 
         >>> ranks = rank_all(np.eye(4), np.eye(4)[[0, 1, 2, 2]], [0, 1, 2, 3])  # 3 of 4 are right
         >>> ranks.recall_intervals()["t2i_R@1"]  # wide, with only 4 images
         [0.25, 1.0]
         """
-        if not 0 < confidence < 1:
-            raise ValueError(f"confidence must be above 0 and below 1; got {confidence}")
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1; got {samples}")
         n_images = len(self.caption_ranks)
         captions = np.bincount(self.image_of, minlength=n_images)
-        columns = []  # for each recall: right answers and queries of each image
+        hits, queries = {}, {}  # for each recall: right answers and queries of each image
         for k in KS:
-            found = np.bincount(self.image_of[self.image_ranks <= k], minlength=n_images)
-            columns.append((f"i2t_R@{k}", self.caption_ranks <= k, np.ones(n_images)))
-            columns.append((f"t2i_R@{k}", found, captions))
-        names, hits, queries = zip(*columns, strict=True)
-        hits, queries = np.stack(hits, axis=1), np.stack(queries, axis=1)
-        random = np.random.default_rng(seed)
-        drawn = []
-        for _ in range(samples):
+            name = f"i2t_R@{k}"
+            hits[name], queries[name] = self.caption_ranks <= k, np.ones(n_images)
+            name, found = f"t2i_R@{k}", self.image_of[self.image_ranks <= k]
+            hits[name], queries[name] = np.bincount(found, minlength=n_images), captions
+        right, asked = (np.stack([*each.values()], axis=1) for each in (hits, queries))
+        random, drawn = np.random.default_rng(0), []
+        for _ in range(SAMPLES):
             times = np.bincount(random.integers(n_images, size=n_images), minlength=n_images)
-            drawn.append(times @ hits / (times @ queries))
-        tails = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-        return dict(zip(names, tails.T.tolist(), strict=True))
+            drawn.append(times @ right / (times @ asked))
+        tails = np.quantile(drawn, [0.025, 0.975], axis=0)
+        return dict(zip(hits, tails.T.tolist(), strict=True))
 
 
 def rank_all(
@@ -162,14 +151,7 @@ def rank_all(
     >>> rank_all([[1, 0], [0, 1]], [[1, 0], [2, 1], [1, 0]], [0, 0, 1]).image_ranks
     array([1, 1, 2])
     """
-    images = checked_rows(image_embeddings, "image_embeddings", "cosine")
-    texts = checked_rows(text_embeddings, "text_embeddings", "cosine")
-    if images.shape[1] != texts.shape[1]:
-        raise ValueError(
-            "image_embeddings and text_embeddings must have the same width; "
-            f"got {images.shape[1]} and {texts.shape[1]}"
-        )
-    image_of = _image_rows(caption_to_image, len(texts), len(images))
+    images, texts, image_of = _checked(image_embeddings, text_embeddings, caption_to_image)
     images_above, captions_above = _count_wrong_above(images, texts, image_of)
 
     # Captions by image, the best first within each: `order` has one run of captions per query.
@@ -180,7 +162,9 @@ def rank_all(
     # The second-best caption of an image has the best one above it, and so on.
     place = np.arange(len(order)) - np.repeat(starts, n_relevant)
     caption_ranks = 1 + captions_above[order] + place
-    caption_ndcg = np.add.reduceat(_gain(caption_ranks), starts) / _ideal_gain(n_relevant)
+    # The highest gain is that of n right answers at ranks 1 to n.
+    ideal = np.cumsum(_gain(np.arange(1, 11)))[np.minimum(n_relevant, 10) - 1]
+    caption_ndcg = np.add.reduceat(_gain(caption_ranks), starts) / ideal
 
     return Ranks(
         image_ranks=1 + images_above,
@@ -218,13 +202,9 @@ def evaluate_folds(
     >>> evaluate_folds(images, images, [0, 1, 2, 3], folds=2)["t2i_R@1"]
     1.0
     """
-    images = checked_rows(image_embeddings, "image_embeddings", "cosine")
-    texts = checked_rows(text_embeddings, "text_embeddings", "cosine")
+    images, texts, image_of = _checked(image_embeddings, text_embeddings, caption_to_image)
     if folds < 1 or len(images) % folds:
-        raise ValueError(
-            f"the number of images must be a multiple of folds; got {len(images)} and {folds}"
-        )
-    image_of = _image_rows(caption_to_image, len(texts), len(images))
+        raise ValueError(f"the {len(images)} images must be a multiple of folds; got {folds}")
     size = len(images) // folds
     parts = []
     for start in range(0, len(images), size):
@@ -236,20 +216,26 @@ def evaluate_folds(
     return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
 
 
-def _image_rows(caption_to_image: npt.ArrayLike, n_captions: int, n_images: int) -> np.ndarray:
-    """Check the caption -> image map, `[n_captions]`."""
+def _checked(
+    image_embeddings: npt.ArrayLike, text_embeddings: npt.ArrayLike, caption_to_image: npt.ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unit rows of both arrays, of the same width, and the caption -> image map; or ValueError."""
+    images = checked_rows(image_embeddings, "image_embeddings", "cosine")
+    texts = checked_rows(text_embeddings, "text_embeddings", "cosine")
+    if images.shape[1] != texts.shape[1]:
+        widths = f"{images.shape[1]} and {texts.shape[1]}"
+        raise ValueError(f"images and texts must be embedded in the same width; got {widths}")
     image_of = np.asarray(caption_to_image)
-    if image_of.shape != (n_captions,) or image_of.dtype.kind not in "iu":
+    if image_of.shape != (len(texts),) or image_of.dtype.kind not in "iu":
+        got = f"{image_of.dtype} of shape {image_of.shape}"
         raise ValueError(
-            f"caption_to_image must hold one integer for each of the {n_captions} captions; "
-            f"got {image_of.dtype} of shape {image_of.shape}"
+            f"caption_to_image must hold {len(texts)} integers, one a caption; got {got}"
         )
-    if image_of.min() < 0 or image_of.max() >= n_images:
-        raise ValueError(
-            f"caption_to_image must point to rows 0 to {n_images - 1} of image_embeddings; "
-            f"got values from {image_of.min()} to {image_of.max()}"
-        )
-    return image_of.astype(np.int64)
+    low, high = image_of.min(), image_of.max()
+    if low < 0 or high >= len(images):
+        rows = f"rows 0 to {len(images) - 1} of image_embeddings"
+        raise ValueError(f"caption_to_image must point to {rows}; got values from {low} to {high}")
+    return images, texts, image_of.astype(np.int64)
 
 
 def _count_wrong_above(
@@ -262,16 +248,11 @@ def _count_wrong_above(
         (those of other images) above this caption when its image is the query.
     """
     n_captions = len(texts)
-    needed = np.empty(n_captions, np.float32)  # a wrong candidate with this score stands above
-    rows_per_block = max(1, BLOCK_SCORES // texts.shape[1])
-    for start in range(0, n_captions, rows_per_block):
-        block = slice(start, start + rows_per_block)
-        needed[block] = np.einsum("nd,nd->n", images[image_of[block]], texts[block]) - TIE
-
+    # A wrong candidate with this score stands above.
+    needed = np.array([images[row] @ text for row, text in zip(image_of, texts, strict=True)]) - TIE
     by_image = np.argsort(image_of, kind="stable")
     image_of_sorted = image_of[by_image]
-    images_above = np.zeros(n_captions, np.int64)
-    captions_above = np.zeros(n_captions, np.int64)
+    images_above, captions_above = np.zeros((2, n_captions), np.int64)
     rows_per_block = max(1, BLOCK_SCORES // n_captions)
     for start in range(0, len(images), rows_per_block):
         scores = images[start : start + rows_per_block] @ texts.T  # [rows, n_captions]
@@ -290,16 +271,8 @@ def _gain(ranks: np.ndarray) -> np.ndarray:
     return np.where(ranks <= 10, 1 / np.log2(1.0 + ranks), 0.0)
 
 
-def _ideal_gain(n_relevant: np.ndarray) -> np.ndarray:
-    """Gain of n right answers at ranks 1 to n, the highest that is possible."""
-    best = np.cumsum(_gain(np.arange(1, 11)))
-    return best[np.minimum(n_relevant, 10) - 1]
-
-
 def _summary(direction: str, ranks: np.ndarray, ndcg: np.ndarray) -> dict[str, float]:
     metrics = {f"R@{k}": np.mean(ranks <= k) for k in KS}
-    metrics["medr"] = np.median(ranks)
-    metrics["meanr"] = np.mean(ranks)
-    metrics["mrr"] = np.mean(1 / ranks)
-    metrics["ndcg@10"] = np.mean(ndcg)
+    metrics |= {"medr": np.median(ranks), "meanr": np.mean(ranks)}
+    metrics |= {"mrr": np.mean(1 / ranks), "ndcg@10": np.mean(ndcg)}
     return {f"{direction}_{name}": float(value) for name, value in metrics.items()}

@@ -10,9 +10,9 @@ import itertools
 import os
 import unicodedata
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from mmret_tf.data.pairs import Pairs
 from mmret_tf.evaluation.metrics import KS, rank_all
 from mmret_tf.ranking.gallery import draw_gallery
 from mmret_tf.ranking.results import SearchResult, SearchResults
+from mmret_tf.similarity.vectors import row_cosines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,8 +67,7 @@ def draw_curves(history: Sequence[dict[str, float]], path: str | os.PathLike) ->
     left.plot(epochs, [epoch["loss"] for epoch in history], "k-o", markersize=4)
     left.set(title="Loss on the training split", ylabel="loss, mean of the epoch")
 
-    names = dict.fromkeys(name for epoch in history for name in epoch)  # each once, in order
-    recalls = [name for name in names if name.startswith("val_") and "_R@" in name]
+    recalls = [name for name in history[0] if name.startswith("val_") and "_R@" in name]
     for name, (line, marker) in zip(recalls, itertools.cycle(STYLES), strict=False):
         shares = np.array([epoch.get(name, np.nan) for epoch in history])
         direction, recall = name.removeprefix("val_").split("_", 1)
@@ -117,10 +117,8 @@ def draw_similarities(
     texts = checked_rows(text_embeddings, "text_embeddings", "cosine")
     n = len(images)
     if images.shape != texts.shape or n != len(labels):
-        raise ValueError(
-            "every image needs one caption, embedded in the same width: image_embeddings are "
-            f"{images.shape}, text_embeddings {texts.shape}, and there are {len(labels)} labels"
-        )
+        got = f"{images.shape}, {texts.shape} and {len(labels)} labels"
+        raise ValueError(f"every image needs one caption, embedded in the same width; got {got}")
     if n > MOST_PAIRS:
         raise ValueError(f"at most {MOST_PAIRS} pairs are readable in one picture; got {n}")
     figure = _figure(4 + 0.22 * n, 4.5 + 0.22 * n)
@@ -131,38 +129,13 @@ def draw_similarities(
     places = np.arange(n)
     axes.plot(places, places, "wo", markeredgecolor="black", label="right pair")
     numbered = [f"{place + 1}  {_shortened(label)}" for place, label in enumerate(labels)]
-    axes.set_xticks(
-        places, numbered, rotation=90, fontsize=8, parse_math=False, fontfamily=_font_families()
-    )
+    plain = {"rotation": 90, "parse_math": False, "fontfamily": _font_families()}
+    axes.set_xticks(places, numbered, fontsize=8, **plain)
     axes.set_yticks(places, places + 1, fontsize=8)
     axes.set(xlabel="caption", ylabel="image, by the number of its caption")
     axes.set_title("Similarity of images and captions", pad=28)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     return _save(figure, path)
-
-
-def recall_curve(ranks: npt.ArrayLike, k: npt.ArrayLike) -> np.ndarray:
-    """Recall at each K: the share of queries with the right answer in the first K. Section 3.1(5).
-
-    Args:
-        ranks: `[n]`, rank of the right answer to each query, from 1.
-        k: `[m]`, the values of K.
-
-    Returns:
-        float64 `[m]`, from 0 to 1.
-
-    Raises:
-        ValueError: There are no ranks, or one is below 1 or not finite.
-
-    >>> recall_curve([1, 2, 2, 9], [1, 2, 5, 10]).tolist()
-    [0.25, 0.75, 0.75, 1.0]
-    """
-    ranks = np.asarray(ranks)
-    if ranks.ndim != 1 or ranks.size == 0:
-        raise ValueError(f"ranks must be a non-empty array [n]; got shape {ranks.shape}")
-    if not (np.isfinite(ranks).all() and ranks.min() >= 1):
-        raise ValueError("ranks start at 1, and all must be finite")
-    return np.searchsorted(np.sort(ranks), k, side="right") / ranks.size
 
 
 def draw_recall_at_k(
@@ -178,43 +151,29 @@ def draw_recall_at_k(
     Returns:
         The path.
 
-    Raises:
-        ValueError: As for `recall_curve`.
-
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     draw_recall_at_k([1, 2, 2, 9], [1, 30], f"{folder}/recall.png").name
     'recall.png'
     """
-    directions = {"image to text": caption_ranks, "text to image": image_ranks}
-    marked = {name: 100 * recall_curve(ranks, KS) for name, ranks in directions.items()}
-    largest = max(KS[-1], int(np.max(image_ranks)), int(np.max(caption_ranks)))
-    every_k = np.arange(1, largest + 1)
+    largest = max(KS[-1], np.max(image_ranks), np.max(caption_ranks))
+    every_k, places = np.arange(1, largest + 1), [k - 1 for k in KS]
     figure = _figure(7, 4.5)
     axes = figure.subplots()
-    for (name, ranks), (line, marker) in zip(directions.items(), STYLES, strict=False):
-        values = ", ".join(
-            f"R@{k} {value:.1f} %" for k, value in zip(KS, marked[name], strict=True)
-        )
+    for name, ranks, (line, marker) in (
+        ("image to text", caption_ranks, STYLES[0]),
+        ("text to image", image_ranks, STYLES[1]),
+    ):
+        found = np.searchsorted(np.sort(ranks), every_k, side="right")
+        recall = 100 * found / len(ranks)
+        values = ", ".join(f"R@{k} {recall[k - 1]:.1f} %" for k in KS)
         label = f"{name} (queries: {len(ranks):,})\n{values}"
-        places = [k - 1 for k in KS]
-        axes.plot(
-            every_k,
-            100 * recall_curve(ranks, every_k),
-            line,
-            marker=marker,
-            markevery=places,
-            label=label,
-        )
+        axes.plot(every_k, recall, line, marker=marker, markevery=places, label=label)
     axes.set_xscale("log")
     ticks = [k for k in (*KS, 50, 100, 500, 1000, 5000, 10000) if k <= largest]
     axes.set_xticks(ticks, [f"{k:,}" for k in ticks])
-    axes.set(
-        title="How often the right answer is among the first K results",
-        xlabel="K (number of results, log scale)",
-        ylabel="recall (% of queries)",
-        ylim=(0, 103),
-    )
+    axes.set(title="How often the right answer is among the first K results", ylim=(0, 103))
+    axes.set(xlabel="K (number of results, log scale)", ylabel="recall (% of queries)")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return _save(figure, path)
@@ -252,52 +211,30 @@ def draw_evaluation(
     captions, image_of = pairs.all_captions(), pairs.caption_to_image()
     ranks = rank_all(images, texts, image_of)
     first = np.unique(image_of, return_index=True)[1][:16]  # a caption of each image
+    labels = [captions[row] for row in first]
     drawn = [draw_curves(history, folder / "curves.png")] if history else []
-    drawn.append(draw_recall_at_k(ranks.image_ranks, ranks.caption_ranks, folder / "recall.png"))
-    drawn.append(
-        draw_similarities(
-            images[: len(first)],
-            texts[first],
-            [captions[row] for row in first],
-            folder / "similarities.png",
-        )
-    )
-    units = checked_rows(images, "images", "cosine")
-    sentences = checked_rows(texts, "texts", "cosine")
+    drawn += [
+        draw_recall_at_k(ranks.image_ranks, ranks.caption_ranks, folder / "recall.png"),
+        draw_similarities(images[: len(first)], texts[first], labels, folder / "similarities.png"),
+    ]
     # Among captions with the same rank, the best are nearest to their image.
-    nearness = np.einsum("nd,nd->n", units[image_of], sentences)
-    order = np.lexsort((-nearness, ranks.image_ranks))
+    order = np.lexsort((-row_cosines(images[image_of], texts), ranks.image_ranks))
     items = pairs.records()
     for name, rows in (("best", order[:SHOWN_QUERIES]), ("worst", order[::-1][:SHOWN_QUERIES])):
-        answers, right_ids = [], []
+        answers = []
         for row in rows:
-            right, rank = image_of[row], int(ranks.image_ranks[row])
-            answers.append((captions[row], _answers(right, rank, units @ sentences[row], items)))
-            right_ids.append(pairs.ids[right])
+            scores, right = images @ texts[row], image_of[row]
+            places = dict(enumerate(np.argsort(-scores, kind="stable")[:SHOWN_RESULTS], 1))
+            if right not in places.values():  # then the right item comes at the end
+                places[int(ranks.image_ranks[row])] = right
+            results = SearchResults(
+                SearchResult(rank, items[place]["id"], float(scores[place]), items[place])
+                for rank, place in places.items()
+            )
+            answers.append((captions[row], results))
         drawn.append(folder / f"{name}.png")
-        draw_gallery(answers, drawn[-1], right_ids)
+        draw_gallery(answers, drawn[-1], [pairs.ids[image_of[row]] for row in rows])
     return drawn
-
-
-def _answers(
-    right: int, rank: int, scores: np.ndarray, items: Sequence[Mapping[str, Any]]
-) -> SearchResults:
-    """The first items of a caption's ranking, and the right item at the end if it is missing.
-
-    Args:
-        right: Row of the right item.
-        rank: Its rank.
-        scores: Of all items, `[n_items]`.
-        items: Their records.
-    """
-    first = np.argsort(-scores, kind="stable")[:SHOWN_RESULTS]
-    places = list(enumerate(first, 1))
-    if right not in first:
-        places.append((rank, right))
-    return SearchResults(
-        SearchResult(place, items[row]["id"], float(scores[row]), items[row])
-        for place, row in places
-    )
 
 
 def _figure(width: float, height: float) -> Figure:

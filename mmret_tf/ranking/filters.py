@@ -16,7 +16,7 @@ import numpy as np
 
 OPERATORS = ("$eq", "$ne", "$in", "$nin", "$gt", "$gte", "$lt", "$lte")
 
-NO_VALUES = ([], np.empty(0, np.intp))
+NO_VALUES = ((), np.empty(0, np.intp))
 
 
 class AttributeTable:
@@ -36,7 +36,7 @@ class AttributeTable:
 
     def __init__(self, records: Sequence[Mapping[str, Any]]):
         self.records = records
-        self._columns: dict[str, dict[str, tuple[list, np.ndarray]]] = {}
+        self._columns: dict[str, dict[str, tuple[tuple, np.ndarray]]] = {}
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -79,51 +79,61 @@ class AttributeTable:
             else:
                 # A bare value means equality.
                 operators = condition if isinstance(condition, Mapping) else {"$eq": condition}
-                _check_operators(name, operators)
+                if not operators:
+                    raise ValueError(f"{name!r} must have a value or an operator; got {{}}")
                 for operator, operand in operators.items():
                     fulfilled &= self._compared(name, operator, operand)
         return fulfilled
 
     def _compared(self, name: str, operator: str, operand: Any) -> np.ndarray:
+        if operator not in OPERATORS:
+            known = ", ".join(OPERATORS)
+            raise ValueError(f"{name!r}: unknown operator {operator!r:.80}; there are: {known}")
         if operator in ("$ne", "$nin"):
             return ~self._compared(name, {"$ne": "$eq", "$nin": "$in"}[operator], operand)
+        if operator == "$in" and not isinstance(operand, list | tuple | set | frozenset):
+            raise ValueError(f"$in and $nin of {name!r} must have a list; got {operand!r:.80}")
         found = np.zeros(len(self), bool)
         for each in map(_plain, operand if operator == "$in" else [operand]):
-            values, rows = self._sorted(name).get(_kind(each), NO_VALUES)
+            if not (kind := _kind(each)):
+                raise ValueError(
+                    f"{name!r} can be compared with strings, numbers and booleans; got {each!r:.80}"
+                )
+            values, rows = self._sorted(name).get(kind, NO_VALUES)
             left, right = bisect.bisect_left(values, each), bisect.bisect_right(values, each)
-            start, stop = {
-                "$gt": (right, len(values)),
-                "$gte": (left, len(values)),
-                "$lt": (0, left),
-                "$lte": (0, right),
-            }.get(operator, (left, right))
+            start = {"$gt": right, "$lt": 0, "$lte": 0}.get(operator, left)
+            stop = {"$gt": None, "$gte": None, "$lt": left}.get(operator, right)
             found[rows[start:stop]] = True
         return found
 
-    def _sorted(self, name: str) -> dict[str, tuple[list, np.ndarray]]:
+    def _sorted(self, name: str) -> dict[str, tuple[tuple, np.ndarray]]:
         """The values of an attribute in ascending order and their rows, for each kind of value."""
         if name not in self._columns:
-            pairs: dict[str, list] = {}
+            pairs: dict[str, Any] = {}
             for row, record in enumerate(self.records):
                 value = record.get(name)
                 for each in map(_plain, value if isinstance(value, list | tuple) else [value]):
                     if kind := _kind(each):
                         pairs.setdefault(kind, []).append((each, row))
-            self._columns[name] = {
-                kind: ([value for value, _ in each], np.array([row for _, row in each]))
-                for kind, each in ((kind, sorted(each)) for kind, each in pairs.items())
-            }
+            for kind, each in pairs.items():
+                values, rows = zip(*sorted(each), strict=True)
+                pairs[kind] = (values, np.array(rows))
+            self._columns[name] = pairs
         return self._columns[name]
 
 
-def check_records(records: Sequence[Mapping[str, Any]]) -> None:
-    """Raise ValueError unless all records are dictionaries with strings as keys."""
+def checked_records(
+    records: Sequence[Mapping[str, Any]] | None, n: int
+) -> Sequence[Mapping[str, Any]]:
+    """Check that there are dictionaries with strings as keys; n empty ones by default."""
+    records = [{}] * n if records is None else list(records)
     for row, record in enumerate(records):
         if not isinstance(record, Mapping) or not all(isinstance(name, str) for name in record):
             raise ValueError(
                 "attributes must be a dictionary {name: value} for each item; "
                 f"got {record!r:.80} in row {row}"
             )
+    return records
 
 
 def check_condition(where: Mapping[str, Any], names: Collection[str]) -> None:
@@ -151,25 +161,6 @@ def check_condition(where: Mapping[str, Any], names: Collection[str]) -> None:
     ValueError: no item has the attribute 'colour'; there are: price
     """
     AttributeTable([]).mask(where, names)
-
-
-def _check_operators(name: str, operators: Mapping[str, Any]) -> None:
-    if not operators:
-        raise ValueError(f"{name!r} must have a value or an operator, as {{'$gte': 5}}; got {{}}")
-    for operator, operand in operators.items():
-        if operator not in OPERATORS:
-            raise ValueError(
-                f"{name!r} has the unknown operator {operator!r:.80}; there are: "
-                + ", ".join(OPERATORS)
-            )
-        is_many = operator in ("$in", "$nin")
-        if is_many and not isinstance(operand, list | tuple | set | frozenset):
-            raise ValueError(f"{operator} of {name!r} must have a list; got {operand!r:.80}")
-        for each in map(_plain, operand if is_many else [operand]):
-            if not _kind(each):
-                raise ValueError(
-                    f"{name!r} can be compared with strings, numbers and booleans; got {each!r:.80}"
-                )
 
 
 def _plain(value: Any) -> Any:

@@ -7,9 +7,7 @@ files. Its subclasses find the nearest rows. It takes arrays and ids, never mode
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -21,17 +19,10 @@ import numpy.typing as npt
 from mmret_tf._checks import Ids, checked_count, checked_queries
 from mmret_tf._files import read_manifest, replace_folder
 from mmret_tf.ranking.indexes.updates import UpdatableItems
-from mmret_tf.ranking.snapshot import (
-    SNAPSHOT_FILES,
-    Found,
-    Snapshot,
-    checked_segment,
-    merged,
-    read_snapshot,
-)
+from mmret_tf.ranking.snapshot import Found, Snapshot, checked_segment, read_snapshot
 
 FORMAT = "mmret_tf index"
-VERSION = 2
+VERSION = 3
 
 # The subclasses of `Index` by name, for `load_index`.
 _classes: dict[str, type[Index]] = {}
@@ -42,22 +33,14 @@ class Index(UpdatableItems):
 
     A subclass defines `prepare`, which builds an engine that finds the nearest items;
     `BruteForceIndex` is the shortest. If it has files of its own, it also defines `write` and
-    `read`, and names the files in its class statement:
-    `class TreeIndex(Index, files={"tree.npy"})`. `load_index` opens the folders of every subclass
-    that is defined at that moment.
+    `read`. `load_index` opens the folders of every subclass that is defined at that moment.
 
     Args:
         snapshot: The items, with the engine that `prepare` made.
-
-    Attributes:
-        files: Names of all files that a saved index of this class may have.
     """
 
-    files: frozenset[str] = SNAPSHOT_FILES
-
-    def __init_subclass__(cls, files: Collection[str] = (), **options: Any):
+    def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
-        cls.files = cls.files | set(files)
         _classes[cls.__name__] = cls
 
     def __repr__(self) -> str:
@@ -132,14 +115,11 @@ class Index(UpdatableItems):
         """
         k = checked_count(k, "k")
         queries = checked_queries(queries, self.dim, self.metric)
-        snapshot, allowed = self._view(where, exclude_ids)
-        n = len(snapshot.base)
-        old, new = (None, None) if allowed is None else (allowed[:n], allowed[n:])
-        found = snapshot.engine.nearest(queries, k, old)
-        if len(snapshot.fresh):
-            rows, scores = snapshot.fresh.nearest(queries, k, new)
-            found = merged(found, (rows + n, scores), k)
-        return snapshot.ids_of(found[0]), found[1]
+        if isinstance(exclude_ids, (str, bytes)) or not isinstance(exclude_ids, Collection):
+            raise ValueError(f"exclude_ids must be a list of ids; got {exclude_ids!r:.80}")
+        self._check_kind(exclude_ids, "exclude_ids")
+        snapshot = self._snapshot
+        return snapshot.nearest(queries, k, snapshot.allowed(where, exclude_ids))
 
     def save(self, directory: str | os.PathLike) -> None:
         """Write the index as a folder, whole or not at all; the folder may be moved afterwards.
@@ -154,30 +134,16 @@ class Index(UpdatableItems):
             ValueError: The folder holds something else, or attributes are not JSON.
         """
         with self._change:
-            snapshot = self._snapshot
-            manifest = {
-                "format": FORMAT,
-                "version": VERSION,
-                "class": type(self).__name__,
-                "metric": self.metric,
-                "n": len(snapshot.base),
-                "n_fresh": len(snapshot.fresh),
-                "dim": self.dim,
-            }
+            manifest = {"format": FORMAT, "version": VERSION, "class": type(self).__name__}
             with replace_folder(Path(directory), manifest) as new:
-                snapshot.write(new)
+                manifest.update(self._snapshot.write(new))
                 manifest.update(self.write(new))
-                if unnamed := {path.name for path in new.iterdir()} - self.files:
-                    raise ValueError(
-                        f"{type(self).__name__}.write made {min(unnamed)!r}: name this file in the "
-                        "class statement, files={...}"
-                    )
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Save the `engine`. For a subclass with files or settings of its own.
 
         Args:
-            folder: Where to write the files that the class statement names.
+            folder: Where to write the files.
 
         Returns:
             Entries for the folder's `manifest.json`, which `read` will get.
@@ -234,8 +200,8 @@ def load_index(directory: str | os.PathLike) -> Index:
     """Open a saved index after checking that it is whole; embeddings stay on disk. Section 8.3.
 
     Nothing in the folder is unpickled, and its manifest never decides what is imported. The folder
-    must hold exactly the files of its manifest, and only files that its class has. An index that
-    needs a missing package (ScaNN) is opened as a `BruteForceIndex`, with a warning.
+    must hold exactly the files of its manifest. An index that needs a missing package (ScaNN) is
+    opened as a `BruteForceIndex`, with a warning.
 
     Args:
         directory: A folder that `save` wrote; it may have been moved since.
@@ -251,15 +217,9 @@ def load_index(directory: str | os.PathLike) -> Index:
     >>> load_index(folder).search([0, 1], k=1)[0].tolist()
     [['红']]
     """
-    again = "; `mmret index` builds a run's index again"
     try:
         folder, manifest = read_manifest(Path(directory), FORMAT, VERSION)
-        cls = _class_of(folder, str(manifest.get("class")))
-    except ValueError as error:
-        raise ValueError(f"{error}{again}") from None
-    try:
-        if foreign := sorted(set(manifest["files"]) - cls.files):
-            raise ValueError(f"it holds {foreign[0]!r}, which is not a file of a {cls.__name__}")
+        cls = _class_of(str(manifest.get("class")))
         snapshot = read_snapshot(folder, manifest)
         try:
             return cls.read(folder, manifest, snapshot)
@@ -267,21 +227,17 @@ def load_index(directory: str | os.PathLike) -> Index:
             return _exact_instead(error)(snapshot)
     except (LookupError, TypeError, AttributeError, ValueError, OSError, RecursionError) as error:
         reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{directory} is damaged: {reason}{again}") from None
+        again = "`mmret index` builds a run's index again"
+        raise ValueError(f"cannot open the index {directory}: {reason}; {again}") from None
 
 
-def _class_of(folder: Path, name: str) -> type[Index]:
-    """The subclass of `Index` with this name; the package's own ones register when imported."""
+def _class_of(name: str) -> type[Index]:
+    """The subclass of `Index` with this name."""
+    from mmret_tf.ranking.indexes import brute_force, scann_index  # noqa: F401, they are registered
+
     if name not in _classes:
-        from mmret_tf.ranking import indexes
-
-        for module in pkgutil.iter_modules(indexes.__path__, f"{indexes.__name__}."):
-            importlib.import_module(module.name)
-    if name not in _classes:
-        raise ValueError(
-            f"{folder} holds an index of class {name!r:.80}, which is not defined here: import the "
-            f"module that defines it. There are: {', '.join(sorted(_classes))}"
-        )
+        known = ", ".join(sorted(_classes))
+        raise ValueError(f"the index's class {name!r:.80} is not defined here; there are: {known}")
     return _classes[name]
 
 

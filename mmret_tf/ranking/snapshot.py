@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,10 @@ import numpy.typing as npt
 
 from mmret_tf._checks import Ids, checked_ids, checked_rows
 from mmret_tf._files import open_array
-from mmret_tf.ranking.filters import AttributeTable, check_records
-from mmret_tf.similarity.nearest import METRICS, nearest, square_norms
+from mmret_tf.ranking.filters import AttributeTable, checked_records
+from mmret_tf.similarity.nearest import METRICS, best, nearest, square_norms
 
 Found = tuple[np.ndarray, np.ndarray]  # rows and scores, both [n_queries, k]
-
-# The files that `Snapshot.write` makes.
-SNAPSHOT_FILES = frozenset({"ids.json", "attributes.json", "dataset.npy", "fresh.npy"})
 
 
 @dataclass(frozen=True)
@@ -37,12 +34,24 @@ class Segment:
         ids: `[n]`, int64, or strings as objects.
         attributes: One record for each row.
         metric: "cosine" or "euclidean".
+
+    Raises:
+        ValueError: The metric is unknown, or there are more of one than of another.
     """
 
     vectors: np.ndarray
     ids: np.ndarray
     attributes: AttributeTable
     metric: str
+
+    def __post_init__(self):
+        if self.metric not in METRICS:
+            raise ValueError(f'metric must be "cosine" or "euclidean"; got {self.metric!r:.80}')
+        if len({n := len(self.vectors), len(self.ids), len(self.attributes)}) > 1:
+            raise ValueError(
+                f"ids and attributes must have one entry for each of {n} embeddings; got "
+                f"{len(self.ids)} ids and the attributes of {len(self.attributes)} items"
+            )
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -52,6 +61,11 @@ class Segment:
     def norms(self) -> np.ndarray:
         """Squared lengths of the rows; `[n]` float32."""
         return square_norms(self.vectors)
+
+    @functools.cached_property
+    def row_of(self) -> dict[str | int, int]:
+        """The row of each id; the last one if it was replaced."""
+        return {key: row for row, key in enumerate(self.ids.tolist())}
 
     def nearest(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
         """The k best of the allowed rows by exact search; all of them if there are fewer.
@@ -67,11 +81,10 @@ class Segment:
         norms = self.norms if self.metric == "euclidean" else None
         return nearest(self.vectors, queries, k, self.metric, allowed, norms)
 
-    def part(self, rows: slice | np.ndarray) -> Segment:
-        """Some of the rows, chosen by a slice or a mask (bool `[n]`)."""
-        records = self.attributes.records
-        some = records[rows] if isinstance(rows, slice) else list(itertools.compress(records, rows))
-        return Segment(self.vectors[rows], self.ids[rows], AttributeTable(some), self.metric)
+    def part(self, rows: np.ndarray) -> Segment:
+        """Some of the rows, chosen by a mask (bool `[n]`)."""
+        records = list(itertools.compress(self.attributes.records, rows))
+        return Segment(self.vectors[rows], self.ids[rows], AttributeTable(records), self.metric)
 
     def joined(self, other: Segment) -> Segment:
         """The rows of this segment, then those of another."""
@@ -93,7 +106,7 @@ class Snapshot:
         base: The rows that the index was built from.
         fresh: The rows that were added since.
         dead: bool `[n_rows]`, the rows that were deleted or replaced since.
-        engine: Finds rows of `base`, see `UpdatableItems.prepare`.
+        engine: Finds rows of `base`, see `Index.prepare`.
     """
 
     base: Segment
@@ -104,51 +117,45 @@ class Snapshot:
     @classmethod
     def of(cls, base: Segment, engine: Any = None) -> Snapshot:
         """The snapshot of an index that was just built; searched exactly without an engine."""
-        engine = base if engine is None else engine
-        return cls(base, base.part(slice(0)), np.zeros(len(base), bool), engine)
+        none = np.zeros(len(base), bool)
+        return cls(base, base.part(none), none, base if engine is None else engine)
 
     def __len__(self) -> int:
         """Number of items; dead rows do not count."""
-        return self.n_rows - self.n_dead
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows, including dead ones."""
-        return len(self.base) + len(self.fresh)
+        return len(self.dead) - self.n_dead
 
     @functools.cached_property
     def n_dead(self) -> int:
         """Number of dead rows."""
         return int(np.count_nonzero(self.dead))
 
-    @property
-    def id_dtype(self) -> np.dtype:
-        """int64, or object for strings."""
-        return (self.fresh if len(self.fresh) else self.base).ids.dtype
+    @functools.cached_property
+    def ids(self) -> np.ndarray:
+        """The id of each row."""
+        return np.concatenate([self.base.ids, self.fresh.ids])
 
-    def ids_of(self, rows: np.ndarray) -> np.ndarray:
-        """The ids of rows, in an array of the same shape: int64 or strings."""
-        n = len(self.base)
-        if len(self.fresh):
-            ids = self.fresh.ids[np.maximum(rows - n, 0)]
-            is_base = rows < n
-            ids[is_base] = self.base.ids[rows[is_base]]
-        else:
-            ids = self.base.ids[rows]
-        return ids if ids.dtype == np.int64 else ids.astype(str)
+    def row_of(self, key: str | int) -> int | None:
+        """The row of the item with an id; None if there is no such item."""
+        row = self.fresh.row_of.get(key)
+        row = self.base.row_of.get(key) if row is None else len(self.base) + row
+        return None if row is None or self.dead[row] else row
 
     def record_of(self, row: int) -> Mapping[str, Any]:
         """The attributes of a row."""
-        n = len(self.base)
-        segment, row = (self.base, row) if row < n else (self.fresh, row - n)
-        return segment.attributes.records[row]
+        old, new = self.base.attributes.records, self.fresh.attributes.records
+        return old[row] if row < len(old) else new[row - len(old)]
 
-    def allowed(self, where: Mapping[str, Any] | None, excluded: list[int]) -> np.ndarray | None:
+    def allowed(self, where: Mapping[str, Any] | None, exclude: Collection) -> np.ndarray | None:
         """The rows that a search may return, bool `[n_rows]`; None if it may return all.
 
+        Args:
+            where: A condition on the attributes that items have; None for all items.
+            exclude: Ids of items that it may not return.
+
         Raises:
-            ValueError: `where` is not a valid condition on the attributes that items have.
+            ValueError: The condition is not valid.
         """
+        excluded = [row for key in exclude if (row := self.row_of(key)) is not None]
         if where is None and not excluded and not self.n_dead:
             return None
         allowed = ~self.dead
@@ -159,31 +166,47 @@ class Snapshot:
         allowed[excluded] = False
         return allowed
 
-    def changed(self, new: Segment, dead: list[int]) -> Snapshot:
+    def nearest(self, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> Found:
+        """As `Segment.nearest`, for ids instead of rows; by the engine, and exactly in `fresh`."""
+        n = len(self.base)
+        old, new = (None, None) if allowed is None else (allowed[:n], allowed[n:])
+        rows, scores = self.engine.nearest(queries, k, old)
+        if len(self.fresh):
+            others, other_scores = self.fresh.nearest(queries, k, new)
+            rows, scores = np.hstack([rows, n + others]), np.hstack([scores, other_scores])
+            rows, scores = best(rows, scores, k)
+        ids = self.ids[rows]
+        return ids if ids.dtype == np.int64 else ids.astype(str), scores
+
+    def changed(self, new: Segment | None, dead: list[int]) -> Snapshot:
         """A snapshot with more rows at the end and more dead rows."""
-        mask = np.concatenate([self.dead, np.zeros(len(new), bool)])
+        fresh = self.fresh.joined(new) if new else self.fresh
+        mask = np.zeros(len(self.base) + len(fresh), bool)
+        mask[: len(self.dead)] = self.dead
         mask[dead] = True
-        return Snapshot(self.base, self.fresh.joined(new), mask, self.engine)
+        return Snapshot(self.base, fresh, mask, self.engine)
 
     def compact(self) -> Segment:
         """All items as one segment without dead rows; `base` itself if nothing has changed."""
         alive, n = ~self.dead, len(self.base)
-        base = self.base.part(alive[:n]) if self.dead[:n].any() else self.base
-        return base.joined(self.fresh.part(alive[n:])) if len(self.fresh) else base
+        base = self.base if alive[:n].all() else self.base.part(alive[:n])
+        return base.joined(self.fresh.part(alive[n:]))
 
-    def write(self, folder: Path) -> None:
-        """Write all but the engine, for `read_snapshot`."""
-        ids = [*self.base.ids.tolist(), *self.fresh.ids.tolist()]
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write all but the engine; return the entries of a manifest that `read_snapshot` needs."""
         records = [*self.base.attributes.records, *self.fresh.attributes.records]
-        for row in np.flatnonzero(self.dead):
-            ids[row], records[row] = None, {}
-        (folder / "ids.json").write_text(json.dumps(ids), encoding="utf-8")
-        if any(records):
-            text = json.dumps([dict(record) for record in records], default=_json_number)
-            (folder / "attributes.json").write_text(text, encoding="utf-8")
+        items = {
+            "ids": self.ids.tolist(),
+            "dead": np.flatnonzero(self.dead).tolist(),
+            "attributes": [dict(record) for record in records] if any(records) else None,
+        }
+        text = json.dumps(items, default=_json_number)
+        (folder / "items.json").write_text(text, encoding="utf-8")
         np.save(folder / "dataset.npy", self.base.vectors, allow_pickle=False)
         if len(self.fresh):
             np.save(folder / "fresh.npy", self.fresh.vectors, allow_pickle=False)
+        n, dim = self.base.vectors.shape
+        return {"n": n, "n_fresh": len(self.fresh), "dim": dim, "metric": self.base.metric}
 
 
 def read_snapshot(folder: Path, manifest: Mapping[str, Any]) -> Snapshot:
@@ -197,24 +220,14 @@ def read_snapshot(folder: Path, manifest: Mapping[str, Any]) -> Snapshot:
         ValueError: The files do not match the manifest. Damaged files raise other errors as well.
     """
     n, n_fresh, dim, metric = (manifest.get(name) for name in ("n", "n_fresh", "dim", "metric"))
-    if metric not in METRICS:
-        raise ValueError(f"its metric is {metric!r:.80}")
     vectors = open_array(folder / "dataset.npy", (n, dim))
     fresh = open_array(folder / "fresh.npy", (n_fresh, dim)) if n_fresh else vectors[:0]
-    ids = json.loads((folder / "ids.json").read_bytes())
-    path = folder / "attributes.json"
-    records = json.loads(path.read_bytes()) if path.exists() else [{}] * len(ids)
-    if not len(ids) == len(records) == len(vectors) + len(fresh):
-        raise ValueError(
-            f"it holds {len(vectors) + len(fresh)} embeddings, {len(ids)} ids and the attributes "
-            f"of {len(records)} items"
-        )
-    check_records(records)
-    dead = np.array([key is None for key in ids], bool)
-    alive = checked_ids([key for key in ids if key is not None])
-    ids = np.zeros(len(ids), alive.dtype)  # dead rows are never returned
-    ids[~dead] = alive
-    n = len(vectors)
+    items = json.loads((folder / "items.json").read_bytes())
+    ids = items["ids"]
+    dead = np.zeros(len(ids), bool)
+    dead[items["dead"]] = True
+    ids = np.array(ids, checked_ids(list(itertools.compress(ids, ~dead))).dtype)
+    records = checked_records(items["attributes"], len(ids))
     base = Segment(vectors, ids[:n], AttributeTable(records[:n]), metric)
     fresh = Segment(fresh, ids[n:], AttributeTable(records[n:]), metric)
     return Snapshot(base, fresh, dead, engine=base)
@@ -225,13 +238,6 @@ def _json_number(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise ValueError(f"attributes can be saved only as JSON; got {value!r:.80}")
-
-
-def merged(first: Found, second: Found, k: int) -> Found:
-    """The best k of two rankings; of equal scores the lower row comes first."""
-    rows, scores = (np.concatenate(pair, axis=1) for pair in zip(first, second, strict=True))
-    order = np.lexsort((rows, -scores))[:, :k]
-    return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
 def checked_segment(
@@ -245,15 +251,7 @@ def checked_segment(
     Raises:
         ValueError: See `Index.build`.
     """
-    if metric not in METRICS:
-        raise ValueError(f'metric must be "cosine" or "euclidean"; got {metric!r}')
     vectors = checked_rows(embeddings, "embeddings", metric)
     ids = checked_ids(ids, len(vectors))
-    records = [{}] * len(ids) if attributes is None else list(attributes)
-    if len(records) != len(ids):
-        raise ValueError(
-            f"attributes must have one dictionary for each id; there are {len(ids)} ids and "
-            f"{len(records)} dictionaries"
-        )
-    check_records(records)
+    records = checked_records(attributes, len(ids))
     return Segment(vectors, ids, AttributeTable(records), metric)

@@ -13,6 +13,7 @@ import os
 import threading
 import warnings
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,7 @@ from mmret_tf.scale.mixed_precision import (
 from mmret_tf.similarity.vectors import row_cosines, unit_length
 
 FORMAT = "mmret_tf compressed image tower"
-VERSION = 2
-
-PRECISIONS = ("int8", "float16")
+VERSION = 3
 
 # Number of pictures from which the converter learns the range of every activation.
 CALIBRATION_IMAGES = 300
@@ -75,6 +74,7 @@ class CompressedTower:
             warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
             self._interpreter = lite.Interpreter(model_content=content, num_threads=cores())
             self._interpreter.allocate_tensors()
+            self._run = self._interpreter.get_signature_runner()
         self._lock = threading.Lock()  # an interpreter serves one thread at a time
 
     def predict_on_batch(self, inputs: np.ndarray) -> np.ndarray:
@@ -83,16 +83,9 @@ class CompressedTower:
 
     def project(self, inputs: np.ndarray) -> np.ndarray:
         """`predict_on_batch` without the scaling to unit length: float32 `[batch, dim]`."""
-        pictures = np.asarray(inputs, np.float32)
-        interpreter = self._interpreter
+        (name,) = self._run.get_input_details()
         with self._lock:
-            entry = interpreter.get_input_details()[0]
-            if tuple(entry["shape"]) != pictures.shape:
-                interpreter.resize_tensor_input(entry["index"], pictures.shape, strict=True)
-                interpreter.allocate_tensors()
-            interpreter.set_tensor(entry["index"], pictures)
-            interpreter.invoke()
-            vectors = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+            (vectors,) = self._run(**{name: np.asarray(inputs, np.float32)}).values()
         return vectors + self.shift
 
 
@@ -206,8 +199,8 @@ def compress_image_tower(
     >>> bool(row_cosines(exact, found).min() > 0.99)
     True
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+    if precision not in ("int8", "float16"):
+        raise ValueError(f"precision must be int8 or float16; got {precision!r}")
     tower = known_image_tower(model)
     sources = get_modality("image").sources(representative)
     if not sources:
@@ -217,32 +210,25 @@ def compress_image_tower(
     # Scaling to unit length stays in float32: 8 bits are too few for the squares of a length.
     inputs = keras.Input((tower.image_size, tower.image_size, 3))
     network = keras.Model(inputs, tower.head.project(tower.features(inputs)))
-    batches = input_batches(tower, [sources[row] for row in rows])
-    pictures = [np.asarray(batch) for batch in batches] if precision == "int8" else []
-    shift = np.zeros(tower.embedding_dim, np.float32)
-    compressed = CompressedTower(tower, _converted(network, pictures), shift)
-    if pictures:
-        # Rounding shifts the mean of the vectors; this is undone (bias correction, arXiv
-        # 1906.04721, section 4.2).
-        moved = [network.predict_on_batch(each) - compressed.project(each) for each in pictures]
-        compressed.shift = np.concatenate(moved).mean(axis=0)
-    return CompressedEncoder(model, compressed, precision, model.fingerprint)
-
-
-def _converted(network: keras.Model, pictures: Sequence[np.ndarray]) -> bytes:
-    """A network as a TensorFlow Lite model: int8 with batches of pictures, float16 without."""
     converter = lite.TFLiteConverter.from_keras_model(network)
     converter.optimizations = [lite.Optimize.DEFAULT]
-    if pictures:
+    batches = input_batches(tower, [sources[row] for row in rows])
+    pictures = [np.asarray(batch, np.float32) for batch in batches]
+    if precision == "int8":
         converter.target_spec.supported_ops = [lite.OpsSet.TFLITE_BUILTINS_INT8]
-        samples = [picture[None] for picture in np.concatenate(pictures).astype(np.float32)]
-        converter.representative_dataset = lambda: ([sample] for sample in samples)
+        converter.representative_dataset = lambda: ([row[None]] for row in chain(*pictures))
     else:
         converter.target_spec.supported_types = [float16]
     # Keras prints what it exports.
     with warnings.catch_warnings(), quiet_stderr(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", "Statistics for quantized inputs", UserWarning)
-        return converter.convert()
+        content = converter.convert()
+    compressed = CompressedTower(tower, content, np.zeros(tower.embedding_dim, np.float32))
+    # Rounding shifts the mean of the vectors; this is undone (bias correction, arXiv 1906.04721,
+    # section 4.2).
+    moved = [network.predict_on_batch(each) - compressed.project(each) for each in pictures]
+    compressed.shift = np.concatenate(moved).mean(axis=0)
+    return CompressedEncoder(model, compressed, precision, model.fingerprint)
 
 
 def compression_report(compressed: CompressedEncoder, pairs: Pairs) -> dict[str, Any]:

@@ -5,8 +5,8 @@ Section 8.3 of the document. `compression` makes smaller forms.
 
 from __future__ import annotations
 
+import json
 import time
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -43,8 +43,7 @@ def bfloat16_encoder(model: MultiEncoder) -> VariantEncoder:
     """
     tower = known_image_tower(model)
     config = tower.get_config()
-    # A serialized Keras object, in which every float32 policy becomes a mixed one.
-    float32, mixed = ({"name": name} for name in ("float32", "mixed_bfloat16"))
+    config["backbone"] = json.loads(json.dumps(config["backbone"]), object_hook=_mixed)
     faster = ImageTower.from_config(config)
     faster.set_weights(tower.get_weights())
     return VariantEncoder(model, {"image": faster}, "bfloat16")
@@ -88,12 +87,7 @@ def known_image_tower(model: MultiEncoder) -> ImageTower:
     return tower
 
 
-def _in_bfloat16(config: Any) -> Any:
-    """A serialized Keras object in which every float32 policy is a mixed one."""
-    if isinstance(config, list):
-        return [_in_bfloat16(part) for part in config]
-    if not isinstance(config, dict):
-        return config
-    if config.get("class_name") == "DTypePolicy":
-        return {**config, "config": {"name": "mixed_bfloat16"}}
-    return {name: _in_bfloat16(part) for name, part in config.items()}
+def _mixed(part: dict) -> dict:
+    """A part of a serialized Keras object, with the mixed policy if it is one of float32."""
+    is_policy = part.get("class_name") == "DTypePolicy"
+    return part | {"config": {"name": "mixed_bfloat16"}} if is_policy else part

@@ -267,13 +267,13 @@ def predict_request(
 ):
     """The message of a request over gRPC, which needs TensorFlow Serving's API."""
     from tensorflow import make_tensor_proto
-    from tensorflow_serving.apis.predict_pb2 import PredictRequest
+    from tensorflow_serving.apis import predict_pb2
 
     spec = {"name": model, "signature_name": signature}
     if version is not None:
         spec["version"] = {"value": version}
     tensors = {name: make_tensor_proto(rows) for name, rows in inputs.items()}
-    return PredictRequest(model_spec=spec, inputs=tensors)
+    return predict_pb2.PredictRequest(model_spec=spec, inputs=tensors)
 
 
 def _base64(content: bytes) -> dict[str, str]:

@@ -168,7 +168,7 @@ def _write_warm_up(folder: Path, model: str, signatures: Mapping[str, Signature]
     Without them the first users wait for what a graph does only once.
     """
     try:
-        from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+        from tensorflow_serving.apis import prediction_log_pb2
     except ImportError:
         hint = 'no warm-up requests, so the first will be slow: pip install "mmret_tf[serving]"'
         return warnings.warn(hint, stacklevel=3)
@@ -182,5 +182,5 @@ def _write_warm_up(folder: Path, model: str, signatures: Mapping[str, Signature]
             for rows in WARM_UP_ROWS if set(names) <= set(one_row) else ():
                 columns = {name: [one_row[name]] * rows for name in names}
                 request = predict_request(model, signature, columns)
-                log = PredictionLog(predict_log={"request": request})
+                log = prediction_log_pb2.PredictionLog(predict_log={"request": request})
                 file.write(log.SerializeToString())

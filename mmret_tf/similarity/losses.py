@@ -1,12 +1,12 @@
 """Losses (损失函数) that pull matching embeddings together and push the rest of the batch apart.
 
-All of them take embeddings of unit length and group ids: rows with the same id show one item, and
-are never negatives of each other. The document trains with cosine similarity alone (section 5). On
-matching pairs only, that loss is lowest (-1) when every input gets the same embedding: all losses
-here have negatives (负样本).
+All of them take embeddings of unit length and group ids: rows with the same id show the same item,
+and are never negatives of each other. The document trains with cosine similarity alone (section 5).
+On matching pairs alone, that loss reaches its minimum (-1) when all embeddings are equal. All
+losses here have negatives (负样本).
 
-The prediction is a dict of two modalities, `{"image": [batch, dim], "text": [batch, dim]}` or under
-any other names, as an encoder gives it.
+The prediction is a dict of the embeddings of two modalities, as an encoder gives it:
+`{"image": [batch, dim], "text": [batch, dim]}`, or any other two names.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ def _similarities(y_pred: dict):
 
 
 def _same_group(groups):
-    """Which rows show one item, booleans `[batch, batch]`."""
+    """Whether two rows show the same item, booleans `[batch, batch]`."""
     groups = ops.reshape(groups, (-1,))
     return groups[:, None] == groups[None, :]
 
 
 def _balanced_mean(values, same):
-    """Mean over the matching pairs plus mean over the others; a share of each row, `[batch]`.
+    """Mean over the matching pairs plus mean over the others, as a cost for each row, `[batch]`.
 
-    The two sides weigh the same, however many negatives a batch has.
+    Both means weigh the same, whatever the number of negatives in the batch.
     """
     same = ops.cast(same, values.dtype)
     other = 1 - same
@@ -68,12 +68,12 @@ class CosineSimilarityLoss(keras.losses.Loss):
         margin: Cosine below which a pair that does not match costs nothing, -1 to 1.
         labels: Meaning of `y_true`. "groups": `[batch]` group ids; every image is paired with every
             caption of the batch, and matching and other pairs weigh the same. "pairs": `[batch]`
-            labels of the rows, 1 for an image with its caption, 0 or -1 for one with another.
+            labels of the rows, 1 for an image with its own caption, 0 or -1 for any other caption.
         reduction: Over the batch, as in any Keras loss; the mean by default.
         name: Name of the loss.
 
     Raises:
-        ValueError: Unknown labels, or a margin that is not a cosine.
+        ValueError: `labels` is unknown, or the margin is not a cosine.
 
     `y_pred`: `{"image": [batch, dim], "text": [batch, dim]}`, unit rows.
 
@@ -169,8 +169,8 @@ class ContrastiveCosine(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable("mmret_tf")
 class TripletCosine(keras.losses.Loss):
-    """Hinge on triplets (三元组损失): the right cosine exceeds every wrong one by a margin, as in
-    VSE++ (arXiv 1707.05612).
+    """Hinge loss on triplets (三元组损失), as in VSE++ (arXiv 1707.05612): the right cosine must
+    exceed every wrong one by a margin.
 
     For each pair, `max(0, margin + cos(wrong) - cos(right))`, over the wrong captions of its image
     and the wrong images of its caption.
@@ -184,7 +184,7 @@ class TripletCosine(keras.losses.Loss):
         name: Name of the loss.
 
     Raises:
-        ValueError: The margin is not above 0, or unknown negatives.
+        ValueError: The margin is not above 0, or `negatives` is unknown.
 
     `y_true`: `[batch]` group ids; `y_pred`: `{"image": [batch, dim], "text": [batch, dim]}`.
 
@@ -227,8 +227,8 @@ class EuclideanContrastive(keras.losses.Loss):
     """The contrastive loss on Euclidean distance (欧氏距离), the document's other measure (section
     2.4; Hadsell, Chopra and LeCun 2006).
 
-    A matching pair costs its squared distance `d^2`, the sum of squared differences; any other
-    `max(0, margin - d)^2`. Matching and other pairs weigh the same.
+    A matching pair costs its squared distance `d^2`, any other `max(0, margin - d)^2`. Matching
+    and other pairs weigh the same.
 
     Args:
         margin: Distance above which other pairs cost nothing, above 0. Unit vectors are 0 to 2
@@ -260,7 +260,7 @@ class EuclideanContrastive(keras.losses.Loss):
         lengths = ops.sum(first**2, axis=1)[:, None] + ops.sum(second**2, axis=1)[None, :]
         squared = ops.relu(lengths - 2 * _similarities(y_pred))
         same = _same_group(y_true)
-        # The root has no gradient at 0: embeddings that coincide are kept just apart.
+        # The root has no gradient at 0, where embeddings are equal.
         distance = ops.sqrt(ops.maximum(squared, 1e-12))
         cost = ops.where(same, squared, ops.relu(self.margin - distance) ** 2)
         return _balanced_mean(cost, same)
@@ -274,8 +274,8 @@ class ContrastiveTargets(keras.losses.Loss):
     """Cross-entropy over the cosines with the targets of a batch: each prediction must pick its own
     target. InfoNCE (arXiv 1807.03748) in one direction.
 
-    For encoders that learn to reach existing embeddings, as `FusedEncoder` does. Rows with the same
-    target are not negatives of each other.
+    For encoders that learn existing embeddings, such as `FusedEncoder`. Rows with the same target
+    are not negatives of each other.
 
     Args:
         temperature: Of the softmax over `cos / temperature`, above 0.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 
-def unit_length(vectors, members: int = 1):
+def unit_length(vectors: tf.Tensor | np.ndarray, members: int = 1) -> tf.Tensor:
     """Scale rows to length 1, in float32; a row of zeros stays zeros. Section 4.3.
 
     The vectors of an ensemble stand side by side in a row. Each is scaled to the same length, so
@@ -55,7 +56,13 @@ def mean_vectors(vectors: np.ndarray, counts: Sequence[int]) -> np.ndarray:
 
 
 def row_cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Cosine of each row with the same row of another array, `[n, dim]` -> `[n]`. Section 4.3.
+    """Cosine of each row with the same row of another array. Section 4.3.
+
+    Args:
+        first, second: `[n, dim]`.
+
+    Returns:
+        float64 `[n]`; 0 for a row of zeros.
 
     >>> row_cosines(np.eye(2), np.array([[2.0, 0.0], [1.0, 0.0]])).tolist()
     [1.0, 0.0]

@@ -38,6 +38,7 @@ from mmret_tf.training.feature_cache import FeatureCache
 from mmret_tf.training.projector import write_projector
 
 PROJECTED = 500  # development images in TensorBoard's projector
+SHARED = ("embedding_dim", "dropout", "members")  # settings of both towers
 THAWED_RATE = 0.1  # share of the learning rate for layers that are fine-tuned
 
 
@@ -82,40 +83,26 @@ def _new_model(config: TrainConfig, captions: Sequence[str]) -> DualEncoder:
     """A dual encoder with the towers of the config."""
     text = TextPreprocessor(config.max_tokens, config.sequence_length)
     text.adapt(captions)
-    shared = {
-        "embedding_dim": config.embedding_dim,
-        "dropout": config.dropout,
-        "members": config.members,
-    }
+
+    def given(*names: str) -> dict:
+        return {name: getattr(config, name) for name in (*names, *SHARED)}
+
     images = image_tower(
         config.backbone,
         None if config.weights == "none" else config.weights,
-        config.image_size,
-        feature_layers=config.feature_layers,
         scales=config.scales or None,
-        min_crop=config.min_crop,
-        **shared,
+        **given("image_size", "feature_layers", "min_crop"),
     )
-    texts = text_tower(
-        text,
-        config.rnn,
-        config.word_dim,
-        config.units,
-        pooling=config.pooling,
-        bag_of_words=config.bag_of_words,
-        **shared,
-    )
+    texts = text_tower(text, **given("rnn", "word_dim", "units", "pooling", "bag_of_words"))
     return DualEncoder(images, texts)
 
 
 def _optimizer(config: TrainConfig, model: DualEncoder, steps: int) -> keras.optimizers.Optimizer:
     """AdamW with warm-up and cosine decay; thawed layers at their own rate, and without decay."""
     warmup_steps = max(1, steps // 10)
+    decay_steps = max(1, steps - warmup_steps)
     schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0,
-        warmup_target=config.learning_rate,
-        warmup_steps=warmup_steps,
-        decay_steps=max(1, steps - warmup_steps),
+        0.0, decay_steps, warmup_target=config.learning_rate, warmup_steps=warmup_steps
     )
     # Adam with weight decay is AdamW. Without it the first step is compiled sooner: Keras' decay
     # puts the schedule into the graph once more for each variable.

@@ -80,7 +80,7 @@ def test_folds_give_means_only():
     metrics = measure(images, texts, make_pairs("abcdef", [["red"], ["红"]] * 3), folds=3)
     expected = evaluate_folds(images, texts, range(6), folds=3)
     assert metrics == {"images": 6, "captions": 6, "folds": 3} | expected
-    with pytest.raises(ValueError, match="multiple of folds; got 6 and 4"):
+    with pytest.raises(ValueError, match="6 images must be a multiple of folds; got 4"):
         measure(images, texts, make_pairs("abcdef", [["red"]] * 6), folds=4)
 
 

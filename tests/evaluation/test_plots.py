@@ -14,7 +14,6 @@ from mmret_tf.evaluation import (
     draw_recall_at_k,
     draw_similarities,
     plots,
-    recall_curve,
 )
 
 HISTORY = [
@@ -136,7 +135,7 @@ def test_similarities_shorten_captions(tmp_path, figures):
         (np.eye(33), np.eye(33), 33, "at most 32 pairs .* got 33"),
         (np.eye(3), np.eye(3)[:2], 3, "one caption, embedded in the same width"),
         (np.eye(3), np.eye(3)[:, :2], 3, "one caption, embedded in the same width"),
-        (np.eye(3), np.eye(3), 2, "there are 2 labels"),
+        (np.eye(3), np.eye(3), 2, "and 2 labels"),
         (np.zeros((0, 3)), np.eye(3), 3, "image_embeddings must be a non-empty array"),
         (np.eye(3), np.full((3, 3), np.nan), 3, "text_embeddings holds NaN"),
     ],
@@ -144,29 +143,6 @@ def test_similarities_shorten_captions(tmp_path, figures):
 def test_similarities_of_unequal_numbers_are_refused(tmp_path, images, texts, n_labels, message):
     with pytest.raises(ValueError, match=message):
         draw_similarities(images, texts, ["a"] * n_labels, tmp_path / "cosines.png")
-
-
-def test_recall_is_the_share_of_ranks_up_to_k():
-    assert recall_curve([3, 1, 1, 12], [1, 2, 3, 10, 12]).tolist() == [0.5, 0.5, 0.75, 0.75, 1]
-    assert recall_curve([7], [1, 6, 7, 8]).tolist() == [0, 0, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("ranks", "message"),
-    [
-        ([], "non-empty"),
-        ([[1, 2]], r"got shape \(1, 2\)"),
-        ([1, 0], "ranks start at 1"),
-        ([1, np.nan], "ranks start at 1, and all must be finite"),
-        ([1, np.inf], "all must be finite"),
-    ],
-)
-def test_ranks_are_counted_from_1(tmp_path, ranks, message):
-    with pytest.raises(ValueError, match=message):
-        recall_curve(ranks, [1])
-    for arguments in ((ranks, [1]), ([1], ranks)):
-        with pytest.raises(ValueError, match=message):
-            draw_recall_at_k(*arguments, tmp_path / "recall.png")
 
 
 def test_recall_at_k_is_drawn_until_everything_is_found(tmp_path, figures):

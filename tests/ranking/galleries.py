@@ -8,8 +8,8 @@ from mmret_tf.ranking import BruteForceIndex, ScannConfig, ScannIndex
 BOTH = pytest.mark.parametrize("kind", [BruteForceIndex, ScannIndex])
 METRICS = pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 
-# These make ScannIndex treat a small gallery as it would a large one.
-HASHED, PARTITIONED = ScannConfig(), ScannConfig(leaves=50)
+# It makes ScannIndex treat a small gallery as it would a large one.
+PARTITIONED = ScannConfig(leaves=50)
 
 
 def clustered(n, dim=32, seed=0, spread=0.5):

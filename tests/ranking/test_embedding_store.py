@@ -400,7 +400,7 @@ def test_a_forged_manifest_is_refused(folder):
             EmbeddingStore.open(folder)
     np.save(folder / "embeddings.npy", np.array([{}] * N), allow_pickle=True)
     forge(folder, **right)
-    with pytest.raises(ValueError, match="no NumPy array"):
+    with pytest.raises(ValueError, match="not a NumPy array"):
         EmbeddingStore.open(folder)
     np.save(folder / "embeddings.npy", EXPECTED)
     for items in ("{}\n" * N, "[]\n" * N, '{"id": "a"}\n' * N, '{"id": 1}\n' * N, "[" * 9999):
@@ -410,7 +410,7 @@ def test_a_forged_manifest_is_refused(folder):
             EmbeddingStore.open(folder)
     for manifest in ("[]", '{"format": "mmret_tf embeddings", "files": ["../../etc/passwd"]}'):
         (folder / "manifest.json").write_text(manifest)
-        with pytest.raises(ValueError, match="no manifest"):
+        with pytest.raises(ValueError, match="is not a manifest of"):
             EmbeddingStore.open(folder)
 
 

@@ -5,7 +5,7 @@ import operator
 import numpy as np
 import pytest
 
-from mmret_tf.ranking.filters import AttributeTable, check_condition, check_records
+from mmret_tf.ranking.filters import AttributeTable, check_condition, checked_records
 
 SHOES = [
     {"colour": "red", "price": 50, "sizes": [40, 41], "new": True},
@@ -75,7 +75,7 @@ def test_comparisons_are_those_of_python(name):
         ({"$nor": []}, r"no item has the attribute '\$nor'"),
         ({"price": {"gte": 5}}, r"unknown operator 'gte'; there are: \$eq"),
         ({"price": {}}, "must have a value or an operator"),
-        ({"price": {"$in": 5}}, r"\$in of 'price' must have a list; got 5"),
+        ({"price": {"$in": 5}}, r"\$in and \$nin of 'price' must have a list; got 5"),
         ({"price": {"$in": "567"}}, "must have a list"),
         ({"price": None}, "strings, numbers and booleans; got None"),
         ({"price": float("nan")}, "got nan"),
@@ -97,4 +97,4 @@ def test_other_conditions_are_refused_by_check_and_search_alike(where, reason):
 @pytest.mark.parametrize("record", ["red", None, {1: "red"}, [("colour", "red")]])
 def test_attributes_are_dictionaries(record):
     with pytest.raises(ValueError, match="attributes must be a dictionary .* in row 1"):
-        check_records([{}, record])
+        checked_records([{}, record], 2)

@@ -150,7 +150,7 @@ def test_a_kill_while_saving_leaves_an_index_that_loads_old_or_new(tmp_path):
     assert sum(loaded.values()) == 50 and min(loaded.get("old", 0), loaded.get("new", 0)) > 5
 
 
-class RoundedIndex(Index, files={"rounded.npy"}):
+class RoundedIndex(Index):
     """An approximate index as a user would write it: ranks by embeddings of one decimal digit."""
 
     def prepare(self, items):
@@ -191,17 +191,6 @@ def test_an_index_without_files_of_its_own_is_prepared_again_when_it_is_opened(t
     assert not (tmp_path / "index" / "rounded.npy").exists()
     loaded = load_index(tmp_path / "index")
     assert type(loaded) is SilentIndex and found(loaded, [1, 0]) == ["a", "b"]
-
-
-def test_a_file_that_the_class_does_not_name_is_refused_when_it_is_saved(tmp_path):
-    class CarelessIndex(RoundedIndex):
-        def write(self, folder):
-            (folder / "notes.txt").touch()
-            return super().write(folder)
-
-    with pytest.raises(ValueError, match=r"CarelessIndex.write made 'notes.txt': name this file"):
-        CarelessIndex.build(np.eye(2), ["a", "b"]).save(tmp_path / "index")
-    assert [*tmp_path.iterdir()] == []
 
 
 def test_an_index_cannot_be_made_without_a_way_to_build():
@@ -294,9 +283,11 @@ def test_a_fresh_process_imports_scann_for_a_scann_index_alone_and_finds_the_sam
 
 def test_a_changed_missing_or_unknown_file_is_found(saved):
     names = sorted(path.name for path in saved.iterdir())
-    others = {"hashed_dataset_soar.npy", "bfloat16_dataset.npy", "int8_dataset.npy"}
-    others |= {"int8_multipliers.npy", "dp_norms.npy"}
-    assert names == sorted([*ScannIndex.files - others, "manifest.json"])
+    assert names == [
+        *("ah_codebook.pb", "datapoint_to_token.npy", "dataset.npy", "fresh.npy"),
+        *("hashed_dataset.npy", "items.json", "manifest.json", "queries.npy"),
+        *("scann_assets.pbtxt", "scann_config.pb", "serialized_partitioner.pb"),
+    ]
     for name in names:
         path, data = saved / name, (saved / name).read_bytes()
         middle = len(data) // 2
@@ -304,10 +295,10 @@ def test_a_changed_missing_or_unknown_file_is_found(saved):
         with pytest.raises(ValueError, match=r"damaged|manifest"):
             load_index(saved)
         path.write_bytes(data[:middle])
-        with pytest.raises(ValueError, match=r"must have \d+ bytes|manifest"):
+        with pytest.raises(ValueError, match=r"damaged|manifest"):
             load_index(saved)
         path.unlink()
-        with pytest.raises(ValueError, match=r"missing|manifest"):
+        with pytest.raises(ValueError, match=r"damaged|manifest"):
             load_index(saved)
         path.write_bytes(data)
     load_index(saved)
@@ -319,7 +310,7 @@ def test_a_changed_missing_or_unknown_file_is_found(saved):
         load_index(saved)
     manifest.write_text(text, encoding="utf-8")
     (saved / "extra").touch()
-    with pytest.raises(ValueError, match="unknown file, 'extra'"):
+    with pytest.raises(ValueError, match="'extra' is missing or unknown"):
         load_index(saved)
 
 
@@ -341,14 +332,13 @@ def forge(folder, **fields):
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
-def test_a_forged_manifest_brings_no_pickle_and_no_other_file_to_scann(saved):
+def test_a_forged_manifest_unpickles_nothing_and_brings_no_other_file_to_scann(saved):
     pickled = saved / "scann_docids.pkl"
     pickled.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(ValueError, match="unknown file, 'scann_docids.pkl'"):
+    with pytest.raises(ValueError, match="scann_docids.pkl"):
         load_index(saved)
     forge(saved)
-    with pytest.raises(ValueError, match="'scann_docids.pkl', which is not a file of a ScannIndex"):
-        load_index(saved)
+    load_index(saved)  # the file is not read
     pickled.unlink()
 
     assets = saved / "scann_assets.pbtxt"
@@ -370,16 +360,10 @@ def test_a_forged_manifest_brings_no_pickle_and_no_other_file_to_scann(saved):
     load_index(saved)
 
 
-def test_files_of_scann_in_an_exact_index_are_refused(saved):
-    forge(saved, **{"class": "BruteForceIndex"})
-    with pytest.raises(ValueError, match="which is not a file of a BruteForceIndex"):
-        load_index(saved)
-
-
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../b", "..", ""])
 def test_a_manifest_that_leads_out_of_the_folder_is_refused(name, saved):
     files = json.loads((saved / "manifest.json").read_text(encoding="utf-8"))["files"]
-    forge(saved, files={**files, name: files["ids.json"]})
+    forge(saved, files={**files, name: files["items.json"]})
     with pytest.raises(ValueError, match=r"name of a file in the folder") as caught:
         load_index(saved)
     assert repr(name) in str(caught.value)
@@ -387,29 +371,26 @@ def test_a_manifest_that_leads_out_of_the_folder_is_refused(name, saved):
 
 def test_a_manifest_of_another_version_or_with_nonsense_is_refused(saved):
     good = json.loads((saved / "manifest.json").read_text(encoding="utf-8"))
-    engine = good["engine"]
+    stats = good["stats"]
     for fields, reason in (
-        ({"version": 3}, "version 3 .* reads version 2: update mmret_tf"),
+        ({"version": 4}, "version 4 .* reads version 3: update mmret_tf"),
         ({"version": 1}, "version 1 .* `mmret index` builds a run's index again"),
         ({"format": "mmret_tf embeddings"}, "it is of format"),
-        ({"class": "this"}, "class 'this', which is not defined here: .* There are: BruteForceIn"),
-        ({"class": ["this"]}, "which is not defined here"),
-        ({"metric": "manhattan"}, "metric is 'manhattan'"),
+        ({"class": "this"}, "class 'this' is not defined here; there are: BruteForceIndex"),
+        ({"class": ["this"]}, "is not defined here"),
+        ({"metric": "manhattan"}, 'metric must be "cosine" or "euclidean"'),
         ({"n": 501}, r"must hold float32 \[501, 32\]"),
         ({"n": "many"}, r"must hold float32"),
         ({"n_fresh": 2}, r"must hold float32 \[2, 32\]"),
-        ({"n_queries": "all"}, "damaged"),
+        ({"n_queries": "all"}, "must hold float32"),
         ({"recall_target": 7}, "recall_target must be above 0"),
         ({"k": 0}, "k must be an integer"),
         ({"config": {"leaves": "many"}}, "leaves must be an integer"),
-        ({"config": {"trees": 3}}, "damaged: TypeError"),
-        ({"engine": []}, "is damaged"),
-        ({"engine": {**engine, "stats": {}}}, "damaged: KeyError"),
-        ({"engine": {**engine, "stats": {**engine["stats"], "reorder": "many"}}}, "reorder must"),
-        (
-            {"engine": {**engine, "stats": {**engine["stats"], "leaves_to_search": -1}}},
-            "leaves_to_search must",
-        ),
+        ({"config": {"trees": 3}}, "TypeError"),
+        ({"stats": []}, "TypeError"),
+        ({"stats": {}}, "KeyError"),
+        ({"stats": {**stats, "reorder": "many"}}, "reorder must be an integer"),
+        ({"stats": {**stats, "leaves_to_search": -1}}, "leaves_to_search must be an integer"),
     ):
         forge(saved, **{**good, **fields})
         with pytest.raises(ValueError, match=reason) as caught:
@@ -417,8 +398,18 @@ def test_a_manifest_of_another_version_or_with_nonsense_is_refused(saved):
         assert "\n" not in str(caught.value) and "`mmret index`" in str(caught.value)
     assert "this" not in sys.modules  # no name in a manifest is imported
     forge(saved, **good)
-    for ids in ('["a"]', '{"a": 1}', '["\\u0000"]', json.dumps(["a"] * 501), "[" * 9999, "5"):
-        (saved / "ids.json").write_text(ids)
+    items = json.loads((saved / "items.json").read_bytes())
+    for fields in (
+        *({"ids": ["a"]}, {"ids": {"a": 1}}, {"ids": ["\0", *items["ids"][1:]]}, {"ids": 5}),
+        *({"ids": ["a"] * 501}, {"ids": [1, *items["ids"][1:]]}, {"attributes": [{}]}),
+        *({"attributes": [5] * 501}, {"dead": [501]}, {"dead": ["a"]}, {"dead": None}),
+    ):
+        (saved / "items.json").write_text(json.dumps({**items, **fields}), encoding="utf-8")
         forge(saved)
-        with pytest.raises(ValueError, match=r"is damaged"):
+        with pytest.raises(ValueError, match="cannot open the index"):
+            load_index(saved)
+    for text in ("[]", "{}", "[" * 9999, "5", ""):
+        (saved / "items.json").write_text(text)
+        forge(saved)
+        with pytest.raises(ValueError, match="cannot open the index"):
             load_index(saved)

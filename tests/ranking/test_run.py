@@ -109,9 +109,7 @@ def test_an_index_is_built_over_the_embeddings(copied, shared_model):
     assert {result.id for result in found} == {"002", "003"}
 
 
-def test_a_large_gallery_is_tuned_on_some_of_its_captions(
-    copied, shared_model, pairs, monkeypatch
-):
+def test_a_large_gallery_is_tuned_on_some_of_its_captions(copied, shared_model, pairs, monkeypatch):
     given = []
 
     def build(embeddings, ids, recall_target, queries, **options):

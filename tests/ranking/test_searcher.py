@@ -100,9 +100,7 @@ def test_texts_and_pictures_rank_by_cosine(run_folder, shared_model, pairs):
         assert np.allclose([result.score for result in results], cosines[order], atol=1e-5)
 
 
-def test_a_picture_of_the_gallery_finds_itself_however_it_is_given(
-    run_folder, shared_model, pairs
-):
+def test_a_picture_of_the_gallery_finds_itself_however_it_is_given(run_folder, shared_model, pairs):
     searcher = Searcher.open(run_folder, shared_model)
     path = pairs.image_paths[1]
     for image in (path, str(path), path.read_bytes(), Image.open(path), np.array(Image.open(path))):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ranking.galleries import METRICS
 
-from mmret_tf.ranking.snapshot import Snapshot, checked_segment, merged, read_snapshot
+from mmret_tf.ranking.snapshot import Snapshot, checked_segment, read_snapshot
 
 
 def snapshot_of(vectors, ids, attributes=None, metric="cosine"):
@@ -44,7 +44,7 @@ def test_ids_that_cannot_be_given_back_are_refused(ids, reason):
     ],
 )
 def test_ids_keep_their_kind(ids):
-    found = snapshot_of(np.eye(2), ids).ids_of(np.array([[1, 0]]))
+    found, _ = snapshot_of(np.eye(2), ids).nearest(np.float32([[0, 1]]), 2, None)
     assert found.tolist() == [[ids[1], ids[0]]]
     assert found.dtype.kind == ("U" if isinstance(ids[0], str) else "i")
 
@@ -60,7 +60,9 @@ def test_bad_embeddings_metrics_and_attributes_are_refused(metric):
             checked_segment([[1, 2], [bad, 0]], ["a", "b"], metric, None)
     with pytest.raises(ValueError, match='metric must be "cosine" or "euclidean"; got'):
         checked_segment(np.eye(2), ["a", "b"], "l1", None)
-    with pytest.raises(ValueError, match="one dictionary for each id; there are 2 ids and 1 dict"):
+    with pytest.raises(
+        ValueError, match="each of 2 embeddings; got 2 ids and the attributes of 1 it"
+    ):
         checked_segment(np.eye(2), ["a", "b"], metric, [{}])
 
 
@@ -82,32 +84,35 @@ def test_changes_by_eye():
     first = snapshot_of(np.eye(3), ["x", "y", "z"], [{"n": 1}, {"n": 2}, {"n": 3}])
     new = checked_segment([[0, 1, 1]], ["x"], "cosine", [{"m": 4}])
     second = first.changed(new, dead=[0])
-    assert (len(second), second.n_rows, second.n_dead) == (3, 4, 1)
-    assert second.ids_of(np.array([1, 2, 3])).tolist() == ["y", "z", "x"]
+    assert (len(second), second.n_dead, second.ids.tolist()) == (3, 1, ["x", "y", "z", "x"])
+    assert [second.row_of(key) for key in ("x", "y", "no")] == [3, 1, None]
     assert second.record_of(3) == {"m": 4} and second.record_of(1) == {"n": 2}
-    assert second.allowed(None, [2]).tolist() == [False, True, False, True]
+    assert second.allowed(None, ["z", "no"]).tolist() == [False, True, False, True]
     assert second.allowed({"$or": [{"n": 1}, {"m": 4}]}, []).tolist() == [False] * 3 + [True]
     assert second.compact().ids.tolist() == ["y", "z", "x"]
+    third = second.changed(None, dead=[3])
+    assert third.row_of("x") is None and third.compact().ids.tolist() == ["y", "z"]
     # The first is as it was.
     assert first.allowed(None, []) is None and first.compact() is first.base and len(first) == 3
 
 
-def test_two_rankings_are_merged_with_ties_by_row():
-    rows, scores = merged(
-        (np.array([[4, 0]]), np.array([[0.9, 0.5]])),
-        (np.array([[7, 2]]), np.array([[0.9, 0.6]])),
-        3,
-    )
-    assert (rows.tolist(), scores.tolist()) == ([[4, 7, 2]], [[0.9, 0.9, 0.6]])
+def test_built_and_fresh_rows_are_ranked_together():
+    first = snapshot_of([[1, 0], [0.6, 0.8]], [1, 2])
+    new = checked_segment([[1, 0], [0.8, 0.6]], [3, 4], "cosine", None)
+    ids, scores = first.changed(new, dead=[]).nearest(np.float32([[1, 0]]), 3, None)
+    assert ids.tolist() == [[1, 3, 4]]  # of equal scores the first row comes first
+    np.testing.assert_allclose(scores, [[1, 1, 0.8]])
 
 
 def test_files_give_back_the_snapshot(tmp_path):
     attributes = [{"price": np.int64(5)}, {"price": 7.5, "季": "春天"}, {"gone": True}]
     first = snapshot_of(np.eye(3), ["a", "007", "c"], attributes)
     new = checked_segment([[0.6, 0.8, 0]], ["新"], "cosine", [{"price": 1}])
-    first.changed(new, dead=[2]).write(tmp_path)
-    assert json.loads((tmp_path / "ids.json").read_text()) == ["a", "007", None, "新"]
-    read = read_snapshot(tmp_path, {"n": 3, "n_fresh": 1, "dim": 3, "metric": "cosine"})
+    manifest = first.changed(new, dead=[2]).write(tmp_path)
+    assert manifest == {"n": 3, "n_fresh": 1, "dim": 3, "metric": "cosine"}
+    items = json.loads((tmp_path / "items.json").read_text())
+    assert (items["ids"], items["dead"]) == (["a", "007", "c", "新"], [2])
+    read = read_snapshot(tmp_path, manifest)
     assert isinstance(read.base.vectors, np.memmap) and read.engine is read.base
     assert read.dead.tolist() == [False, False, True, False]
     items = read.compact()

@@ -69,7 +69,6 @@ def test_int8_is_right_on_average_where_it_was_calibrated(compressed, wide_model
     before = (right - (small.project(batch) - small.shift)).mean(axis=0)
     assert np.allclose(small.shift, before, atol=1e-5) and np.abs(small.shift).max() > 0
     assert np.allclose(small.project(batch).mean(axis=0), right.mean(axis=0), atol=1e-5)
-    assert not compressed["float16"].towers["image"].shift.any()
 
 
 def test_many_threads_may_use_one_tower(compressed, photos):
@@ -151,7 +150,7 @@ def test_it_belongs_to_one_model(photos, tmp_path):
 
 
 def test_what_cannot_be_compressed_is_explained(wide_model, photos):
-    with pytest.raises(ValueError, match="precision must be one of int8, float16; got 'int4'"):
+    with pytest.raises(ValueError, match="precision must be int8 or float16; got 'int4'"):
         compress_image_tower(wide_model, photos.image_paths, "int4")
     with pytest.raises(ValueError, match="representative must hold pictures"):
         compress_image_tower(wide_model, [])

@@ -47,7 +47,7 @@ def test_the_speed_is_that_of_the_fastest_of_three_runs(monkeypatch):
 
 def test_only_a_tower_of_image_tower_has_known_parts():
     other = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten()])
-    with pytest.raises(ValueError, match="image_tower made can be compressed; got a Sequential"):
+    with pytest.raises(ValueError, match="tower that image_tower made; got a Sequential"):
         bfloat16_encoder(SimpleNamespace(towers={"image": other}))
     with pytest.raises(ValueError, match="got a NoneType"):
         choose_encoder(SimpleNamespace(towers={}), ["a.png"])

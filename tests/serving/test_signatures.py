@@ -15,7 +15,6 @@ from mmret_tf.serving.signatures import GalleryGraph, make_signatures
 # its codes have few bits. That is so in a server as in Python.
 CONFIGS = {
     "exact": None,
-    "hashed": ScannConfig(reorder=2000),
     "partitioned": ScannConfig(leaves=45, leaves_to_search=45, reorder=2000),
 }
 METRICS = pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -185,9 +184,9 @@ def test_signatures_go_by_the_modalities_of_the_encoder():
         ("search_by_text", ["text"]),  # the default
         ("search_by_image", ["image"]),
         ("search_by_number", ["number"]),
-        ("search_by_text_and_number", ["text", "number", "text_weight"]),
         ("search_by_text_and_image", ["text", "image", "text_weight"]),
-        ("search_by_number_and_image", ["number", "image", "number_weight"]),
+        ("search_by_text_and_number", ["text", "number", "text_weight"]),
+        ("search_by_image_and_number", ["image", "number", "image_weight"]),
         ("search_by_embedding", ["embedding"]),
         *encoders,
     ]
@@ -201,7 +200,7 @@ def test_text_comes_first_wherever_its_tower_stands():
 def test_the_first_modality_is_the_default_where_there_is_no_text():
     assert names("image", "number")[0] == ("encode_image", ["image"])
     searches = [name for name, _ in names("image", "number", gallery=graph(axes()))]
-    assert searches[:3] == ["search_by_image", "search_by_number", "search_by_number_and_image"]
+    assert searches[:3] == ["search_by_image", "search_by_number", "search_by_image_and_number"]
 
 
 @METRICS

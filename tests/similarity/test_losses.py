@@ -139,6 +139,24 @@ def test_losses_prefer_matching_embeddings_to_collapsed_ones(loss):
 
 
 @pytest.mark.parametrize("loss", ALL, ids=lambda loss: type(loss).__name__)
+def test_the_two_modalities_may_have_any_names(loss):
+    image, text = unit(0, 90, 200), unit(60, 90, 180)
+    expected = float(loss([0, 1, 1], {"image": image, "text": text}))
+    # Keras sorts dicts by key; the order of the two changes no loss.
+    for names in (("sound", "text"), ("video", "image")):
+        pair = dict(zip(names, (image, text), strict=True)) | {"temperature": np.float32(0.5)}
+        assert float(loss([0, 1, 1], pair)) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("names", [("image",), ("image", "text", "sound"), ("temperature",)])
+def test_a_prediction_has_two_modalities(names):
+    prediction = {name: unit(0, 90) for name in names}
+    for loss in ALL:
+        with pytest.raises(ValueError, match="a loss takes the embeddings of two modalities; got"):
+            loss([0, 1], prediction)
+
+
+@pytest.mark.parametrize("loss", ALL, ids=lambda loss: type(loss).__name__)
 def test_losses_survive_serialization(loss):
     again = keras.losses.deserialize(keras.losses.serialize(loss))
     assert type(again) is type(loss) and again.get_config() == loss.get_config()
@@ -173,7 +191,7 @@ def test_contrastive_targets_is_a_softmax_over_the_targets():
     assert np.isclose(float(loss(targets, predictions)), np.mean(expected), atol=1e-5)
 
 
-def test_equal_targets_are_no_negatives_of_each_other():
+def test_equal_targets_are_not_negatives_of_each_other():
     predictions = np.array([[0.6, 0.8], [0.8, 0.6], [0.0, 1.0]], np.float32)
     targets = np.array([[1.0, 0], [1, 0], [0, 1]], np.float32)
     rows = [0, 2]

@@ -83,7 +83,9 @@ def test_recall_on_the_validation_set_is_logged():
     images = vectors["image"] / np.linalg.norm(vectors["image"], axis=1, keepdims=True)
     images = np.concatenate([images[:2].sum(axis=0, keepdims=True), images[2:]])
     metrics = evaluate_retrieval(images, vectors["text"], np.repeat(np.arange(20), 2))
-    expected = {f"val_{way}_R@{k}": metrics[f"{way}_R@{k}"] for way in ("i2t", "t2i") for k in (1, 5, 10)}
+    expected = {
+        f"val_{way}_R@{k}": metrics[f"{way}_R@{k}"] for way in ("i2t", "t2i") for k in (1, 5, 10)
+    }
     expected["val_recall_sum"] = sum(expected.values())
     assert logs == pytest.approx({"loss": 0.5, **expected})
 

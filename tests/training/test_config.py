@@ -39,7 +39,10 @@ def test_lists_become_tuples_and_whole_numbers_pass_for_fractions():
         ({"scales": 224}, "scales must be of type tuple[int, ...]; got 224"),
         ({"scales": [True]}, "scales must be of type tuple[int, ...]; got [True]"),
         ({"feature_layers": [1]}, "feature_layers must be of type tuple[str, ...]; got [1]"),
-        ({"feature_layers": "conv4"}, "feature_layers must be of type tuple[str, ...]; got 'conv4'"),
+        (
+            {"feature_layers": "conv4"},
+            "feature_layers must be of type tuple[str, ...]; got 'conv4'",
+        ),
     ],
 )
 def test_settings_that_cannot_work(change, message):

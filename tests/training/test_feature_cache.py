@@ -192,13 +192,13 @@ def test_training_draws_views_with_the_side_that_the_caption_allows(
     assert set(tower.preprocess(digests).numpy()[:, 0]) == {0}
 
 
-def test_features_are_computed_once_and_known_by_content(
-    backbone, pictures, tmp_path, computed
-):
+def test_features_are_computed_once_and_known_by_content(backbone, pictures, tmp_path, computed):
     make = functools.partial(FeatureCache, directory=tmp_path / "features")
     first = features_of(make(make_tower(backbone), pictures), pictures)
     assert computed == ["again", "plain"]  # the noise once, under its last name
-    moved = [FileSource(each.path.rename(tmp_path / f"moved {each.path.name}")) for each in pictures]
+    moved = [
+        FileSource(each.path.rename(tmp_path / f"moved {each.path.name}")) for each in pictures
+    ]
     other = make_tower(backbone, embedding_dim=6, members=2, dropout=0.5)  # another head
     assert np.array_equal(features_of(make(other, moved), moved), first)
     assert len(computed) == 2

@@ -28,17 +28,17 @@ MAX_PIXELS = 2**26
 def decode_image(contents: tf.Tensor) -> tf.Tensor:
     """Decode JPEG, PNG, GIF (first frame), BMP or still WebP bytes to RGB. Section 3.1(1).
 
-    Transparency is laid over white, and a JPEG is turned upright by its EXIF orientation. The
-    size is read from the header and checked before anything is decoded.
+    Transparent pictures are laid over white, and a JPEG is turned upright by its EXIF orientation.
+    The size is read from the header and checked before the picture is decoded.
 
     Args:
-        contents: the encoded bytes, a scalar string.
+        contents: Encoded bytes, a scalar string.
 
     Returns:
         uint8 `[height, width, 3]`.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are no whole image of these five formats, or
+        tf.errors.InvalidArgumentError: The bytes are not a whole image in one of these formats, or
             the picture has more than `MAX_PIXELS` pixels.
 
     >>> png = tf.io.encode_png(tf.zeros((2, 3, 4), tf.uint8))  # transparent all over
@@ -46,7 +46,7 @@ def decode_image(contents: tf.Tensor) -> tf.Tensor:
     (TensorShape([2, 3, 3]), [255, 255, 255])
     """
     tf.debugging.Assert(tf.strings.length(contents) > 0, ["empty file"])
-    # Zeros behind the end let the header be read without a bounds check at every byte.
+    # With zeros after the end, the header can be read without a bounds check at every byte.
     data = tf.pad(tf.io.decode_raw(contents, tf.uint8), [[0, 64]])
     is_jpeg = starts_with(data, 0, b"\xff\xd8\xff")
     is_png = starts_with(data, 0, b"\x89PNG\r\n\x1a\n")
@@ -57,7 +57,7 @@ def decode_image(contents: tf.Tensor) -> tf.Tensor:
         is_jpeg | is_png | is_gif | is_bmp | is_webp,
         ["not an image: expected JPEG, PNG, GIF, BMP or WebP"],
     )
-    # TensorFlow 2.20 writes past its buffer when it decodes one of these.
+    # TensorFlow 2.20 writes past its buffer when it decodes an animated WebP.
     is_animated = starts_with(data, 12, b"VP8X") & (data[20] // 2 % 2 == 1)
     tf.debugging.Assert(
         ~(is_webp & is_animated), ["an animated WebP: save its first frame as a picture"]
@@ -70,7 +70,7 @@ def decode_image(contents: tf.Tensor) -> tf.Tensor:
         height, width = integer(data, 20, 4), integer(data, 16, 4)
     elif is_gif:
         height, width = integer(data, 8, 2, "little"), integer(data, 6, 2, "little")
-    elif is_bmp:  # a negative height means that the rows are stored from the top
+    elif is_bmp:  # the height is negative if the rows are stored from top to bottom
         height, width = tf.abs(integer(data, 22, 4, "little")), integer(data, 18, 4, "little")
     else:
         height, width = read_webp_header(data)
@@ -81,7 +81,7 @@ def decode_image(contents: tf.Tensor) -> tf.Tensor:
         tf.cast(height, tf.int64) * tf.cast(width, tf.int64) <= MAX_PIXELS,
         [tf.strings.format("too large: {} x {} pixels, at most 2**26 in all", (width, height))],
     )
-    with tf.control_dependencies([has_size, is_small]):  # or TensorFlow may decode before it checks
+    with tf.control_dependencies([has_size, is_small]):  # check before decoding
         contents = tf.identity(contents)
 
     if is_jpeg:
@@ -89,7 +89,7 @@ def decode_image(contents: tf.Tensor) -> tf.Tensor:
     elif is_png:
         image = _over_white(tf.io.decode_png(contents, channels=4))
     elif is_webp:
-        image = tf.io.decode_webp(contents)[0]  # it decodes alpha only where the file has it
+        image = tf.io.decode_webp(contents)[0]  # four channels only if the file has alpha
         if tf.shape(image)[2] == 4:
             image = _over_white(image)
     elif is_gif:
@@ -110,14 +110,14 @@ def crop_and_resize(
     mirror: bool | tf.Tensor = False,
     min_crop: float = 0.8,
 ) -> tf.Tensor:
-    """Make a square of one size of any picture; its aspect is kept. Section 3.1(1).
+    """Crop a picture to a square and resize it; the aspect ratio is kept. Section 3.1(1).
 
     Args:
         image: uint8 `[height, width, 3]`.
         size: Side of the result, in pixels.
         seed: `[2]` integers for a random crop, as in training; `None` for the centre square.
-        mirror: Whether left and right are exchanged.
-        min_crop: Smallest share of the shorter side that a random crop keeps, above 0 and up to 1.
+        mirror: Whether to exchange left and right.
+        min_crop: Smallest fraction of the shorter side that a random crop keeps, above 0, up to 1.
 
     Returns:
         uint8 `[size, size, 3]`.
@@ -151,9 +151,9 @@ def _to_levels(image: tf.Tensor) -> tf.Tensor:
 
 
 def load_image(source: ImageSource, image_size: int) -> np.ndarray:
-    """Any picture that a user may hold, as the square array that a tower takes. Section 3.1(1).
+    """Load any kind of picture as the square array that a tower takes. Section 3.1(1).
 
-    A picture that is not square is cropped to its centre; its aspect is kept.
+    A picture that is not square is cropped to its central square.
 
     Args:
         source: A path, encoded bytes, a PIL image, or an array `[height, width]`,
@@ -164,8 +164,8 @@ def load_image(source: ImageSource, image_size: int) -> np.ndarray:
         uint8 `[image_size, image_size, 3]`.
 
     Raises:
-        ValueError: The file is missing or is not a picture, or the array has another shape or
-            levels outside 0 to 255.
+        ValueError: The file is missing or not a picture, or the array has another shape or levels
+            outside 0 to 255.
 
     >>> grey = np.array([[0, 10, 20, 30], [0, 10, 20, 30]])  # 2 pixels high, 4 wide
     >>> load_image(grey, image_size=2)[:, :, 0].tolist()  # of [2, 2, 3], red
@@ -202,20 +202,20 @@ def check_image(contents: bytes) -> None:
 
 
 def decode_failure(error: tf.errors.OpError) -> str:
-    """The reason why `decode_image` refused some bytes, without TensorFlow's trace around it."""
+    """The reason why `decode_image` refused some bytes, without TensorFlow's stack trace."""
     said = re.search(r"assertion failed: \[(.*?)\]", error.message)
     return said[1] if said else "not a whole image: truncated or damaged"
 
 
 def _over_white(rgba: tf.Tensor) -> tf.Tensor:
-    """uint8 `[height, width, 4]` laid over a white sheet -> uint8 `[height, width, 3]`."""
+    """Lay a picture with alpha over white: uint8 `[height, width, 4]` -> `[height, width, 3]`."""
     levels = tf.cast(rgba, tf.float32)
     alpha = levels[:, :, 3:] / 255
     return tf.cast(tf.round(levels[:, :, :3] * alpha + 255 * (1 - alpha)), tf.uint8)
 
 
 def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Undo how the camera was held: EXIF orientation 1 to 8 (1 is upright)."""
+    """Turn a picture upright by its EXIF orientation, 1 (upright) to 8."""
     if orientation >= 5:
         image = tf.transpose(image, (1, 0, 2))
     if tf.reduce_any(orientation == tf.constant([2, 3, 6, 7])):

@@ -1,7 +1,7 @@
-"""Size and orientation of a picture from its first bytes, in TensorFlow ops, before it is decoded.
+"""Size and orientation of a picture from its header, in TensorFlow ops, before it is decoded.
 
-In all of these `data` is uint8 `[n]`: the bytes of the file, and 64 zeros behind them, so that a
-header that ends too soon can be read without a bounds check at every byte.
+`data` is uint8 `[n]` in all functions: the bytes of the file and 64 zeros. Because of the zeros, a
+truncated header can be read without a bounds check at every byte.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 def starts_with(data: tf.Tensor, start: int | tf.Tensor, magic: bytes) -> tf.Tensor:
-    """Whether some bytes stand at a place, a scalar.
+    """Whether `magic` is at position `start`, a boolean scalar.
 
     >>> bool(starts_with(tf.constant([66, 77, 0], tf.uint8), 0, b"BM"))
     True
@@ -21,7 +21,7 @@ def starts_with(data: tf.Tensor, start: int | tf.Tensor, magic: bytes) -> tf.Ten
 def integer(
     data: tf.Tensor, start: int | tf.Tensor, length: int, order: str | tf.Tensor = "big"
 ) -> tf.Tensor:
-    """The integer in `length` bytes, int32. `order` may be a tensor: True for little-endian.
+    """The integer in `length` bytes, int32. `order` may be a boolean: True means "little".
 
     >>> int(integer(tf.constant([1, 2], tf.uint8), 0, 2))
     258
@@ -36,11 +36,11 @@ def integer(
 
 
 def read_jpeg_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Walk the segments up to the frame header: height, width, EXIF orientation."""
+    """Height, width and EXIF orientation of a JPEG file; height 0 without a frame header."""
     end = tf.size(data) - 64
     at, height, width, orientation = tf.constant(2), tf.constant(0), tf.constant(0), tf.constant(1)
     while at < end and height == 0:
-        # 0xFF, the marker, two bytes of length; in a frame header then the depth and the size.
+        # 0xFF, the marker, two bytes of length; a frame header continues with depth and size.
         segment = tf.unstack(tf.cast(tf.slice(data, [at], [9]), tf.int32))
         marker = segment[1]
         if marker == 0xFF:  # a fill byte
@@ -58,7 +58,7 @@ def read_jpeg_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 
 
 def _read_orientation(data: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
-    """The orientation that the EXIF block at `tiff` gives, or 1."""
+    """The orientation in the EXIF block at position `tiff`, or 1."""
     is_little = starts_with(data, tiff, b"II")
     end = tf.size(data) - 64
     directory = tiff + integer(data, tiff + 4, 4, is_little)

@@ -1,7 +1,7 @@
 """Unicode normal form KC (Unicode 规范化) in TensorFlow ops.
 
-TensorFlow has no op for it, and an exported model cannot call Python: characters are looked up in
-tables that are made from Python's own `unicodedata`.
+TensorFlow has no op for it, and an exported model cannot call Python. Characters are looked up in
+tables made from Python's `unicodedata`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import tensorflow as tf
 def nfkc(text: tf.Tensor) -> tf.Tensor:
     """Bring strings to Unicode normal form KC.
 
-    Full-width ＲＥＤ becomes RED, the ligature ﬁ becomes fi, and e with an accent of its own
-    becomes é. Letters of the Korean alphabet that stand apart are left apart.
+    Full-width ＲＥＤ becomes RED, the ligature ﬁ becomes fi, and the letter e followed by a
+    combining accent becomes é. Separate Korean letters are not composed to syllables.
 
     Args:
-        text: strings `[n]`, UTF-8.
+        text: Strings `[n]`, UTF-8.
 
     Returns:
-        strings `[n]`.
+        Strings `[n]`.
 
     >>> print(nfkc(tf.constant(["ＲＥＤ ﬁne"])).numpy()[0].decode())
     RED fine
@@ -36,7 +36,7 @@ def nfkc(text: tf.Tensor) -> tf.Tensor:
     text = tf.strings.reduce_join(characters.with_flat_values(flat), axis=-1)
 
     keys, composed = _composition_table()
-    for _ in range(3):  # a Greek letter may carry three accents
+    for _ in range(3):  # a Greek letter may have three accents
         codes = tf.strings.unicode_decode(text, "UTF-8")
         follower = tf.concat([codes[:, 1:], tf.zeros_like(codes[:, :1])], axis=1).flat_values
         letter = tf.cast(codes.flat_values, tf.int64)
@@ -52,7 +52,7 @@ def nfkc(text: tf.Tensor) -> tf.Tensor:
 
 @functools.cache
 def _compatibility_table() -> tuple[np.ndarray, np.ndarray]:
-    """Code points that NFKC changes on their own, sorted, and what each becomes (UTF-8)."""
+    """Code points that NFKC changes, sorted, and the replacement of each (UTF-8)."""
     changed = [
         (code, unicodedata.normalize("NFKC", chr(code)))
         for code in range(0x80, 0x30000)
@@ -63,8 +63,8 @@ def _compatibility_table() -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _composition_table() -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of letter and accent, as `letter * 2**21 + accent`, sorted, and the one that they
-    make. The Korean alphabet, which composes by arithmetic, is not in it."""
+    """Pairs of letter and accent, as `letter * 2**21 + accent`, sorted, and the composed letter of
+    each. Korean syllables, which Unicode composes by arithmetic, are left out."""
     pairs = {}
     for code in range(0xC0, 0x30000):
         parts = unicodedata.decomposition(chr(code)).split()
@@ -76,6 +76,6 @@ def _composition_table() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _look_up(keys: np.ndarray, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Where each value stands in the sorted keys, and whether it is there at all."""
+    """The position of each value in the sorted keys, and whether it is one of them."""
     row = tf.minimum(tf.searchsorted(keys, values), len(keys) - 1)
     return row, tf.gather(keys, row) == values

@@ -1,6 +1,6 @@
-"""Pictures in Python: a file, bytes, a PIL image or an array as encoded bytes, and thumbnails.
+"""Pictures in Python: paths, bytes, PIL images and arrays as encoded bytes, and thumbnails.
 
-Pillow and NumPy only, so that the serving client can use it without TensorFlow.
+Pillow and NumPy alone, so that the serving client runs without TensorFlow.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
 
 def picture_source(picture: ImageSource) -> Source:
-    """Any picture that a user may hold, as a source of encoded bytes.
+    """Turn any kind of picture into a source of encoded bytes.
 
     Args:
         picture: A path, encoded bytes, a PIL image, or an array of levels, see `encode_png`.
 
     Raises:
-        ValueError: It is something else, or an array that is not a picture.
+        ValueError: `picture` is something else, or an array that is not a picture.
     """
     if isinstance(picture, Source):
         return picture
@@ -40,13 +40,13 @@ def picture_source(picture: ImageSource) -> Source:
 
 
 def encode_png(pixels: npt.ArrayLike) -> bytes:
-    """An array of levels as a PNG file.
+    """Encode an array of levels as PNG.
 
     Args:
         pixels: `[height, width]`, `[height, width, 1]`, `[..., 3]` or `[..., 4]`, levels 0 to 255.
 
     Raises:
-        ValueError: Another shape, or other numbers.
+        ValueError: The array has another shape or other numbers.
 
     >>> Image.open(io.BytesIO(encode_png(np.zeros((2, 3))))).size
     (3, 2)
@@ -73,7 +73,7 @@ def encode_png(pixels: npt.ArrayLike) -> bytes:
 
 
 def picture_thumbnail(contents: bytes, side: int) -> Image.Image:
-    """A square RGB picture of encoded bytes; a grey one where they cannot be read."""
+    """A square RGB picture of encoded bytes; a grey one if they cannot be decoded."""
     try:
         with Image.open(io.BytesIO(contents)) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")

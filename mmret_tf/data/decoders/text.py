@@ -1,5 +1,6 @@
-"""From captions to token ids (文本预处理), in TensorFlow ops: one definition for training, `encode`
-in Python, and the exported graph.
+"""From captions to token ids (文本预处理), in TensorFlow ops.
+
+One definition serves `tf.data` in training, `encode` in Python, and the exported graph.
 """
 
 from __future__ import annotations
@@ -44,16 +45,17 @@ def names_a_side(texts: tf.Tensor) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable("mmret_tf")
 def standardize_text(text: tf.Tensor) -> tf.Tensor:
-    """Bring captions of any script to words parted by single spaces. Section 3.1(1).
+    """Reduce captions in any script to words between single spaces. Section 3.1(1).
 
-    NFKC, lower case, punctuation to spaces (an apostrophe vanishes: "dog's" is "dogs"), and a
-    space around every Han character, so that each is a token of its own (汉字按字切分).
+    Texts are brought to NFKC and lower case. Apostrophes are removed ("dog's" becomes "dogs"), and
+    other punctuation becomes spaces. Spaces around every Han character make it a token of its own
+    (汉字按字切分).
 
     Args:
-        text: strings of any shape.
+        text: Strings of any shape.
 
     Returns:
-        strings of the same shape.
+        Strings of the same shape.
 
     >>> print(standardize_text(["A ＲＥＤ dog's ball!", "红色的圆"]).numpy()[1].decode())
     红 色 的 圆
@@ -72,12 +74,13 @@ def standardize_text(text: tf.Tensor) -> tf.Tensor:
 class TextPreprocessor(keras.layers.TextVectorization):
     """Captions to token ids: Keras' TextVectorization over `standardize_text`. Section 3.1(1).
 
-    Id 0 is padding and 1 is a word outside the vocabulary. `adapt` learns the vocabulary (from the
-    training split alone); it is saved inside the `.keras` file of the model that holds this layer.
+    Id 0 is padding and 1 is a word outside the vocabulary. `adapt` learns the vocabulary, which is
+    saved in the `.keras` file of the tower.
 
     Args:
-        max_tokens: the most words that the vocabulary may have, with the two special ids.
-        sequence_length: tokens a caption; longer ones are cut, shorter ones padded with 0.
+        max_tokens: Maximum size of the vocabulary, the two special ids included.
+        sequence_length: Number of tokens of each caption; longer captions are cut, shorter ones
+            are padded with 0.
 
     Call: strings `[n]` -> int64 `[n, sequence_length]`.
 
@@ -100,13 +103,13 @@ class TextPreprocessor(keras.layers.TextVectorization):
         """Learn the vocabulary: the most frequent words, up to `max_tokens`.
 
         Args:
-            captions: strings, or a `tf.data.Dataset` of strings; of the training split alone.
+            captions: Strings, or a `tf.data.Dataset` of strings, of the training split only.
 
         Raises:
-            ValueError: there are no captions, or they are no strings.
+            ValueError: `captions` is empty, a single string, or not made of strings.
         """
         if not isinstance(captions, tf.data.Dataset):
-            is_one = isinstance(captions, str)  # each letter of which is a string, too
+            is_one = isinstance(captions, str)  # its letters are strings too
             captions = list(captions)
             if is_one or not captions or not all(isinstance(each, str) for each in captions):
                 raise ValueError("adapt takes a non-empty list of captions (strings)")
@@ -114,7 +117,7 @@ class TextPreprocessor(keras.layers.TextVectorization):
         super().adapt(captions, **kwargs)
 
     def compute_output_shape(self, input_shape: tuple | None) -> tuple:
-        """`summary` asks with `None` before any call."""
+        """The input shape is `None` when `summary` asks before the first call."""
         return (input_shape[0] if input_shape else None, self.sequence_length)
 
     def get_config(self) -> dict:

@@ -1,7 +1,8 @@
-"""What a scene can show and how it is said: objects, relations, captions in two languages.
+"""Contents of scenes: objects, their relations, and captions in two languages.
 
-An arrangement, objects and their relation, decides its split by itself, so no combination of the
-test occurs in training (section 2.1 of the document). The phrasings are in `phrasings.json`.
+An arrangement is a list of objects and their relation. A hash of it decides its split, so no
+arrangement of the test occurs in training (section 2.1 of the document). The phrasings are in
+`phrasings.json`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ RELATIONS = {1: (None,), 2: ("left of", "above"), 3: ("row", "column")}
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One thing in a scene: one of `SHAPES`, `COLOURS` and `SIZES` each.
+    """One object of a scene, with one of `SHAPES`, `COLOURS` and `SIZES` each.
 
     >>> thing = SceneObject("circle", "red", "large")
     >>> print(thing, thing.chinese("{colour}的{size}{shape}"))
@@ -52,15 +53,15 @@ class SceneObject:
 
 OBJECTS = tuple(itertools.starmap(SceneObject, itertools.product(SHAPES, COLOURS, SIZES)))
 
-# What makes two scenes alike: objects and relation.
+# Scenes with the same objects and relation are alike.
 Arrangement: TypeAlias = tuple[tuple[SceneObject, ...], "str | None"]
 
 
 def shuffled_arrangements(n_objects: int, generator: random.Random) -> Iterator[Arrangement]:
-    """All arrangements of so many objects in random order, made as they are asked for.
+    """Yield all arrangements of this number of objects in random order.
 
-    Three objects have a million of them, and a call needs a few hundred: this shuffle (Fisher and
-    Yates) keeps only the numbers that are not in their own places any more.
+    Three objects have a million arrangements, and a call needs a few hundred. This Fisher-Yates
+    shuffle therefore stores only the numbers that have moved.
     """
     relations = RELATIONS[n_objects]
     moved: dict[int, int] = {}
@@ -78,7 +79,7 @@ def shuffled_arrangements(n_objects: int, generator: random.Random) -> Iterator[
 
 
 def split_of(arrangement: Arrangement) -> str:
-    """The split it belongs to, by a hash that is the same in every process and release."""
+    """The split of an arrangement, by a hash that is the same in every process and release."""
     objects, relation = arrangement
     canonical = f"{relation}: {', '.join(map(str, objects))}"
     tenth = int.from_bytes(hashlib.sha256(canonical.encode()).digest(), "big") % 10
@@ -86,7 +87,7 @@ def split_of(arrangement: Arrangement) -> str:
 
 
 def caption_arrangement(arrangement: Arrangement, generator: random.Random) -> tuple[str, ...]:
-    """Two of the phrasings in each language."""
+    """Caption an arrangement in two English phrasings, then in two Chinese ones."""
     objects, relation = arrangement
     known = PHRASINGS["scenes"]
     phrasings = generator.sample(known["english"][relation or "alone"], 2)

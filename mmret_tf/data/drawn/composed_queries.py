@@ -1,7 +1,7 @@
 """Composed queries (组合查询) over drawn scenes: a picture, and words that change one thing in it.
 
-"The same, but blue" (换成蓝色) has one right answer, which a scene knows: the picture in which just
-that is different. Section 6 of the document searches by image and text at once.
+"The same, but blue" (换成蓝色) has exactly one right answer: the scene that differs in this alone.
+Searches by image and text at once belong to section 6 of the document.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mmret_tf.data.drawn.scenes import Scene
 
 VALUES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES}
 
-# Right answers to one picture, each to other words: the picture alone cannot tell which is meant.
+# Changes of one scene, at most. With several, the picture alone does not give the answer away.
 CHANGES_OF_A_SCENE = 4
 
 
@@ -35,9 +35,9 @@ class Change:
     """One composed query and its answer.
 
     Attributes:
-        source: the scene that is shown.
-        texts: what to change, two phrasings in English, then two in Chinese.
-        target: the scene that is meant; it differs in the shape, colour or size of one object.
+        source: Scene that is shown.
+        texts: Descriptions of the change: two phrasings in English, then two in Chinese.
+        target: Scene that is asked for; it differs in the shape, colour or size of one object.
     """
 
     source: Scene
@@ -46,22 +46,22 @@ class Change:
 
 
 def draw_changes(split: str = "train", scenes: int = 500, seed: int = 0) -> list[Change]:
-    """Choose scenes at random, and for each up to four changes, all within one split. Section 6.
+    """Draw scenes at random, each with two to four changes, all in one split. Section 6.
 
-    No arrangement comes twice, as a source or as a target. A third of the scenes each have one
-    object, two and three, as far as the split has so many; two changes at least lie in the split.
+    Every arrangement occurs once at most, as a source or as a target. One third of the sources have
+    one object, one third two, and one third three. If a split has too few of a kind, scenes with
+    more objects take their place.
 
     Args:
         split: "train", "dev" or "test", as for `draw_scenes`.
-        scenes: number of sources.
-        seed: the same arguments give the same changes.
+        scenes: Number of sources.
+        seed: The same arguments give the same changes.
 
     Returns:
-        `Change` objects, two to four in a row for each source: `source` and `target` are scenes,
-        whose `draw()` gives the picture, and `texts` say in four ways what to change.
+        `Change` objects; those of one source follow each other.
 
     Raises:
-        ValueError: no such split, no scenes, or more than the split has.
+        ValueError: The split is unknown, or `scenes` is below 1 or above the number in the split.
 
     >>> change = draw_changes("dev", scenes=1)[0]
     >>> [str(thing) for thing in change.source.objects]
@@ -104,8 +104,8 @@ def draw_changes(split: str = "train", scenes: int = 500, seed: int = 0) -> list
             sources += 1
     if sources < scenes:
         raise ValueError(
-            f"scenes must be at most {sources}, of which the split {split!r} has two changes each; "
-            f"got {scenes}"
+            f"scenes must be at most {sources}, the number of scenes with two changes in the split "
+            f"{split!r}; got {scenes}"
         )
     return changes
 
@@ -115,7 +115,7 @@ def _scene(name: str, arrangement: Arrangement, generator: random.Random) -> Sce
 
 
 def _variants(arrangement: Arrangement) -> Iterator[tuple[int, str, Arrangement]]:
-    """Each arrangement with one value changed: which object, which attribute, and the result."""
+    """Arrangements that differ in one value: number of the object, attribute, arrangement."""
     objects, relation = arrangement
     for place, thing in enumerate(objects):
         for attribute, values in VALUES.items():
@@ -138,7 +138,7 @@ def _texts(
     changed: SceneObject,
     generator: random.Random,
 ) -> tuple[str, ...]:
-    """What to say for one object to become another: all phrasings, in a new order each time."""
+    """Descriptions of one change: two phrasings in English, then two in Chinese."""
     thing, new = objects[place], getattr(changed, attribute)
     is_only_shape = [each.shape for each in objects].count(thing.shape) == 1
     english = thing.shape if is_only_shape else f"{thing.colour} {thing.shape}"

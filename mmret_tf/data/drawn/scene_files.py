@@ -1,4 +1,4 @@
-"""Scenes as files: a collection in a folder of its own, or in the cache under the Keras home."""
+"""Scenes as files: a collection in a folder of its own, or in a cache under the Keras home."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmret_tf.data.drawn.scenes import draw_scenes
 
-# Part of the cache's folder names: raise it with every change to what is drawn or written.
+# Part of the names of cached folders: increase it with every change to drawings or captions.
 DRAWING_VERSION = 2
 
 
@@ -20,20 +20,20 @@ def write_scenes(
 ) -> Path:
     """Draw scenes as PNG files, with `captions.jsonl` beside them, into a new folder. Section 2.1.
 
-    Each line of `captions.jsonl` (UTF-8) is an object with `id`, `image` (the name of the file),
-    `captions`, `split` and `attributes`. Everything is drawn into a temporary folder beside the
-    new one, which gets its name at the end: it is there as a whole or not at all.
+    Each line of `captions.jsonl` (UTF-8) is an object with "id", "image" (the name of the file),
+    "captions", "split" and "attributes". The files are written to a temporary folder, which is
+    renamed at the end, so the folder is never incomplete.
 
     Args:
-        folder: does not exist yet, or is empty (it is replaced then).
-        split, size, seed: as for `draw_scenes`.
+        folder: Path of a new folder, or of an empty one, which is replaced.
+        split, size, seed: As for `draw_scenes`.
 
     Returns:
         The absolute path of the folder.
 
     Raises:
-        ValueError: the folder holds something already, or as for `draw_scenes`.
-        OSError: the folder cannot be written.
+        ValueError: The folder is not empty, or as for `draw_scenes`.
+        OSError: The folder cannot be written.
 
     >>> import tempfile
     >>> folder = write_scenes(Path(tempfile.mkdtemp()) / "scenes", "test", size=2)
@@ -54,27 +54,27 @@ def write_scenes(
                 line = {"id": scene.id, "image": name, "captions": scene.captions, "split": split}
                 line["attributes"] = scene.attributes
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        with contextlib.suppress(OSError):  # Windows renames over no folder, not even an empty one
+        with contextlib.suppress(OSError):  # Windows does not rename over an empty folder
             folder.rmdir()
         try:
             temporary.rename(folder)
         except OSError:
-            _check_free(folder)  # someone else may have filled it in the meantime
+            _check_free(folder)  # another process may have filled it in the meantime
             raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # gone already if all went well
+        shutil.rmtree(temporary, ignore_errors=True)  # after a failure; otherwise it was renamed
     return folder
 
 
 def cached_scenes(split: str = "train", size: int = 2000, seed: int = 0) -> Path:
-    """The folder of `write_scenes` in the Keras home, drawn at the first call and then used again.
+    """Folder of drawn scenes in the Keras home, written at the first call and then reused.
 
-    It lies under `$KERAS_HOME` (`~/.keras` by default), and may be deleted at any time. Two
-    processes may ask for the same scenes at once: the first to finish wins, both use its folder.
+    It is under `$KERAS_HOME` (`~/.keras` by default) and may be deleted at any time. If two
+    processes draw the same scenes at once, both use the folder of the first to finish.
 
     Raises:
-        ValueError: as for `draw_scenes`, or someone put other files into the folder.
-        OSError: the Keras home cannot be written.
+        ValueError: As for `draw_scenes`, or the folder holds other files.
+        OSError: The Keras home cannot be written.
 
     >>> cached_scenes("dev", size=2, seed=7).name
     'v2-dev-2-7'
@@ -84,7 +84,7 @@ def cached_scenes(split: str = "train", size: int = 2000, seed: int = 0) -> Path
     folder = home / "datasets" / "mmret_scenes" / name
     try:
         write_scenes(folder, split, size, seed)
-    except ValueError:  # the scenes are there already, perhaps since a moment ago
+    except ValueError:  # the scenes exist already, unless the arguments are wrong
         if not (folder / "captions.jsonl").is_file():
             raise
     return folder

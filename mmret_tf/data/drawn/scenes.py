@@ -1,7 +1,7 @@
 """Scenes (场景): one to three plain shapes, drawn on demand, with captions in English and Chinese.
 
-A picture set that needs no download, has any size, and knows the right answer to every question, so
-that a model can be trained and tested on it anywhere (section 2.1 of the document).
+A picture set of any size that needs no download. The right answer to every query is known, so a
+model can be trained and tested on it anywhere (section 2.1 of the document).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from mmret_tf.data.drawn.arrangements import (
 )
 
 IMAGE_SIZE = 64  # pixels, as are the next four
-# By number of objects, for three stand side by side only if they are smaller. In every scene a
-# radius of up to 7 is small, and one from 8 is large.
+# By number of objects: three fit side by side only if they are smaller. In all scenes, radii up to
+# 7 are small and radii from 8 are large.
 RADII = {
     1: {"small": (6, 7), "large": (11, 12)},
     2: {"small": (6, 7), "large": (11, 12)},
     3: {"small": (5, 6), "large": (8, 9)},
 }
 MARGIN = 3  # between an object and the edge of the picture
-GAP = 2  # between two objects, along the line on which they stand
-WOBBLE = 2  # how far an object may stand off its place, along the line and across it
-OVERSAMPLING = 4  # edges are smooth because four by four drawn pixels make one
+GAP = 2  # between two objects, along their line
+WOBBLE = 2  # largest distance of an object from its place, along the line and across it
+OVERSAMPLING = 4  # for smooth edges, 4 x 4 drawn pixels make one pixel
 
 
 def _around(radii: list[float]) -> list[tuple[float, float]]:
@@ -42,7 +42,7 @@ def _around(radii: list[float]) -> list[tuple[float, float]]:
     return [(r * math.sin(i * turn), -r * math.cos(i * turn)) for i, r in enumerate(radii)]
 
 
-# Corners of each shape for a radius of 1, y downwards; none lies outside of -1 to 1.
+# Corners of each shape for a radius of 1, with y pointing down; all are within -1 to 1.
 _ARM = (-0.33 - 1j, 0.33 - 1j, 0.33 - 0.33j)  # of the cross; times 1j is a quarter turn
 SHAPES = {
     "circle": _around([1.0] * 48),
@@ -55,13 +55,13 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Scene:
-    """One to three objects, how they stand to each other, and what is said about them.
+    """One to three objects, their relation, and captions.
 
     Attributes:
-        id: names the split, the seed and a number: "train-0-00012".
-        objects: from left to right, or from top to bottom; no two agree in shape and colour.
+        id: Split, seed and number: "train-0-00012".
+        objects: From left to right, or from top to bottom; no two agree in shape and colour.
         relation: `None` for one object, "left of" or "above" for two, "row" or "column" for three.
-        captions: two in English, then two in Chinese. Each states every attribute.
+        captions: Two in English, then two in Chinese; each states all attributes.
     """
 
     id: str
@@ -71,7 +71,7 @@ class Scene:
 
     @property
     def attributes(self) -> dict:
-        """What is in the scene, ready for JSON.
+        """Objects and relation, as JSON values.
 
         >>> Scene("x", (SceneObject("star", "blue", "small"),), None, ()).attributes
         {'objects': [{'shape': 'star', 'colour': 'blue', 'size': 'small'}], 'relation': None}
@@ -107,15 +107,15 @@ class Scene:
 def draw_scenes(split: str = "train", size: int = 2000, seed: int = 0) -> list[Scene]:
     """Choose `size` different scenes of one split at random, with captions. Section 2.1.
 
-    15 % of the scenes have one object, 60 % two, 25 % three; where a split has too few of a kind,
-    scenes with more objects take their place. The attributes of a scene decide its split (80 % of
-    all combinations are in "train", 10 % each in "dev" and "test"), so that no size and no seed
-    brings a combination of the test into training.
+    15 % of the scenes have one object, 60 % two, and 25 % three; if a split has too few of a kind,
+    scenes with more objects take their place. The attributes of a scene decide its split: 80 % of
+    all combinations are in "train", 10 % each in "dev" and "test". No combination of the test
+    occurs in training, whatever the size and the seed.
 
     Args:
         split: "train", "dev" or "test".
         size: Number of scenes.
-        seed: 0 to 2**32 - 1. The same three arguments give the same scenes, others give others.
+        seed: 0 to 2**32 - 1. The same three arguments give the same scenes.
 
     Returns:
         `Scene` objects: `captions` are two in English and two in Chinese; `draw()` gives the
@@ -138,7 +138,7 @@ def draw_scenes(split: str = "train", size: int = 2000, seed: int = 0) -> list[S
         raise ValueError(f"seed must be an integer from 0 to 2**32 - 1; got {seed!r}")
     generator = random.Random(f"{split} {size} {seed}")
     chosen: list[Arrangement] = []
-    for n_objects, share in ((1, 15), (2, 75), (3, 100)):  # per cent of scenes with so many or less
+    for n_objects, share in ((1, 15), (2, 75), (3, 100)):  # per cent with at most this number
         quota = (share * size + 50) // 100
         for arrangement in shuffled_arrangements(n_objects, generator):
             if len(chosen) >= quota:
@@ -158,15 +158,15 @@ def draw_scenes(split: str = "train", size: int = 2000, seed: int = 0) -> list[S
 
 
 def _places(radii: list[float], generator: random.Random) -> list[tuple[float, float]]:
-    """Centres (along, across), in pixels, of objects that stand in line without overlap.
+    """Centres (along, across), in pixels, of objects in a line that do not overlap.
 
-    The line runs through the middle of the picture, and space to spare on it is the same before,
-    between and after the objects. Each then wobbles a little, so that no two pictures are alike,
-    yet objects keep to places that a network of ResNet50's coarse steps (32 pixels) finds soon.
+    The line runs through the middle of the picture, with equal space before, between and after the
+    objects. Each object then moves a little at random, so that pictures differ. The moves are small
+    enough for a network with a coarse grid, such as ResNet50 (32 pixels), to learn the places soon.
     """
     taken = 2 * MARGIN + GAP * (len(radii) - 1) + 2 * sum(radii)
     space = (IMAGE_SIZE - taken) / (len(radii) + 1)
-    along = min(WOBBLE, space / 2)  # two neighbours that come closer still keep the gap
+    along = min(WOBBLE, space / 2)  # neighbours that move towards each other keep the gap
     places = []
     edge: float = MARGIN
     for radius in radii:

@@ -37,17 +37,18 @@ class JsonLines(Reader):
                 split = get_field(row, "split", str, None)
                 attributes = get_field(row, "attributes", dict, {})
                 json.dumps(attributes, ensure_ascii=False).encode()
-                captions = get_field(get_field(row, "sources", dict, {}), "text", list, None)
-                captions = get_field(row, "captions", list, captions)
+                texts = _general_form(row, is_file=False)
+                captions = get_field(row, "captions", list, texts.pop("text", None))
                 if captions is None:
-                    is_one = "caption" in row or not paths
+                    is_one = "caption" in row or not (paths or texts)
                     captions = [get_field(row, "caption", str)] if is_one else []
                     record = joined.setdefault((record.id, *paths), record)
                 record.set_split(split)
                 record.attributes.update(attributes)
                 if record.place == place:
                     reading.records.append(record)
-                reading.add_texts(record, captions, place)
+                for name, each in {"text": captions, **texts}.items():
+                    reading.add_texts(record, each, place, name)
 
 
 class Karpathy(Reader):
@@ -106,13 +107,16 @@ class Coco(Reader):
                 reading.add_texts(records[image_id], [row.get("caption")], place)
 
 
+def _general_form(row: object, is_file: bool) -> dict[str, list]:
+    """The lists of a row's "sources" whose content is in files, or is in the row."""
+    sources = get_field(row, "sources", dict, {})
+    names = [name for name in sources if get_modality(name).is_file == is_file]
+    return {name: get_field(sources, name, list) for name in names}
+
+
 def _row_files(row: object) -> dict[str, list[str]]:
-    """The files that a row names, by modality; none if it is text alone."""
-    named = {
-        name: get_field(get_field(row, "sources", dict), name, list)
-        for name in get_field(row, "sources", dict, {})
-        if get_modality(name).is_file
-    }
+    """The files that a row names, by modality; empty for a row of text alone."""
+    named = _general_form(row, is_file=True)
     image, images = get_field(row, "image", str, None), get_field(row, "images", list, None)
     if image is not None and images is not None:
         raise ValueError("a row has `image` or `images`, not both")

@@ -25,12 +25,12 @@ IMAGE_FOLDERS = ("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset")
 
 
 class Reader(abc.ABC):
-    """Reads one family of layouts. Subclasses are found by themselves.
+    """Reads one family of layouts. Direct subclasses are found automatically.
 
     Attributes:
-        names: Patterns of the captions files, relative to the folder; none for a layout that has
-            no captions file, whose `read` gets the folder.
-        precedence: Readers are tried in this order, the lowest number first.
+        names: Patterns of the names of captions files, relative to the folder. They are empty for
+            a layout without a captions file; `read` gets the folder instead.
+        precedence: Order in which readers are tried, the lowest number first.
     """
 
     names: ClassVar[tuple[str, ...]] = ()
@@ -38,7 +38,7 @@ class Reader(abc.ABC):
 
     @abc.abstractmethod
     def read(self, reading: Reading, file: Path) -> None:
-        """Add to the reading what a captions file says."""
+        """Read a captions file: add its records and problems to `reading`."""
 
 
 def all_readers() -> list[type[Reader]]:
@@ -53,7 +53,8 @@ def read_layout(source: Path) -> Reading:
     """Recognise the layout of a folder, or of one captions file, and read it.
 
     Raises:
-        ValueError: Nothing is there, no layout is recognised, or a captions file is unreadable.
+        ValueError: The path does not exist, the layout is unknown, or a captions file is
+            unreadable.
     """
     if source.is_dir():
         folder = source

@@ -1,6 +1,7 @@
-"""What a reader makes of captions files: records, and problems with their places.
+"""Results of readers: records, and problems with their places.
 
-A reader opens no picture. What it cannot understand becomes a `Problem`; it never stops halfway.
+Readers do not open pictures. A row that cannot be understood becomes a `Problem`, and reading
+continues.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from posixpath import join, normpath
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ MAX_CAPTIONS_BYTES = 2**30
 
 
 class Problem(NamedTuple):
-    """Something set aside; `record_id` where it is known which record it belongs to."""
+    """An entry that is set aside; `record_id` is the record that it belongs to, if known."""
 
     place: str
     reason: str
@@ -37,9 +38,9 @@ class Record:
     Attributes:
         id: Its name.
         sources: By modality, paths relative to the collection, with "/"; texts as they are.
-        place: Where it was read, such as "captions.jsonl line 3".
+        place: Position in the captions files, such as "captions.jsonl line 3".
         split: Its split, if the file names one.
-        attributes: What else is known of it.
+        attributes: Further facts, as JSON values.
     """
 
     id: str
@@ -49,7 +50,7 @@ class Record:
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def set_split(self, split: str | None) -> None:
-        """A record is in one split: the first that is named for it."""
+        """Set the split; ValueError if the record is in another one already."""
         split = normal_split(split or "") or self.split
         if self.split not in (None, split):
             raise ValueError(f"split {split!r}, but {self.id} is in {self.split!r} already")
@@ -57,20 +58,30 @@ class Record:
 
     @property
     def paths(self) -> list[str]:
-        """All its files."""
+        """Paths of all its files."""
         files = [each for name, each in self.sources.items() if get_modality(name).is_file]
         return [path for each in files for path in each]
+
+    def with_files(self, kept: set[str]) -> Record:
+        """The record with these of its files alone, each once; other content stays."""
+        sources = {
+            name: [path for path in dict.fromkeys(each) if path in kept]
+            if get_modality(name).is_file
+            else each
+            for name, each in self.sources.items()
+        }
+        return replace(self, sources=sources)
 
 
 @dataclass
 class Reading:
-    """What the captions files of one folder say.
+    """Content of the captions files of one folder.
 
     Attributes:
         folder: The collection.
         source: Names of the captions files, for messages.
-        problems: What was set aside.
-        records: What was read.
+        problems: Entries that were set aside.
+        records: Items that were read.
         base: Folder below which all pictures belong to the collection; `None` for the folders of
             the records.
         is_hashed: Whether the layout names no splits, so that a hash of the id decides them.
@@ -105,8 +116,10 @@ class Reading:
             self._table[name].set_split(split)
             self.add_texts(self._table[name], [] if caption is None else [caption], place)
 
-    def add_texts(self, record: Record, texts: Iterable[Any], place: str) -> None:
-        """Add captions to a record; one that is not a string, or is blank, is set aside."""
+    def add_texts(
+        self, record: Record, texts: Iterable[Any], place: str, modality: str = "text"
+    ) -> None:
+        """Add captions to a record; anything but a string, and a blank one, is set aside."""
         for text in texts:
             with self.set_aside(place, record.id):
                 if not isinstance(text, str):
@@ -114,10 +127,10 @@ class Reading:
                 if not text.strip():
                     raise ValueError("empty caption")
                 text.encode()  # fails if it is not valid Unicode
-                record.sources.setdefault("text", []).append(text.strip())
+                record.sources.setdefault(modality, []).append(text.strip())
 
     def read_bytes(self, file: Path) -> bytes:
-        """A captions file; only a regular file in the folder, of a size that fits."""
+        """Content of a captions file: a regular file in the folder, not above a size limit."""
         if not is_inside(self.folder, os.path.relpath(file, self.folder)):
             raise ValueError(f"{file} is a link that leads outside the collection")
         try:
@@ -153,7 +166,7 @@ class Reading:
 
 
 def get_field(row: object, key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
-    """A field of a JSON object, its type checked. Without a default it must be there."""
+    """A field of a JSON object, with its type checked; it is required if it has no default."""
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, got {json.dumps(row)[:40]}")
     value = row.get(key)

@@ -67,8 +67,8 @@ def read_table(reading: Reading, file: Path) -> None:
 
 
 def _csv_rows(reading: Reading, file: Path) -> Iterator[tuple[str, list[str]]]:
-    """The place and fields of each row. Each is parsed on its own, so that an unclosed
-    quote costs its own line and not all that follow."""
+    """The place and fields of each row. Rows are parsed one by one, so an unclosed quote spoils
+    only its own line."""
     lines = list(reading.lines(file))
     at = 0
     while at < len(lines):

@@ -11,12 +11,6 @@ import numpy as np
 
 from mmret_tf._machine import cores, quiet_stderr
 
-# The files that ScaNN writes, except for its item ids, a pickle; ours are in ids.json.
-SCANN_FILES = (
-    *("scann_config.pb", "scann_assets.pbtxt", "serialized_partitioner.pb", "ah_codebook.pb"),
-    *("datapoint_to_token.npy", "hashed_dataset.npy", "hashed_dataset_soar.npy"),
-    *("bfloat16_dataset.npy", "int8_dataset.npy", "int8_multipliers.npy", "dp_norms.npy"),
-)
 ASSETS = re.compile(r'(assets \{\n  asset_type: \w+\n  asset_path: "\w+\.(npy|pb)"\n\}\n)+')
 
 
@@ -62,26 +56,21 @@ def open_searcher(folder: Path) -> Any:
 
 def tensors(searcher: Any, vectors: np.ndarray) -> list:
     """A searcher's state in the order of `scann_ops.ScannState`, which TensorFlow's op takes."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        searcher.serialize(name, relative_path=True)
+    with tempfile.TemporaryDirectory() as folder:
+        searcher.serialize(folder, relative_path=True)
 
-        def proto(name: str) -> list[bytes] | str:
-            path = folder / f"{name}.pb"
-            return [path.read_bytes()] if path.exists() else ""
-
-        def array(name: str, missing: np.generic) -> np.ndarray | np.generic:
-            path = folder / f"{name}.npy"
-            return np.load(path, allow_pickle=False) if path.exists() else missing
+        def read(name: str, missing: Any) -> Any:
+            path = Path(folder, name)
+            if not path.exists():
+                return missing
+            return np.load(path) if path.suffix == ".npy" else [path.read_bytes()]
 
         return [
-            proto("scann_config"),
-            proto("serialized_partitioner"),
-            array("datapoint_to_token", np.int32(0)),
-            proto("ah_codebook"),
-            array("hashed_dataset", np.uint8(0)),
-            np.int8(0),  # int8 vectors, their scales and norms, which `ScannIndex` does not export
-            np.float32(0),
-            np.float32(0),
+            read("scann_config.pb", ""),
+            read("serialized_partitioner.pb", ""),
+            read("datapoint_to_token.npy", np.int32(0)),
+            read("ah_codebook.pb", ""),
+            read("hashed_dataset.npy", np.uint8(0)),
+            *(np.int8(0), np.float32(0), np.float32(0)),  # int8 vectors, their scales and norms
             np.asarray(vectors),
         ]

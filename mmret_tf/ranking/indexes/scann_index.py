@@ -7,14 +7,14 @@ built or opened. Section 8.3.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mmret_tf._checks import Ids, checked_queries
+from mmret_tf._checks import Ids, checked_count, checked_queries
 from mmret_tf._files import open_array
 from mmret_tf.ranking.index import Index
 from mmret_tf.ranking.indexes.scann_engine import (
@@ -24,7 +24,12 @@ from mmret_tf.ranking.indexes.scann_engine import (
     ScannEngine,
     sample,
 )
-from mmret_tf.ranking.indexes.scann_files import SCANN_FILES, build_searcher, import_scann, tensors
+from mmret_tf.ranking.indexes.scann_files import (
+    build_searcher,
+    import_scann,
+    open_searcher,
+    tensors,
+)
 from mmret_tf.ranking.indexes.tuning import silent
 from mmret_tf.ranking.snapshot import Segment, Snapshot, checked_segment
 
@@ -35,7 +40,7 @@ MANY = 200_000
 TUNING_SECONDS = 30.0
 
 
-class ScannIndex(Index, files={"queries.npy", *SCANN_FILES}):
+class ScannIndex(Index):
     """Approximate search with ScaNN (近似最近邻), tuned to a recall. Section 8.3, arXiv 1908.10396.
 
     Made by `build`, or opened by `load_index`.
@@ -105,11 +110,8 @@ class ScannIndex(Index, files={"queries.npy", *SCANN_FILES}):
         import_scann()
         items = checked_segment(embeddings, ids, metric, attributes)
         goal = Goal(recall_target, k, _checked_sample(queries, items.vectors.shape[1], metric))
-        if config and len(items) < config.fewest_items:
-            raise ValueError(
-                f"this config needs {config.fewest_items} items, for its leaves and for ScaNN's "
-                f"codes; got {len(items)}: leave it out, and they are searched exactly"
-            )
+        if config and len(items) < (least := config.fewest_items):
+            raise ValueError(f"this config needs {least} items; got {len(items)}: leave it out")
         index = cls(Snapshot.of(items), goal, config)
         index._snapshot = Snapshot.of(items, index.prepare(items, seconds, progress))
         return index
@@ -123,7 +125,7 @@ class ScannIndex(Index, files={"queries.npy", *SCANN_FILES}):
     def stats(self) -> dict[str, Any]:
         """How the index searches, with measurements.
 
-        - "mode": "exact", "hashed" (a `ScannConfig` without leaves) or "partitioned".
+        - "mode": "exact" or "partitioned".
         - "recall".
 
         If the search is approximate, also:
@@ -133,8 +135,7 @@ class ScannIndex(Index, files={"queries.npy", *SCANN_FILES}):
         - "queries_per_second" in a batch; "single_query_ms", the median of one at a time.
         - "leaves", "leaves_to_search", and "reorder", the number of candidates scored again.
         """
-        engine = self._scann
-        return dict(engine.stats) if engine else super().stats
+        return dict(self._scann.stats) if self._scann else super().stats
 
     def tune(
         self,
@@ -162,14 +163,13 @@ class ScannIndex(Index, files={"queries.npy", *SCANN_FILES}):
             ValueError: As for `build`.
         """
         with self._change:
-            given = {"recall_target": recall_target, "k": k}
-            given["queries"] = _checked_sample(queries, self.dim, self.metric)
+            queries = _checked_sample(queries, self.dim, self.metric)
+            given = {"recall_target": recall_target, "k": k, "queries": queries}
             given = {name: value for name, value in given.items() if value is not None}
             goal = replace(self._goal, **given)
             if engine := self._scann:
                 engine = engine.tuned(goal, seconds, progress)
-                with self._exchange:
-                    self._snapshot = replace(self._snapshot, engine=engine)
+                self._snapshot = replace(self._snapshot, engine=engine)
             self._goal = goal
 
     def effort(self, k: int) -> dict[str, int]:
@@ -179,17 +179,13 @@ class ScannIndex(Index, files={"queries.npy", *SCANN_FILES}):
             k: Number of results.
 
         Returns:
-            Arguments of ScaNN's search functions: "pre_reorder_num_neighbors", and
-            "leaves_to_search" if there is a tree; `{}` if the search is exact.
+            Arguments of ScaNN's search functions: "pre_reorder_num_neighbors" and
+            "leaves_to_search"; `{}` if the search is exact.
         """
-        engine = self._scann
-        if not engine:
+        if not (engine := self._scann):
             return {}
-        setting = engine.setting(k)
-        effort = {"pre_reorder_num_neighbors": max(setting.reorder, k)}
-        if engine.config.leaves:
-            effort["leaves_to_search"] = setting.leaves_to_search
-        return effort
+        leaves_to_search, reorder = astuple(engine.setting(k))
+        return {"leaves_to_search": leaves_to_search, "pre_reorder_num_neighbors": max(reorder, k)}
 
     def tensors(self) -> list:
         """ScaNN's state as its TensorFlow op takes it, for an export.
@@ -198,23 +194,17 @@ class ScannIndex(Index, files={"queries.npy", *SCANN_FILES}):
             Arrays and protobuf messages, the `[n, dim]` embeddings among them.
 
         Raises:
-            ValueError: The index was changed since it was built, or the op cannot search in the
-                same way.
+            ValueError: The index was changed since it was built.
         """
         snapshot = self._snapshot
         if len(snapshot.fresh) or snapshot.n_dead:
             raise ValueError("the index was changed: call its rebalance() before exporting it")
         vectors, engine = snapshot.base.vectors, snapshot.engine
-        if not isinstance(engine, ScannEngine):
-            measure = "dot_product" if self.metric == "cosine" else "squared_l2"
-            builder = import_scann().builder(vectors, 10, measure).score_brute_force()
-            return tensors(build_searcher(builder), vectors)
-        if engine.config.soar_lambda or engine.config.reorder_dtype != "float32":
-            raise ValueError(
-                "ScaNN's TensorFlow op supports neither soar_lambda nor a reorder_dtype other than "
-                '"float32": build the index without them, or export with index="brute_force"'
-            )
-        return tensors(engine.searcher, vectors)
+        if isinstance(engine, ScannEngine):
+            return tensors(engine.searcher, vectors)
+        measure = "dot_product" if self.metric == "cosine" else "squared_l2"
+        builder = import_scann().builder(vectors, 10, measure).score_brute_force()
+        return tensors(build_searcher(builder), vectors)
 
     def prepare(
         self,
@@ -232,7 +222,7 @@ class ScannIndex(Index, files={"queries.npy", *SCANN_FILES}):
         config = self._config
         if config is None and len(items) >= EXACT_BELOW:
             leaves = round(len(items) ** 0.5) * (2 if len(items) >= MANY else 1)
-            config = ScannConfig(leaves, dimensions_per_block=min(2, items.vectors.shape[1]))
+            config = ScannConfig(leaves)
         if config is None or len(items) < config.fewest_items:  # after deletes
             return items
         return ScannEngine.train(items, config, progress).tuned(self._goal, seconds, progress)
@@ -249,7 +239,7 @@ class ScannIndex(Index, files={"queries.npy", *SCANN_FILES}):
             "k": self._goal.k,
             "n_queries": 0 if queries is None else len(queries),
             "config": self._config and asdict(self._config),
-            "engine": engine and {"config": asdict(engine.config), "stats": engine.stats},
+            "stats": engine and engine.stats,
         }
 
     @classmethod
@@ -258,11 +248,16 @@ class ScannIndex(Index, files={"queries.npy", *SCANN_FILES}):
         n_queries, dim = manifest["n_queries"], manifest["dim"]
         queries = open_array(folder / "queries.npy", (n_queries, dim)) if n_queries else None
         goal = Goal(manifest["recall_target"], manifest["k"], queries)
-        config, engine = manifest["config"], snapshot.base
+        config, stats = manifest["config"], manifest["stats"]
         config = None if config is None else ScannConfig(**config)
-        if (saved := manifest["engine"]) is not None:
-            used = ScannConfig(**saved["config"])
-            engine = ScannEngine.load(folder, engine, used, saved["stats"])
+        if stats is None:
+            return cls(snapshot, goal, config)
+        for name in ("k", "leaves_to_search", "reorder"):
+            checked_count(stats[name], name)
+        searcher, base = open_searcher(folder), snapshot.base
+        if searcher.size() != len(base):
+            raise ValueError(f"{len(base)} embeddings, but {searcher.size()} items in ScaNN")
+        engine = ScannEngine(base, config or ScannConfig(stats["leaves"]), searcher, stats)
         return cls(replace(snapshot, engine=engine), goal, config)
 
 

@@ -7,6 +7,7 @@ there is a smallest number of leaves that reaches the target; one such pair is f
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ ROUNDS = 5
 # Queries that are timed one at a time.
 SINGLE_QUERIES = 200
 
-# Stop after this many steps to fewer candidates that each made searches slower by a tenth.
-PATIENCE, TOLERANCE = 3, 1.1
+# Stop when fewer candidates make searches slower than the fastest by this factor.
+SLOWER = 1.5
 
 # With this many candidates for each result, anything missed is missed by the leaves.
 GENEROUS = 50
@@ -37,7 +38,7 @@ class Setting:
     """How widely ScaNN searches.
 
     Attributes:
-        leaves_to_search: Number of leaves that are searched; 1 without a tree.
+        leaves_to_search: Number of leaves that are searched.
         reorder: Number of candidates from these leaves that are scored again.
     """
 
@@ -74,24 +75,15 @@ class Trial:
         recall, error = self.recall(setting)
         return recall - error >= self.target
 
-    def seconds(self, settings: list[Setting]) -> list[float]:
-        """Seconds for a batch of all queries; settings take turns, so a slow moment hits all."""
-        rounds = np.empty((ROUNDS, len(settings)))
-        for times in rounds:
-            for column, setting in enumerate(settings):
-                started = time.perf_counter()
-                self.find(self.queries, setting)
-                times[column] = time.perf_counter() - started
-        return np.median(rounds, axis=0).tolist()
-
-    def single_query_ms(self, setting: Setting) -> float:
-        """Median milliseconds for one query at a time."""
+    def seconds(self, setting: Setting, single: bool = False) -> float:
+        """Median seconds for a batch of all queries, or for a single query."""
+        batches = self.queries[:SINGLE_QUERIES, None] if single else [self.queries] * ROUNDS
         times = []
-        for query in self.queries[:SINGLE_QUERIES, None]:
+        for queries in batches:
             started = time.perf_counter()
-            self.find(query, setting)
+            self.find(queries, setting)
             times.append(time.perf_counter() - started)
-        return 1e3 * float(np.median(times))
+        return float(np.median(times))
 
 
 def fastest_setting(
@@ -114,32 +106,29 @@ def fastest_setting(
         progress: Is told about each setting, in one line.
     """
     started = time.monotonic()
-    candidates = max(reorder[0], min(GENEROUS * reorder[0], reorder[1]))
+    candidates = min(GENEROUS * reorder[0], reorder[1])
     while (fewest := fewest_leaves(trial, candidates, leaves)) is None:
         if candidates == reorder[1]:
             return Setting(leaves[1], reorder[1])
         candidates = min(4 * candidates, reorder[1])
-    best = Setting(fewest, candidates)
-    [limit] = trial.seconds([best])
-    slower = 0
-    while candidates > reorder[0] and slower < PATIENCE:
-        candidates = max(candidates * 5 // 6, reorder[0])
-        fewest = fewest_leaves(trial, candidates, (best.leaves_to_search, leaves[1]), 2 * limit)
-        if fewest is None or time.monotonic() - started > seconds:
-            break
+    times: dict[Setting, float] = {}
+    while fewest is not None:
         setting = Setting(fewest, candidates)
-        taken, limit = trial.seconds([setting, best])
-        progress(
-            f"{fewest} leaves, {candidates} candidates: "
-            f"{len(trial.queries) / taken:,.0f} queries a second"
-        )
-        slower = slower + 1 if taken > TOLERANCE * limit else 0
-        if taken < limit or fewest == best.leaves_to_search:  # or cheaper in any case
-            best = setting
-    fewest = _fewest(
-        reorder[0] - 1,
-        best.reorder,
-        lambda middle: trial.is_enough(Setting(best.leaves_to_search, middle)),
+        times[setting] = trial.seconds(setting)
+        speed = len(trial.queries) / times[setting]
+        progress(f"{fewest} leaves, {candidates} candidates: {speed:,.0f} queries a second")
+        limit = SLOWER * min(times.values())
+        is_late = time.monotonic() - started > seconds
+        if is_late or candidates == reorder[0] or times[setting] > limit:
+            break
+        candidates = max(candidates * 5 // 6, reorder[0])
+        fewest = fewest_leaves(trial, candidates, (fewest, leaves[1]), limit)
+    best = min(times, key=times.get)
+    fewest = bisect.bisect_left(
+        range(best.reorder),
+        True,
+        reorder[0],
+        key=lambda count: trial.is_enough(Setting(best.leaves_to_search, count)),
     )
     return Setting(best.leaves_to_search, fewest)
 
@@ -147,7 +136,7 @@ def fastest_setting(
 def fewest_leaves(
     trial: Trial, reorder: int, leaves: tuple[int, int], limit: float = np.inf
 ) -> int | None:
-    """The fewest leaves that reach the target with a number of candidates, within a twentieth.
+    """The fewest leaves that reach the target with a number of candidates.
 
     Args:
         trial: Measures settings.
@@ -158,19 +147,13 @@ def fewest_leaves(
     Returns:
         None if no number of leaves within the limit reaches the target.
     """
-    low, high = leaves[0] - 1, leaves[0]
+    low, high = leaves[0], leaves[0]
     started = time.perf_counter()
     while not trial.is_enough(Setting(high, reorder)):
         if high == leaves[1] or time.perf_counter() - started > limit:
             return None
-        low, high = high, min(2 * high, leaves[1])
+        low, high = high + 1, min(2 * high, leaves[1])
         started = time.perf_counter()
-    return _fewest(low, high, lambda middle: trial.is_enough(Setting(middle, reorder)), 0.05)
-
-
-def _fewest(low: int, high: int, is_enough: Callable[[int], bool], slack: float = 0.0) -> int:
-    """The smallest number that is enough, to within a share of it; low is not enough, high is."""
-    while high - low > max(1, slack * high):
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_enough(middle) else (middle, high)
-    return high
+    return bisect.bisect_left(
+        range(high), True, low, key=lambda count: trial.is_enough(Setting(count, reorder))
+    )

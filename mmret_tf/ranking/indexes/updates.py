@@ -31,10 +31,8 @@ class UpdatableItems(abc.ABC):
     """
 
     def __init__(self, snapshot: Snapshot):
-        self._snapshot = snapshot
-        self._row_of: dict[str | int, int] | None = None
-        # `_exchange` is held for moments, to swap the two above; `_change` throughout a change.
-        self._exchange, self._change = threading.Lock(), threading.RLock()
+        self._snapshot = snapshot  # a search takes it once, and a change replaces it whole
+        self._change = threading.RLock()  # held throughout a change
 
     @abc.abstractmethod
     def prepare(self, items: Segment) -> Any:
@@ -104,11 +102,11 @@ class UpdatableItems(abc.ABC):
             raise ValueError(f"embeddings must have width {self.dim}; got {new.vectors.shape[1]}")
         names = new.ids.tolist()
         with self._change:
+            snapshot = self._snapshot
             self._check_kind(names, "ids")
-            with self._exchange:
-                rows = self._rows_of(names)
+            rows = [snapshot.row_of(name) for name in names]
             if attributes is None:
-                records = [{} if row is None else self._snapshot.record_of(row) for row in rows]
+                records = [{} if row is None else snapshot.record_of(row) for row in rows]
                 new = replace(new, attributes=AttributeTable(records))
             self._apply(new, [row for row in rows if row is not None])
 
@@ -123,13 +121,12 @@ class UpdatableItems(abc.ABC):
         """
         names = checked_ids(ids).tolist()
         with self._change:
-            with self._exchange:
-                rows = self._rows_of(names)
+            rows = [self._snapshot.row_of(name) for name in names]
             if unknown := [name for name, row in zip(names, rows, strict=True) if row is None]:
                 raise ValueError(
                     f"{len(unknown)} ids are not in the index, the first is {unknown[0]!r:.80}"
                 )
-            self._apply(self._snapshot.base.part(slice(0)), rows, names)
+            self._apply(None, rows)
 
     def rebalance(self) -> None:
         """Build again from the present items, which makes searches as fast as they can be.
@@ -138,46 +135,19 @@ class UpdatableItems(abc.ABC):
         """
         with self._change:
             items = self._snapshot.compact()
-            snapshot = Snapshot.of(items, self.prepare(items))
-            with self._exchange:
-                self._snapshot, self._row_of = snapshot, None
-
-    def _view(
-        self, where: Mapping[str, Any] | None, exclude_ids: Collection
-    ) -> tuple[Snapshot, np.ndarray | None]:
-        """The present items, and the rows among them that a search may return."""
-        if isinstance(exclude_ids, (str, bytes)) or not isinstance(exclude_ids, Collection):
-            raise ValueError(f"exclude_ids must be a list of ids; got {exclude_ids!r:.80}")
-        self._check_kind(exclude_ids, "exclude_ids")
-        with self._exchange:
-            snapshot = self._snapshot
-            excluded = self._rows_of(exclude_ids) if len(exclude_ids) else []
-        return snapshot, snapshot.allowed(where, [row for row in excluded if row is not None])
+            self._snapshot = Snapshot.of(items, self.prepare(items))
 
     def _check_kind(self, ids: Collection, name: str) -> None:
         """Refuse strings if the ids are integers, and integers if they are strings."""
-        snapshot = self._snapshot
-        kind = str if snapshot.id_dtype.kind == "O" else (int, np.integer)
-        if len(snapshot) and (bad := [key for key in ids if not isinstance(key, kind)]):
+        kind = str if self._snapshot.ids.dtype == object else (int, np.integer)
+        if len(self) and (bad := [key for key in ids if not isinstance(key, kind)]):
             expected = "strings" if kind is str else "integers"
             raise ValueError(f"{name} must be {expected}, as in the index; got {bad[0]!r:.80}")
 
-    def _rows_of(self, ids: Collection) -> list[int | None]:
-        """The row of each id, None for an unknown one; the caller holds `_exchange`."""
-        if self._row_of is None:
-            snapshot = self._snapshot
-            rows = np.flatnonzero(~snapshot.dead)
-            self._row_of = dict(zip(snapshot.ids_of(rows).tolist(), rows.tolist(), strict=True))
-        return [self._row_of.get(key) for key in ids]
-
-    def _apply(self, new: Segment, dead: list[int], gone: Sequence[str | int] = ()) -> None:
+    def _apply(self, new: Segment | None, dead: list[int]) -> None:
         """Add rows and mark others as dead; the caller holds `_change`."""
-        n = self._snapshot.n_rows
-        changed = self._snapshot.changed(new, dead)
-        with self._exchange:
-            self._snapshot = changed
-            self._row_of.update(zip(new.ids.tolist(), range(n, changed.n_rows), strict=True))
-            for key in gone:
-                del self._row_of[key]
-        if len(changed.fresh) + changed.n_dead > max(FEW_CHANGES, CHANGED_SHARE * changed.n_rows):
+        self._snapshot = changed = self._snapshot.changed(new, dead)
+        n_changes, n_base = len(changed.fresh) + changed.n_dead, len(changed.base)
+        is_many = n_changes > max(FEW_CHANGES, CHANGED_SHARE * len(changed.dead))
+        if is_many or changed.dead[:n_base].all():  # nothing is left of the base
             self.rebalance()

@@ -86,7 +86,11 @@ def test_a_text_is_its_own_source():
 
 @pytest.mark.parametrize(
     ("contents", "message"),
-    [(b"caf\xe9", "not UTF-8: byte 0xe9"), (b"", "empty text"), (" \u3000\n".encode(), "empty text")],
+    [
+        (b"caf\xe9", "not UTF-8: byte 0xe9"),
+        (b"", "empty text"),
+        (" \u3000\n".encode(), "empty text"),
+    ],
 )
 def test_text_that_cannot_be_used(contents, message):
     with pytest.raises(ValueError, match=f"^{message}$"):

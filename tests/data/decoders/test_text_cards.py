@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
-from mmret_tf.data.decoders import text_cards
-from mmret_tf.data.decoders.text_cards import font_for, text_thumbnail
+from mmret_tf.data.decoders.text_cards import SIZE, draw_line, text_thumbnail
 
 SIDE = 160
 
@@ -39,16 +39,25 @@ def test_bytes_that_are_not_utf8_are_drawn_somehow():
     assert text_thumbnail(b"\xff\xfe red", SIDE).size == (SIDE, SIDE)
 
 
-def test_letters_beyond_latin_ask_for_a_chinese_font(monkeypatch):
-    asked = []
+def drawn(text):
+    """The pixels of a line, and where it ends."""
+    image = Image.new("L", (120, 30), 255)
+    end = draw_line(ImageDraw.Draw(image), (0, 0), text)
+    return np.asarray(image), end
 
-    def truetype(name, size):
-        asked.append(name)
-        raise OSError("cannot open resource")
 
-    monkeypatch.setattr(text_cards.ImageFont, "truetype", truetype)
-    monkeypatch.setattr(text_cards.ImageFont, "load_default", lambda size: "Pillow's own")
-    assert font_for("a red circle") == "Pillow's own" and asked == []
-    assert font_for("红") == "Pillow's own" and asked == list(text_cards.CHINESE_FONTS)
-    monkeypatch.setattr(text_cards.ImageFont, "truetype", lambda name, size: name)
-    assert font_for("红") == text_cards.CHINESE_FONTS[0]
+def test_chinese_characters_have_glyphs_of_their_own():
+    characters = "红色的圆在左边蓝方块"
+    pictures = {drawn(each)[0].tobytes() for each in characters}
+    assert len(pictures) == len(characters)  # where a font lacks them, they are one empty box
+    assert drawn("红")[0].min() < 128
+
+
+def test_a_line_mixes_latin_and_chinese_characters():
+    mixed, end = drawn("红ab色")
+    (han, han_end), (latin, latin_end) = drawn("红"), drawn("ab")
+    assert han_end == SIZE and end == pytest.approx(2 * SIZE + latin_end)
+    assert np.array_equal(mixed[:, :SIZE], han[:, :SIZE])
+    between = slice(SIZE, SIZE + int(latin_end) - 1)
+    assert np.array_equal(mixed[:, between], latin[:, : int(latin_end) - 1])
+    assert drawn("")[1] == 0

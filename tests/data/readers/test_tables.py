@@ -1,0 +1,131 @@
+"""Layouts of tables: captions.csv and Flickr8k's files, and rows that are set aside by line."""
+
+import pytest
+from conftest import draw, load_quietly, write
+
+from mmret_tf.data import load_pairs
+
+IDS = ["a.jpg", "b.png", "c.jpg"]
+
+
+def write_flickr8k(folder):
+    write(
+        folder / "captions.txt",
+        "image,caption",
+        'a.jpg,"a ""red"", round ball"',
+        "a.jpg,红色的球",
+        "b.png,a dog",
+        "c.jpg,两只猫 ",
+        "c.jpg,two cats",
+        newline="\r\n",
+    )
+    for split, name in zip(("train", "dev", "test"), IDS, strict=True):
+        write(folder / f"Flickr_8k.{split}Images.txt", name)
+
+
+def test_flickr8k(check_layout, tmp_path):
+    write_flickr8k(tmp_path)
+    check_layout(tmp_path, tmp_path / "Images")
+
+
+def test_flickr8k_with_its_older_captions_file(check_layout, tmp_path):
+    write_flickr8k(tmp_path)
+    (tmp_path / "captions.txt").unlink()
+    write(
+        tmp_path / "Flickr8k.token.txt",
+        'a.jpg#0\ta "red", round ball',
+        "a.jpg#1\t红色的球",
+        "b.png#0\ta dog",
+        "c.jpg#0\t两只猫",
+        "c.jpg#1\ttwo cats",
+    )
+    check_layout(tmp_path, tmp_path / "Flicker8k_Dataset")
+
+
+def test_csv(check_layout, tmp_path):
+    file = write(
+        tmp_path / "mine.csv",
+        "split,caption,image,source",
+        'train,"a ""red"", round ball",a.jpg,web',
+        "train,红色的球,a.jpg,web",
+        "val,a dog,b.png,web",
+        "",
+        "test,两只猫,c.jpg,web",
+        ",two cats,c.jpg,web",
+    )
+    check_layout(file, tmp_path)
+
+
+def test_an_image_in_no_list_is_in_no_split(tmp_path):
+    write_flickr8k(tmp_path)
+    for name in IDS:
+        draw(tmp_path / "Images" / name)
+    (tmp_path / "Flickr_8k.testImages.txt").unlink()
+    pairs = load_pairs(tmp_path)
+    assert pairs.splits == ["train", "dev", ""]
+    counts = r"train \(1\), dev \(1\), no split \(1\)"
+    with pytest.raises(ValueError, match=f"has no items of split 'test'; it has {counts}"):
+        load_pairs(tmp_path, split="test")
+    with pytest.raises(ValueError, match=f"no items of split 'test'; there are {counts}"):
+        pairs.split("test")
+
+
+def test_bad_rows_of_a_table_are_set_aside_by_line(tmp_path):
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        draw(tmp_path / "Images" / name)
+    write(
+        tmp_path / "captions.txt",
+        "\ufeffimage,caption",
+        "a.jpg,one,two",
+        "a.jpg",
+        'a.jpg,"never closed',
+        "a.jpg,   ",
+        "a.jpg,caf\u00e9",
+        'b.jpg,"two',
+        'lines"',
+        "../../secret.jpg,x",
+        "/etc/secret.jpg,x",
+        "c.jpg,",
+    )
+    with open(tmp_path / "captions.txt", "ab") as file:
+        file.write(b"b.jpg,caf\xe9\nb.jpg,last\n")
+    pairs = load_quietly(tmp_path)
+    assert pairs.ids == ["a.jpg", "b.jpg"]
+    assert pairs.captions == [["café"], ["two\nlines", "last"]]
+    aside = dict(pairs.quarantined)
+    assert aside.pop("c.jpg") == "image without text"
+    assert aside == {
+        "../secret.jpg": "leads outside the collection (captions.txt line 9)",
+        "/etc/secret.jpg": "leads outside the collection (captions.txt line 10)",
+        "captions.txt line 11": "empty caption",
+        "captions.txt line 12": "not UTF-8: byte 0xe9 at 10",
+        "captions.txt line 2": "expected 2 fields (image,caption), got 3",
+        "captions.txt line 3": "expected 2 fields (image,caption), got 1",
+        "captions.txt line 4": "not CSV: ',' expected after '\"'",
+        "captions.txt line 5": "empty caption",
+    }
+
+
+def test_bad_lines_of_the_older_flickr8k_file_are_set_aside(tmp_path):
+    draw(tmp_path / "a.jpg")
+    write(tmp_path / "Flickr8k.token.txt", "a.jpg#0\tx", "", "a.jpg\ty", "a.jpg#1 z")
+    pairs = load_quietly(tmp_path)
+    assert pairs.captions == [["x"]]
+    reason = "expected name.jpg#number, a tab and the caption"
+    assert pairs.quarantined == [
+        ("Flickr8k.token.txt line 3", reason),
+        ("Flickr8k.token.txt line 4", reason),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("captions.csv", "file,text\n", "the columns image and caption; got 'file,text'"),
+        ("captions.txt", "", "captions.txt must begin with a header .* got ''"),
+    ],
+)
+def test_a_table_needs_its_header(name, text, message, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_pairs(tmp_path)
