@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 
 __version__ = _version("mmret_tf")
 
-_FOLDERS = "data models fusion similarity ranking evaluation training scale serving".split()
+_FOLDERS = (
+    *("data", "models", "fusion", "similarity", "ranking"),
+    *("evaluation", "training", "scale", "serving"),
+)
 
 # Their classes are registered with Keras under names that saved models hold.
 _REGISTERED = (
@@ -55,7 +58,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 if not os.environ.get("MMRET_DEBUG"):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its own log lines are for debugging
 
-_attached, __dir__, __all__ = _attach(__name__, __file__, tuple(_FOLDERS))
+_attached, __dir__, __all__ = _attach(__name__, __file__, _FOLDERS)
 
 
 def __getattr__(name: str):

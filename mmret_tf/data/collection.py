@@ -188,7 +188,7 @@ def caption_items(collection: Collection) -> Collection:
     texts = [
         (row, f"{key}#{number}", source)
         for row, key in enumerate(of_items.ids)
-        for number, source in enumerate(of_items.sources["text"][row])
+        for number, source in enumerate(of_items.sources.get("text", [[]] * len(of_items))[row])
     ]
     return Collection(
         [key for _, key, _ in texts],

@@ -87,7 +87,10 @@ class InlineSource(Source):
 
     @property
     def record(self) -> str:
-        return self.content.decode("utf-8", "surrogatepass")
+        try:
+            return self.content.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:  # a picture in memory has no path
+            return self.name
 
     def read(self) -> bytes:
         return self.content

@@ -32,18 +32,16 @@ from mmret_tf.ranking.results import (
 # Both transports report in HTTP's statuses: 408 for a late answer, 503 for no answer.
 BUSY = (429, 502, 503, 504)
 STATUS_OF_GRPC_CODE = {3: 400, 9: 400, 5: 404, 4: 408, 14: 503}
-# Further tries of a request; the pauses before them double, up to about 0.8 s. gRPC allows 4.
-RETRIES = 3
 CHECK = "check that TF Serving is ready there, and its port (8501 for REST, 8500 for gRPC)"
 
 
 class ServingClient(contextlib.AbstractContextManager):
     """Calls a served `mmret export` as one calls `Searcher` and `Encoder`. Section 6.
 
-    A request is tried again, up to three times, if the server cannot be reached, breaks off or is
-    busy, but not if it stays silent. Over gRPC, `timeout` bounds a call with all its tries. Over
-    REST it bounds all tries to connect together, and each wait for an answer. A server that breaks
-    off late every time can therefore take `5 * timeout`, and the pauses between tries.
+    A request is tried again if the server cannot be reached, breaks off or is busy, but not if it
+    stays silent. Over gRPC, `timeout` bounds a call with all its tries. Over REST it bounds all
+    tries to connect together, and each wait for an answer. A server that breaks off late every time
+    can therefore take `(retries + 2) * timeout`, and the pauses between tries.
 
     Args:
         address: "host:port"; TF Serving's ports are 8501 for REST and 8500 for gRPC.
@@ -51,6 +49,7 @@ class ServingClient(contextlib.AbstractContextManager):
         protocol: "rest", or "grpc", which needs `pip install "mmret_tf[serving]"`.
         version: Version of the model; the newest if `None`.
         timeout: Seconds.
+        retries: 0 to 4 (gRPC's limit); the pauses before them double, up to about 0.8 s.
 
     Raises:
         ImportError: gRPC is not installed.
@@ -72,15 +71,18 @@ class ServingClient(contextlib.AbstractContextManager):
         protocol: str = "rest",
         version: int | None = None,
         timeout: float = 10.0,
+        retries: int = 3,
     ):
         transports = {"rest": _Rest, "grpc": _Grpc}
         if protocol not in transports:
             raise ValueError(f'protocol must be "rest" or "grpc"; got {protocol!r}')
         if "/" in address:
             raise ValueError(f'address must be "host:port", without http://; got {address!r}')
+        if retries not in range(5):
+            raise ValueError(f"retries must be an integer from 0 to 4; got {retries!r}")
         self._target = f"{address}, model {model!r}, version {version or 'newest'}, {protocol}"
-        self._timeout = timeout
-        self._transport = transports[protocol](address, model, version, timeout)
+        self._timeout, self._retries = timeout, retries
+        self._transport = transports[protocol](address, model, version, timeout, retries)
 
     def __exit__(self, *exception) -> None:
         self.close()
@@ -153,6 +155,30 @@ class ServingClient(contextlib.AbstractContextManager):
             embeddings += self._predict(f"encode_{modality}", {modality: batch}, "embedding")
         return np.concatenate(embeddings)
 
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+        """Embed captions or queries: `encode("text", texts)`.
+
+        Args:
+            texts: Strings.
+            batch_size: Number of strings in a request.
+
+        Returns:
+            float32 `[n, dim]`, unit rows.
+        """
+        return self.encode("text", texts, batch_size)
+
+    def encode_images(self, images: Sequence[ImageSource], batch_size: int = 16) -> np.ndarray:
+        """Embed pictures, which the server crops and resizes: `encode("image", images)`.
+
+        Args:
+            images: Paths, encoded bytes, PIL images or arrays in any mix.
+            batch_size: Number of pictures in a request.
+
+        Returns:
+            float32 `[n, dim]`, unit rows.
+        """
+        return self.encode("image", images, batch_size)
+
     def _predict(self, signature: str, inputs: dict[str, list], *names: str) -> list[np.ndarray]:
         """The named outputs `[n, ...]`; otherwise an error that names its cause and the remedy."""
         status, answer = self._transport.predict(signature, inputs)
@@ -166,7 +192,7 @@ class ServingClient(contextlib.AbstractContextManager):
             400: (ValueError, f"refused by the server: {reason}"),
             404: (ValueError, f"{reason}; check the server's --model_name and its versions"),
             408: (TimeoutError, f"no answer in {self._timeout:g} seconds; wait longer or ask less"),
-            503: (ConnectionError, f"no answer in {RETRIES + 1} tries: {reason}; {CHECK}"),
+            503: (ConnectionError, f"no answer in {self._retries + 1} tries: {reason}; {CHECK}"),
         }.get(status, (ConnectionError, f"the server failed, or is not TF Serving: {reason}"))
         if reason.startswith("Serving signature"):
             message = f"no signature {signature!r}; serve an `mmret export` with an index"
@@ -176,12 +202,12 @@ class ServingClient(contextlib.AbstractContextManager):
 class _Rest:
     """JSON over HTTP, in TF Serving's column format."""
 
-    def __init__(self, address, model, version, timeout):
+    def __init__(self, address, model, version, timeout, retries):
         path = f"/versions/{version}" if version else ""
         self.url = f"http://{address}/v1/models/{model}{path}:predict"
-        self.timeout = (timeout / (RETRIES + 1), timeout)  # of one try to connect; of the answer
+        self.timeout = (timeout / (retries + 1), timeout)  # of one try to connect; of the answer
         retry = _Retry(
-            total=RETRIES,
+            total=retries,
             status_forcelist=BUSY,
             allowed_methods=["POST"],  # a prediction changes nothing
             backoff_factor=0.1,
@@ -224,7 +250,7 @@ class _Retry(Retry):
 class _Grpc:
     """Tensors over gRPC, which retries by itself within its deadline."""
 
-    def __init__(self, address, model, version, timeout):
+    def __init__(self, address, model, version, timeout, retries):
         try:
             import grpc
             from tensorflow import make_ndarray
@@ -232,15 +258,15 @@ class _Grpc:
         except ImportError as error:
             raise ImportError('protocol="grpc" needs: pip install "mmret_tf[serving]"') from error
         policy = {
-            "maxAttempts": RETRIES + 1,
+            "maxAttempts": retries + 1,
             "initialBackoff": "0.1s",
             "maxBackoff": "1s",
             "backoffMultiplier": 2,
             "retryableStatusCodes": ["UNAVAILABLE"],
         }
-        config = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
+        methods = [{"name": [{}], "retryPolicy": policy}] if retries else []
         options = {
-            "grpc.service_config": json.dumps(config),
+            "grpc.service_config": json.dumps({"methodConfig": methods}),
             "grpc.max_send_message_length": -1,
             "grpc.max_receive_message_length": -1,
             "grpc.per_rpc_retry_buffer_size": 2**31 - 1,  # larger requests are not tried again

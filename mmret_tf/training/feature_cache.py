@@ -24,6 +24,9 @@ from mmret_tf.ranking.embedding_store import EmbeddingStore
 # Sources whose features are computed at once.
 BATCH = 64
 
+# Parts of a tower's configuration that do not change its features.
+IGNORED = ("head", "name", "trainable", "frozen")
+
 
 @dataclass(frozen=True)
 class CachedSource(Source):
@@ -166,7 +169,7 @@ class _FeatureEncoder(Encoder):
     def __init__(self, tower: Tower, views: Sequence[int]):
         self.towers = {tower.modality: tower}
         config = tower.get_config()
-        config = {name: config[name] for name in config if name not in ("head", "name")}
+        config = {name: config[name] for name in config if name not in IGNORED}
         layers = [layer for layer in tower.layers if layer is not tower.head]
         if any(layer.trainable_weights for layer in layers):
             raise ValueError(

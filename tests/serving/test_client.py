@@ -32,7 +32,6 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from tensorflow_serving.apis import prediction_service_pb2_grpc as prediction_service
 
 from mmret_tf.serving import ServingClient
-from mmret_tf.serving import client as client_module
 
 
 @pytest.fixture(params=["rest", "grpc"])
@@ -41,12 +40,11 @@ def protocol(request):
 
 
 @pytest.fixture
-def connect(protocol, monkeypatch):
+def connect(protocol):
     """Makes clients, which are closed after the test."""
     with contextlib.ExitStack() as stack:
 
-        def make(address, retries=3, **options):
-            monkeypatch.setattr(client_module, "RETRIES", retries)
+        def make(address, **options):
             options = {"model": "toy", "protocol": protocol, "timeout": 5.0, **options}
             return stack.enter_context(ServingClient(address, **options))
 

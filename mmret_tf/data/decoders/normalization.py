@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 
+@tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
 def nfkc(text: tf.Tensor) -> tf.Tensor:
     """Bring strings to Unicode normal form KC.
 
