@@ -30,8 +30,10 @@ MOST_SKIPS = 3  # examples that are shown and not run, of a server, say
 # Keras calls these, or a base class here; their docstrings are there.
 HOOKS = {
     *("augment", "features", "fill", "fuse", "make_weights", "preprocess", "sequence"),
+    *("compiled_preprocess", "predict_on_batch", "project", "view_features"),
     *("build", "build_from_config", "call", "compute_loss", "compute_mask", "compute_output_shape"),
     *("from_config", "get_build_config", "get_config", "on_epoch_begin", "on_epoch_end"),
+    "update_step",
 }
 
 
@@ -157,7 +159,16 @@ def problems(thing):
 
 
 # Base classes, and models that only a function makes: their examples are those of what makes them.
-BASES = {"Fusion", "Imputer", "Tower", "ImageTower", "TextTower", "Source", "Reader"}
+BASES = {
+    "Fusion",
+    "Imputer",
+    "Tower",
+    "ImageTower",
+    "TextTower",
+    "Source",
+    "Reader",
+    "VariantEncoder",
+}
 
 
 @pytest.mark.parametrize("thing", [*public_things()])

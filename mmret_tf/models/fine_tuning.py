@@ -30,7 +30,11 @@ class TwoRateAdam(keras.optimizers.Adam):
     """
 
     def __init__(
-        self, learning_rate=0.001, slow: Iterable[int] = (), slow_share: float = 0.1, **kwargs
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.001,
+        slow: Iterable[int] = (),
+        slow_share: float = 0.1,
+        **kwargs,
     ):
         super().__init__(learning_rate, **kwargs)
         if not slow_share > 0:
