@@ -1,4 +1,4 @@
-"""What users give to an index, checked: counts, rows of numbers, ids."""
+"""What users give, checked: counts, rows of numbers, ids."""
 
 from __future__ import annotations
 

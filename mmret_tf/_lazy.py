@@ -1,9 +1,10 @@
-"""Names of a package that are imported on first use (PEP 562), so that importing it is quick."""
+"""Imports that wait: names of a package on first use (PEP 562), and the modules of a folder."""
 
 from __future__ import annotations
 
 import ast
 import importlib
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,3 +38,13 @@ def attach(
 
     names = sorted([*module_of, *folders])
     return __getattr__, lambda: names, names
+
+
+def import_modules(package: str) -> None:
+    """Import every module of a package, so that the subclasses that they define are found.
+
+    Args:
+        package: Its full name.
+    """
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")

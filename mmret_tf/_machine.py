@@ -47,19 +47,19 @@ def quiet_stderr() -> Iterator[None]:
     if not is_wanted or not _redirecting.acquire(blocking=False):
         yield
         return
-    with open(os.memfd_create("stderr"), "w+b") as caught:
+    with contextlib.ExitStack() as undo:
+        undo.callback(_redirecting.release)
+        caught = undo.enter_context(open(os.memfd_create("stderr"), "w+b"))
+        stderr = undo.enter_context(open(os.dup(2), "wb", buffering=0))
         _flush()
-        stderr = os.dup(2)
         os.dup2(caught.fileno(), 2)
         try:
             yield
         finally:
             _flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
+            os.dup2(stderr.fileno(), 2)
             caught.seek(0)
-            os.write(2, b"".join(line for line in caught if not CPP_LOG.match(line)))
-            _redirecting.release()
+            stderr.write(b"".join(line for line in caught if not CPP_LOG.match(line)))
 
 
 def _flush() -> None:

@@ -81,7 +81,6 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of weights, order and scenes.")] = 0,
 ) -> None:
     """Train ResNet50 + LSTM on drawn scenes, test on unseen ones, index, and query."""
-
     from mmret_tf.demo import run_demo
 
     report = run_demo(run, epochs, seed)
@@ -101,7 +100,6 @@ def train(
     **settings,
 ) -> None:
     """Train on captioned images; leave model, embeddings, index and report in the run."""
-
     given = {name: value for name, value in settings.items() if value not in (None, [])}
     if config is None and "data" not in given:
         raise ValueError("give --data, or --config with the settings of a run")
@@ -130,7 +128,6 @@ def evaluate(
     ] = False,
 ) -> None:
     """Rank the images and captions of a collection against each other; write evaluation.json."""
-
     run = mm.ranking.Run(run)
     images, texts, pairs = mm.evaluation.embed_pairs(run.load_model(), mm.load_pairs(data, split))
     metrics = mm.evaluation.measure(images, texts, pairs, folds)
@@ -150,7 +147,6 @@ def compress(
     precision: Annotated[Literal["int8", "float16"], typer.Option(help="Of the result.")] = "int8",
 ) -> None:
     """Make a smaller, faster image tower, and report what it saves and costs on a collection."""
-
     run = mm.ranking.Run(run)
     pairs = mm.load_pairs(data, split)
     compressed = mm.scale.compress_image_tower(run.load_model(), pairs.image_paths, precision)
@@ -175,7 +171,6 @@ def embed(
     ] = "float32",
 ) -> None:
     """Embed a collection as the run's gallery. Run `mmret index` afterwards."""
-
     run = mm.ranking.Run(run)
     model = run.load_model()
     items = mm.load(data, split)
@@ -205,7 +200,6 @@ def index(
     ] = 0.95,
 ) -> None:
     """Build the ScaNN index over the run's embeddings."""
-
     _build_index(mm.ranking.Run(run), recall_target)
 
 
@@ -222,7 +216,6 @@ def search(
     compressed: Compressed = False,
 ) -> None:
     """Rank the run's gallery for a text, an image (--image), or both."""
-
     try:
         condition = None if where is None else json.loads(where)
     except (ValueError, RecursionError) as error:
@@ -254,7 +247,6 @@ def export(
     top: Annotated[int, typer.Option(min=1, help="Number of results of a search.")] = 10,
 ) -> None:
     """Write a SavedModel for TensorFlow Serving: towers, preprocessing and gallery in one."""
-
     run = mm.ranking.Run(run)
     is_bare = index == "none"
     source = run.load_model() if is_bare else run.open_searcher()
@@ -299,9 +291,9 @@ def main(arguments: list[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if is_debug := "--debug" in arguments:
-        os.environ["MMRET_DEBUG"] = "1"
+        # TensorFlow is not loaded yet; its level was set when the package was.
+        os.environ.update(MMRET_DEBUG="1", TF_CPP_MIN_LOG_LEVEL="0")
     else:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         logging.getLogger("tensorflow").setLevel("ERROR")
     warnings.showwarning = _one_line_warning
     try:

@@ -75,6 +75,16 @@ def batch(text_preprocessor):
     return {"image": images, "text": text_preprocessor(CAPTIONS).numpy()}
 
 
+@pytest.fixture(scope="session")
+def picture_files(tmp_path_factory, batch):
+    """The files of the four pictures: of one colour each, so that crops leave them as they are."""
+    folder = tmp_path_factory.mktemp("pictures")
+    paths = [folder / f"{number}.png" for number in range(4)]
+    for path, pixels in zip(paths, batch["image"], strict=True):
+        Image.fromarray(pixels).save(path)
+    return paths
+
+
 def make_wide_model(text=None, width=128, **settings):
     """A dual encoder whose convolutions outweigh the overhead of a file."""
     images = keras.Input((None, None, 3))

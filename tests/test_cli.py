@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -256,10 +257,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert code == 2 and line.startswith("mmret: ") and message in line and "\x1b" not in line
 
 
-def test_debug_shows_the_traceback(tmp_path, monkeypatch):
+def test_debug_shows_the_traceback_and_all_logs(tmp_path, monkeypatch):
     monkeypatch.setenv("MMRET_DEBUG", "")
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")  # as the package leaves it
     with pytest.raises(ValueError, match="no run at"):
         cli.main(["--debug", "search", "--run", str(tmp_path / "gone"), "a dog"])
+    assert (os.environ["MMRET_DEBUG"], os.environ["TF_CPP_MIN_LOG_LEVEL"]) == ("1", "0")
 
 
 @pytest.mark.parametrize("arguments", [["search", "--top", "0"], ["fly"], ["train"], []])

@@ -111,6 +111,10 @@ class Collection:
             for row, key in enumerate(self.ids)
         ]
 
+    def first_rows(self) -> list[int]:
+        """One row an item: all of them here, and the first of each group in `Pairs`."""
+        return list(range(len(self)))
+
     def subset(self, rows: Iterable[int]) -> Collection:
         """The items of these rows, in this order. `quarantined` stays that of the whole.
 
@@ -183,8 +187,7 @@ def caption_items(collection: Collection) -> Collection:
     >>> caption_items(pairs).ids, caption_items(pairs).captions
     (['a#0', 'a#1'], [['red'], ['红']])
     """
-    first_rows = getattr(collection, "first_rows", lambda: range(len(collection)))
-    of_items = collection.subset(first_rows())
+    of_items = collection.subset(collection.first_rows())
     texts = [
         (row, f"{key}#{number}", source)
         for row, key in enumerate(of_items.ids)

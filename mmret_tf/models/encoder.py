@@ -36,11 +36,13 @@ class Encoder(abc.ABC):
         towers: What encodes each modality, by its name.
         embedding_dim: Width of the embeddings.
         form: How the towers compute, such as "float32" or "int8".
+        recipe: Identity of what else decides the embedding of an item, such as a fusion.
     """
 
     towers: Mapping[str, TowerForm]
     embedding_dim: int
     form: str = "float32"
+    recipe: str = ""
 
     @property
     @abc.abstractmethod
@@ -112,8 +114,7 @@ class Encoder(abc.ABC):
             ValueError: The numbers of items differ, an item has no source, or as for `encode`.
         """
         n = check_items(sources)
-        embeddings = np.zeros((n, self.embedding_dim), np.float32)
-        is_done = np.zeros(n, bool)
+        embeddings, is_done = np.zeros((n, self.embedding_dim), np.float32), np.zeros(n, bool)
         for name in self.modalities:
             given = sources.get(name, [()] * n)
             used = [() if done else each for done, each in zip(is_done, given, strict=True)]
@@ -304,8 +305,7 @@ class VariantEncoder(Encoder):
     def __init__(self, encoder: MultiEncoder, towers: Mapping[str, TowerForm], form: str):
         self.encoder = encoder
         self.towers = {**encoder.towers, **towers}
-        self.embedding_dim = encoder.embedding_dim
-        self.form = form
+        self.embedding_dim, self.form = encoder.embedding_dim, form
 
     @property
     def fingerprint(self) -> str:

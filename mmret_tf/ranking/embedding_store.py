@@ -191,7 +191,7 @@ def _encode_chunks(
     partial = partial_folder(directory)
     partial.mkdir(parents=True, exist_ok=True)
     n = len(collection)
-    made_by = [VERSION, fingerprint, encoder.form, getattr(encoder, "recipe", "")]
+    made_by = [VERSION, fingerprint, encoder.form, encoder.recipe]
     used = {name: collection.sources.get(name, [[]] * n) for name in encoder.modalities}
     blocks = [slice(start, min(start + CHUNK_ROWS, n)) for start in range(0, n, CHUNK_ROWS)]
     chunks = []

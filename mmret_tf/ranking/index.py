@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from mmret_tf._checks import Ids, checked_count, checked_queries
 from mmret_tf._files import read_manifest, replace_folder
+from mmret_tf._lazy import import_modules
 from mmret_tf.ranking.indexes.updates import UpdatableItems
 from mmret_tf.ranking.snapshot import Found, Snapshot, checked_segment, read_snapshot
 
@@ -233,8 +234,7 @@ def load_index(directory: str | os.PathLike) -> Index:
 
 def _class_of(name: str) -> type[Index]:
     """The subclass of `Index` with this name."""
-    from mmret_tf.ranking.indexes import brute_force, scann_index  # noqa: F401, they are registered
-
+    import_modules(f"{__package__}.indexes")
     if name not in _classes:
         known = ", ".join(sorted(_classes))
         raise ValueError(f"the index's class {name!r:.80} is not defined here; there are: {known}")

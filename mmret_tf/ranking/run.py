@@ -85,7 +85,9 @@ class Run:
     def build_index(
         self, recall_target: float = 0.95, progress: Callable[[str], None] = lambda line: None
     ) -> Index:
-        """Index the embeddings, tuned on captions of the gallery, and save the index.
+        """Index the embeddings, and save the index.
+
+        A large gallery is tuned on its captions, or on its own rows if the model reads no text.
 
         Args:
             recall_target: Share of the true neighbours that searches find.
@@ -94,13 +96,12 @@ class Run:
         Raises:
             ValueError: There are no embeddings, or the target is not a share.
         """
-        store = EmbeddingStore.open(self.embeddings)
-
+        store, queries = EmbeddingStore.open(self.embeddings), None
         captions = [caption for item in store.items for caption in item["captions"]]
-        queries = None
-        if captions and len(store.ids) >= EXACT_BELOW:  # smaller galleries need no tuning
-            step = -(-len(captions) // TUNED_QUERIES)
-            queries = self.load_model().encode("text", captions[::step])
+        if captions and len(store) >= EXACT_BELOW:  # smaller galleries need no tuning
+            model, step = self.load_model(), -(-len(captions) // TUNED_QUERIES)
+            if "text" in model.modalities:
+                queries = model.encode("text", captions[::step])
         index = build_index(
             store.embeddings,
             store.ids,

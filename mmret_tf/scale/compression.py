@@ -68,7 +68,8 @@ class CompressedTower:
 
     def __init__(self, tower: ImageTower, content: bytes, shift: np.ndarray):
         self.embedding_dim, self.batch_size = tower.embedding_dim, tower.batch_size
-        self.preprocess, self._members = tower.compiled_preprocess, tower.members
+        self.preprocess, self.compiled_preprocess = tower.preprocess, tower.compiled_preprocess
+        self._members = tower.members
         self.content, self.shift = content, shift
         with warnings.catch_warnings(), quiet_stderr():
             warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)

@@ -81,7 +81,8 @@ class ServingClient(contextlib.AbstractContextManager):
         if retries not in range(5):
             raise ValueError(f"retries must be an integer from 0 to 4; got {retries!r}")
         self._target = f"{address}, model {model!r}, version {version or 'newest'}, {protocol}"
-        self._timeout, self._retries = timeout, retries
+        self._timeout = timeout
+        self._tries = f"{retries + 1} tries" if retries else "1 try"
         self._transport = transports[protocol](address, model, version, timeout, retries)
 
     def __exit__(self, *exception) -> None:
@@ -149,7 +150,7 @@ class ServingClient(contextlib.AbstractContextManager):
         is_one = isinstance(sources, str | bytes | os.PathLike) or not hasattr(sources, "__len__")
         if is_one or not len(sources):
             raise ValueError(f"expected a list of {modality}s, of at least one")
-        embeddings = []
+        embeddings, batch_size = [], checked_count(batch_size, "batch_size")
         for start in range(0, len(sources), batch_size):
             batch = [_content(modality, each) for each in sources[start : start + batch_size]]
             embeddings += self._predict(f"encode_{modality}", {modality: batch}, "embedding")
@@ -192,7 +193,7 @@ class ServingClient(contextlib.AbstractContextManager):
             400: (ValueError, f"refused by the server: {reason}"),
             404: (ValueError, f"{reason}; check the server's --model_name and its versions"),
             408: (TimeoutError, f"no answer in {self._timeout:g} seconds; wait longer or ask less"),
-            503: (ConnectionError, f"no answer in {self._retries + 1} tries: {reason}; {CHECK}"),
+            503: (ConnectionError, f"no answer in {self._tries}: {reason}; {CHECK}"),
         }.get(status, (ConnectionError, f"the server failed, or is not TF Serving: {reason}"))
         if reason.startswith("Serving signature"):
             message = f"no signature {signature!r}; serve an `mmret export` with an index"

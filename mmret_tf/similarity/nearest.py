@@ -57,18 +57,17 @@ def nearest(
     >>> rows.tolist(), scores.round(2).tolist()
     ([[2, 1]], [[0.800000011920929, 0.6000000238418579]])
     """
-    if allowed is not None and 4 * np.count_nonzero(allowed) < len(vectors):
-        kept = np.flatnonzero(allowed)
-        rows, scores = nearest(vectors[kept], queries, k, metric)
-        return kept[rows], scores
     if metric == "euclidean" and norms is None:
         norms = square_norms(vectors)
     penalty = norms if metric == "euclidean" else None  # what is subtracted from the products
-    if allowed is not None:
+    kept = None  # if few rows are allowed, the only ones that are compared
+    if allowed is not None and 4 * np.count_nonzero(allowed) < len(vectors):
+        kept = np.flatnonzero(allowed)
+    elif allowed is not None:
         penalty = np.where(allowed, np.float32(0) if penalty is None else penalty, np.inf)
         penalty = penalty.astype(np.float32)
     blocks = [
-        _nearest(vectors, queries[start : start + BLOCK_QUERIES], k, metric, penalty)
+        _nearest(vectors, queries[start : start + BLOCK_QUERIES], k, metric, penalty, kept)
         for start in range(0, len(queries), BLOCK_QUERIES)
     ]
     rows, scores = map(np.concatenate, zip(*blocks, strict=True))
@@ -88,21 +87,29 @@ def best(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.n
 
 
 def _nearest(
-    vectors: np.ndarray, queries: np.ndarray, k: int, metric: str, penalty: np.ndarray | None
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    k: int,
+    metric: str,
+    penalty: np.ndarray | None,
+    kept: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `nearest`, for the queries of a block; `penalty` `[n]` is infinite for other rows."""
+    n = len(vectors) if kept is None else len(kept)
     factor, margin = np.float32(1), np.float32(2 * MARGIN)
     if metric == "euclidean":
         # |query|^2 is the same for all rows and changes no rank; without it less is cancelled.
         factor = np.float32(2)
         margin *= square_norms(queries)[:, None] + penalty.max(where=penalty < np.inf, initial=0)
-    width = max(BLOCK_SCORES // len(queries), 1)
+    # Rows that are kept are copied, a block at a time.
+    width = max(BLOCK_SCORES // (len(queries) if kept is None else max(queries.shape)), 1)
     highest = np.full((len(queries), k), -np.inf, np.float32)
     found = []  # of each block of rows: candidates as places in its scores, and these
-    for start in range(0, len(vectors), width):
-        scores = factor * queries @ vectors[start : start + width].T
+    for start in range(0, n, width):
+        part = slice(start, start + width) if kept is None else kept[start : start + width]
+        scores = factor * queries @ vectors[part].T
         if penalty is not None:
-            scores -= penalty[start : start + width]
+            scores -= penalty[part]
         groups = np.arange(0, scores.shape[1], GROUP)
         maxima = np.maximum.reduceat(scores, groups, axis=1) if len(groups) > 2 * k else scores
         highest = np.partition(np.hstack([highest, maxima]), -k, axis=1)[:, -k:]
@@ -111,8 +118,10 @@ def _nearest(
         query, row = np.divmod(places, scores.shape[1])
         found.append((query, start + row, scores.ravel()[places]))
     query, row, rough = map(np.concatenate, zip(*found, strict=True))
-    kept = rough > enough[query, 0]
-    query, row = query[kept], row[kept]
+    if kept is not None:
+        row = kept[row]
+    is_found = rough > enough[query, 0]
+    query, row = query[is_found], row[is_found]
     scores = np.empty(len(row), np.float32)
     for start in range(0, len(row), BLOCK_CANDIDATES):
         part = slice(start, start + BLOCK_CANDIDATES)

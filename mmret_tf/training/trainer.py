@@ -172,7 +172,7 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
     is_interrupted = _fit(config, run, encoder, keep, splits)
     fit_seconds = time.monotonic() - fit_started
 
-    model.set_weights(load_model(run.model).get_weights())  # of the best epoch; heads share them
+    model.load_weights(run.model)  # of the best epoch; the cached form shares its heads
     form = VariantEncoder(model, encoder.towers, "float32")
     EmbeddingStore.export(form, splits.gallery, run.embeddings)
     report = {

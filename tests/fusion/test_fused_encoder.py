@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import CAPTIONS, make_model
-from PIL import Image
 
 from mmret_tf.data.collection import Collection
 from mmret_tf.data.modalities import MODALITIES, Modality
@@ -53,19 +52,9 @@ def fused(encoder):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory, batch):
-    """Four files."""
-    folder = tmp_path_factory.mktemp("pictures")
-    paths = [folder / f"{number}.png" for number in range(4)]
-    for path, pixels in zip(paths, batch["image"], strict=True):
-        Image.fromarray(pixels).save(path)
-    return paths
-
-
-@pytest.fixture(scope="module")
-def image(encoder, pictures):
+def image(encoder, picture_files):
     """Embeddings of the pictures."""
-    return encoder.encode_images(pictures)
+    return encoder.encode_images(picture_files)
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +64,9 @@ def text(encoder):
 
 
 @pytest.fixture(scope="module")
-def items(pictures):
+def items(picture_files):
     """Four items of one picture and one caption."""
-    return {"image": [[path] for path in pictures], "text": [[each] for each in CAPTIONS]}
+    return {"image": [[path] for path in picture_files], "text": [[each] for each in CAPTIONS]}
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +87,10 @@ def test_it_is_an_encoder_of_the_same_space(encoder, fused, image, text):
     assert one.count_params() == encoder.count_params() + one.fusion.count_params()
 
 
-def test_features_of_late_fusions_are_mean_embeddings(fused, pictures, image, text):
+def test_features_of_late_fusions_are_mean_embeddings(fused, picture_files, image, text):
     features = fused["gated"].features(
         {
-            "image": [pictures[:2], [], [pictures[3]]],
+            "image": [picture_files[:2], [], [picture_files[3]]],
             "text": [["a red circle"], ["红色的圆", "a blue square"], []],
         }
     )
@@ -112,9 +101,9 @@ def test_features_of_late_fusions_are_mean_embeddings(fused, pictures, image, te
     assert np.allclose(features["text"], expected, atol=1e-6)
 
 
-def test_features_of_joint_fusions_are_regions_and_words(encoder, fused, pictures, batch):
+def test_features_of_joint_fusions_are_regions_and_words(encoder, fused, picture_files, batch):
     features = fused["early"].features(
-        {"image": [pictures[:2], [], [pictures[3]]], "text": [["circle red"], ["红"], []]}
+        {"image": [picture_files[:2], [], [picture_files[3]]], "text": [["circle red"], ["红"], []]}
     )
     # The backbone makes 7 x 7 regions of 8 numbers from 16 x 16 pixels.
     assert features["image"].shape == (3, 2 * 49, 8)
@@ -132,19 +121,19 @@ def test_features_of_joint_fusions_are_regions_and_words(encoder, fused, picture
 
 
 @pytest.mark.parametrize("name", ["gated", "hybrid"])
-def test_a_modality_may_be_absent_from_all_items(name, fused, pictures):
+def test_a_modality_may_be_absent_from_all_items(name, fused, picture_files):
     asked = {"image": [[], []], "text": [["a red circle"], ["红"]]}
     both = fused[name].encode_items(asked)
     assert np.allclose(fused[name].encode_items({"text": asked["text"]}), both, atol=1e-6)
     assert np.allclose(np.linalg.norm(both, axis=1), 1, atol=1e-5)
-    assert fused[name].encode_items({"image": [[pictures[0]]], "text": [[]]}).shape == (1, 4)
+    assert fused[name].encode_items({"image": [[picture_files[0]]], "text": [[]]}).shape == (1, 4)
     assert fused[name].encode_items({"image": [], "text": []}).shape == (0, 4)
 
 
-def test_the_weighted_sum_of_one_modality_is_its_embedding(fused, pictures, image, text):
+def test_the_weighted_sum_of_one_modality_is_its_embedding(fused, picture_files, image, text):
     embeddings = fused["weighted sum"].encode_items(
         {
-            "image": [[pictures[0]], [], [pictures[1]]],
+            "image": [[picture_files[0]], [], [picture_files[1]]],
             "text": [[], ["红色的圆"], ["a red circle"]],
         }
     )
@@ -154,7 +143,7 @@ def test_the_weighted_sum_of_one_modality_is_its_embedding(fused, pictures, imag
 
 @pytest.mark.parametrize("name", ["gated", "early"])
 def test_a_graph_from_encoded_sources_gives_the_same_embeddings(
-    name, encoder, fused, items, pictures
+    name, encoder, fused, items, picture_files
 ):
     """As an exported graph computes them: strings in, one source a row."""
 
@@ -165,7 +154,7 @@ def test_a_graph_from_encoded_sources_gives_the_same_embeddings(
         inputs = {modality: towers[modality].preprocess(each) for modality, each in sources.items()}
         return fused[name].fuse_inputs(inputs)
 
-    contents = tf.constant([path.read_bytes() for path in pictures])
+    contents = tf.constant([path.read_bytes() for path in picture_files])
     embeddings = embed(contents, tf.constant(CAPTIONS)).numpy()
     assert np.allclose(embeddings, fused[name].encode_items(items), atol=1e-5)
 
@@ -179,14 +168,14 @@ def test_a_saved_encoder_gives_the_same_embeddings(name, fused, features, tmp_pa
     assert np.allclose(loaded(features[name]), fused[name](features[name]), atol=1e-6)
 
 
-def test_the_imputer_and_the_dropout_are_saved_with_it(encoder, pictures, tmp_path):
+def test_the_imputer_and_the_dropout_are_saved_with_it(encoder, picture_files, tmp_path):
     imputer = ModalityPredictor(units=8)
     imputer.start({"image": 4, "text": 4})
     fused = FusedEncoder(encoder, Concatenate(4), imputer, modality_dropout=0.25)
     fused.save(tmp_path / "fused.keras")
     loaded = keras.saving.load_model(tmp_path / "fused.keras")  # in safe mode
     assert loaded.dropout.rate == 0.25 and loaded.recipe == fused.recipe
-    items = {"image": [[pictures[0]], []], "text": [[], ["a red circle"]]}
+    items = {"image": [[picture_files[0]], []], "text": [[], ["a red circle"]]}
     assert np.allclose(loaded.encode_items(items), fused.encode_items(items), atol=1e-6)
 
 
@@ -211,11 +200,11 @@ def test_the_recipe_follows_from_weights_and_settings_alone(encoder):
     assert len(others) == 5 and plain not in others
 
 
-def test_an_imputer_fills_in_before_the_fusion(encoder, pictures, image):
+def test_an_imputer_fills_in_before_the_fusion(encoder, picture_files, image):
     imputer = MeanImputer()
     imputer.adapt({"image": np.array([[1.0, 2, 3, 4]]), "text": np.array([[0.5, 0, 0, 0]])})
     fused = FusedEncoder(encoder, WeightedSum(), imputer)
-    [embedding] = fused.encode_items({"image": [[pictures[0]]], "text": [[]]})
+    [embedding] = fused.encode_items({"image": [[picture_files[0]]], "text": [[]]})
     assert np.allclose(embedding, unit(image[0] + [0.5, 0, 0, 0]), atol=1e-6)
 
 
@@ -252,9 +241,9 @@ def test_modality_dropout_hides_in_training_only(encoder, image, text):
     assert is_image.sum() > 10 and is_text.sum() > 10
 
 
-def test_item_examples_pair_each_caption_with_the_next(fused, pictures, image, text):
+def test_item_examples_pair_each_caption_with_the_next(fused, picture_files, image, text):
     captions = [CAPTIONS[:2], CAPTIONS[1:], CAPTIONS[3:], CAPTIONS[:3]]
-    sources = {"image": [[path] for path in pictures], "text": captions}
+    sources = {"image": [[path] for path in picture_files], "text": captions}
     pairs = Pairs(list("abcd"), sources)
     inputs, targets = item_examples(fused["weighted sum"], pairs)
     # "c" has one caption and is left out.
@@ -264,17 +253,17 @@ def test_item_examples_pair_each_caption_with_the_next(fused, pictures, image, t
     with pytest.raises(ValueError, match="no image has two sources of text"):
         item_examples(fused["gated"], pairs.subset([2]))
 
-    backwards = Collection(["a"], {"text": [["a red circle"]], "image": [pictures[:2]]})
+    backwards = Collection(["a"], {"text": [["a red circle"]], "image": [picture_files[:2]]})
     inputs, targets = item_examples(fused["gated"], backwards.pairs("text", "image"))
     assert np.allclose(inputs["text"], text[[0, 0]], atol=1e-6)
     assert np.allclose(inputs["image"], image[:2], atol=1e-6)
     assert np.allclose(targets, image[[1, 0]], atol=1e-6)
 
 
-def test_mistakes_are_explained(encoder, fused, pictures, tmp_path):
+def test_mistakes_are_explained(encoder, fused, picture_files, tmp_path):
     late = fused["weighted sum"]
     with pytest.raises(ValueError, match="item 1 has no image or text"):
-        late.encode_items({"image": [[pictures[0]], []], "text": [[], []]})
+        late.encode_items({"image": [[picture_files[0]], []], "text": [[], []]})
     with pytest.raises(ValueError, match="item 0 has no image or text"):
         late.encode_items({"sound": [["a.wav"]]})
     with pytest.raises(ValueError, match="one list an item; got {'image': 1, 'text': 2}"):
@@ -321,11 +310,12 @@ def three(encoder, monkeypatch):
     return MultiEncoder([*encoder.towers.values(), LevelTower(Head(5, 4))])
 
 
-def test_it_fuses_any_modalities(three, pictures):
+def test_it_fuses_any_modalities(three, picture_files):
     late = FusedEncoder(three, WeightedSum())
     assert late.modalities == ["image", "text", "level"]
-    items = {"image": [[pictures[0]], []], "text": [["红"], []], "level": [[b"2"], [b"1 3", b"4"]]}
-    image, text = three.encode("image", [pictures[0]])[0], three.encode("text", ["红"])[0]
+    levels = [[b"2"], [b"1 3", b"4"]]
+    items = {"image": [[picture_files[0]], []], "text": [["红"], []], "level": levels}
+    image, text = three.encode("image", [picture_files[0]])[0], three.encode("text", ["红"])[0]
     level = three.encode("level", [b"2", b"1 3", b"4"])
     expected = [unit(image + text + level[0]), unit(level[1] + level[2])]
     assert np.allclose(late.encode_items(items), expected, atol=1e-6)

@@ -184,6 +184,8 @@ class Reversed:
     def preprocess(self, sources):
         return self.tower.preprocess(sources)
 
+    compiled_preprocess = preprocess
+
     def predict_on_batch(self, inputs):
         return self.tower.predict_on_batch(inputs)[:, ::-1]
 

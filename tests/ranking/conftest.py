@@ -2,7 +2,6 @@
 
 import pytest
 from conftest import CAPTIONS
-from PIL import Image
 
 from mmret_tf.data.pairs import Pairs
 from mmret_tf.ranking.embedding_store import EmbeddingStore
@@ -10,13 +9,9 @@ from mmret_tf.ranking.run import Run
 
 
 @pytest.fixture(scope="session")
-def pairs(tmp_path_factory, batch):
+def pairs(picture_files):
     """Four pictures of one colour each, with a caption and a price."""
-    folder = tmp_path_factory.mktemp("pictures")
-    paths = [folder / f"{number}.png" for number in range(4)]
-    for path, pixels in zip(paths, batch["image"], strict=True):
-        Image.fromarray(pixels).save(path)
-    sources = {"image": [[path] for path in paths], "text": [[caption] for caption in CAPTIONS]}
+    sources = {"image": [[path] for path in picture_files], "text": [[each] for each in CAPTIONS]}
     attributes = [{"price": 10 * number} for number in range(4)]
     return Pairs([f"00{number}" for number in range(4)], sources, attributes)
 

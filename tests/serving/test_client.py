@@ -281,6 +281,20 @@ def test_rows_are_sent_in_batches(connect, script):
     assert server.inputs[3] == {"image": [b"1", b"2"]}
 
 
+def test_short_forms_name_their_modality(connect, script):
+    server = script(*["ok"] * 4)
+    client = connect(server.address)
+    assert client.encode_texts(["a", "红"], batch_size=1).tolist() == [[1.0], [1.0]]
+    assert client.encode_images([b"1", b"2"], batch_size=1).tolist() == [[1.0], [1.0]]
+    assert server.inputs == [
+        {"text": ["a"]},
+        {"text": ["红"]},
+        {"image": [b"1"]},
+        {"image": [b"2"]},
+    ]
+    assert server.signatures == ["encode_text"] * 2 + ["encode_image"] * 2
+
+
 def test_other_modalities_go_by_their_names(connect, script, tmp_path):
     server = script("ok", *["other"] * 3)
     client = connect(server.address)
@@ -361,11 +375,11 @@ def test_statuses_of_a_busy_server_over_rest(connect, script):
 
 
 def test_a_server_that_stays_busy_is_given_up(connect, script):
-    for retries in (1, 2):
+    for retries, tries in enumerate(["1 try", "2 tries", "3 tries"]):
         server = script(*["busy"] * 5)
         with within(3), pytest.raises(ConnectionError) as caught:
             connect(server.address, retries=retries).encode("text", ["a"])
-        for words in (f"no answer in {retries + 1} tries", server.address, "busy", "8501"):
+        for words in (f"no answer in {tries}: ", server.address, "busy", "8501"):
             assert words in str(caught.value)
         assert len(server.inputs) == retries + 1
 
@@ -507,6 +521,9 @@ def test_bad_arguments_are_explained(connect, script, tmp_path):
         (lambda: client.search(image=tmp_path), f"{tmp_path}: Is a directory"),
         (lambda: client.search(image=np.zeros((2, 3, 5))), r"an image array .* got \(2, 3, 5\)"),
         (lambda: client.search(image=np.full((2, 2), 300)), "from 0 to 255; got 300 to 300"),
+        (lambda: connect(server.address, retries=5), "retries must be .* from 0 to 4; got 5"),
+        (lambda: connect(server.address, retries=-1), "retries must be .* from 0 to 4; got -1"),
+        (lambda: client.encode("text", ["a"], 0), "batch_size must be .* at least 1; got 0"),
         (lambda: client.encode("text", "a"), "expected a list of texts, of at least one"),
         (lambda: client.encode("text", ["a", 5]), "a text must be a string; got 5"),
         (lambda: client.encode("text", []), "of at least one"),

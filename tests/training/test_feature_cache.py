@@ -22,19 +22,9 @@ from mmret_tf.training.feature_cache import CachedTower, FeatureCache
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory, batch):
-    """Four pictures of one colour each, which crops and mirrors leave as they are."""
-    folder = tmp_path_factory.mktemp("photos")
-    paths = [folder / f"{number}.png" for number in range(4)]
-    for path, pixels in zip(paths, batch["image"], strict=True):
-        Image.fromarray(pixels).save(path)
-    return paths
-
-
-@pytest.fixture(scope="module")
-def pairs(photos):
-    ids = [path.stem for path in photos]
-    sources = {"image": [[path] for path in photos], "text": [[caption] for caption in CAPTIONS]}
+def pairs(picture_files):
+    ids = [path.stem for path in picture_files]
+    sources = {"image": [[path] for path in picture_files], "text": [[each] for each in CAPTIONS]}
     return Collection(ids, sources).pairs()
 
 

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import abc
-import importlib
 import os
-import pkgutil
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import ClassVar
 
+from mmret_tf._lazy import import_modules
 from mmret_tf.data.readers.reading import Reading
 from mmret_tf.data.splits import hash_split
 
@@ -43,9 +42,7 @@ class Reader(abc.ABC):
 
 def all_readers() -> list[type[Reader]]:
     """The readers of this folder and those defined elsewhere, in the order of precedence."""
-    package = __name__.rpartition(".")[0]
-    for module in pkgutil.iter_modules([os.path.dirname(__file__)]):
-        importlib.import_module(f"{package}.{module.name}")
+    import_modules(__package__)
     return sorted(Reader.__subclasses__(), key=lambda reader: reader.precedence)
 
 

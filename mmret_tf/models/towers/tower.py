@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mmret_tf._checks import checked_count
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.sources import Source
 from mmret_tf.models.towers.head import Head
@@ -28,6 +29,9 @@ class TowerForm(Protocol):
 
     def preprocess(self, sources: tf.Tensor) -> tf.Tensor:
         """Encoded sources, strings `[batch]` -> inputs of the network."""
+
+    def compiled_preprocess(self, sources: tf.Tensor) -> tf.Tensor:
+        """`preprocess` as a graph that is traced once."""
 
     def predict_on_batch(self, inputs: np.ndarray) -> np.ndarray:
         """Inputs -> float32 `[batch, embedding_dim]`, unit rows."""
@@ -222,7 +226,7 @@ def input_batches(
     tower: TowerForm, sources: Sequence[Source], batch_size: int | None = None
 ) -> Iterator[tf.Tensor]:
     """Inputs of a tower's network in batches; while one is used, the next is prepared."""
-    step = batch_size or tower.batch_size
+    step = tower.batch_size if batch_size is None else checked_count(batch_size, "batch_size")
     blocks = [sources[start : start + step] for start in range(0, len(sources), step)]
     if len(blocks) < 2:  # a query does not wait for a thread
         yield from (_prepared(tower, block) for block in blocks)
@@ -239,14 +243,13 @@ def input_batches(
 def _prepared(tower: TowerForm, sources: Sequence[Source]) -> tf.Tensor:
     """Inputs for some sources; ValueError that names the source that cannot be used."""
     contents = [source.read() for source in sources]
-    preprocess = getattr(tower, "compiled_preprocess", tower.preprocess)
     try:
-        return preprocess(tf.constant(contents))
+        return tower.compiled_preprocess(tf.constant(contents))
     except tf.errors.OpError:
         for source, content in zip(sources, contents, strict=True):
             try:
                 get_modality(tower.modality).check(content)
-                tower.preprocess(tf.constant([content]))
+                tower.preprocess(tf.constant([content]))  # its errors are shorter than a graph's
             except (ValueError, tf.errors.OpError) as reason:
                 raise ValueError(f"{source.name}: {reason}") from None
         raise

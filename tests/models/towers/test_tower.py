@@ -117,6 +117,8 @@ def test_errors_name_the_source(tower):
         tower.encode([number(1), number("1_000", name="second.txt")])
     with pytest.raises(ValueError, match="nothing to encode: the list is empty"):
         tower.encode([])
+    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1; got 0"):
+        tower.encode([number(1)], batch_size=0)
 
 
 def test_defaults_augment_nothing_and_have_no_sequence(tower):

@@ -79,7 +79,7 @@ def test_it_is_tuned_on_the_queries_that_are_given(oracle):
     assert (near.stats["measured_on"], near.stats["n_measured"]) == ("perturbed embeddings", 2000)
     assert recall(near.search(QUERIES)[0], oracle.search(QUERIES)[0]) >= 0.8
     random = np.random.default_rng(1)
-    far, unseen = (random.standard_normal((n, 32)) for n in (2500, 200))  # unlike any item
+    far, unseen = (random.standard_normal((n, 32)) for n in (2500, 2000))  # unlike any item
     near_leaves = near.stats["leaves_to_search"]
     near.tune(queries=far, seconds=0)
     assert (near.stats["measured_on"], near.stats["n_measured"]) == ("queries", 2000)
