@@ -5,8 +5,6 @@ One folder for each step of the document: `data`, `models`, `fusion`, `similarit
 `evaluation`, `training`, `scale` and `serving`. Names are imported on first use.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """What users give, checked: counts, rows of numbers, ids."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@ A folder has a manifest with the size and SHA-256 of each file. The embedding st
 the compressed tower are such folders.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

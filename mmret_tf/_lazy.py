@@ -1,7 +1,5 @@
 """Imports that wait: names of a package on first use (PEP 562), and the modules of a folder."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import pkgutil

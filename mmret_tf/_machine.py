@@ -1,7 +1,5 @@
 """The machine that the process runs on: its cores, its processor, and its standard error."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

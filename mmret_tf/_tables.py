@@ -1,7 +1,5 @@
 """Tables for the terminal: metrics of an evaluation, and what a compressed tower saves."""
 
-from __future__ import annotations
-
 from rich.table import Table
 
 DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}

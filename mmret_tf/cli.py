@@ -3,8 +3,6 @@
 Names of `mm` are imported on first use, so `--help` does not wait for TensorFlow.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import json
@@ -48,14 +46,16 @@ DEMO = Path("runs/demo")
 
 def with_settings(command: Callable) -> Callable:
     """Give a command an option for each setting of `TrainConfig`, in place of `**settings`."""
-    kinds = {"tuple[int, ...]": list[int], "tuple[str, ...]": list[str]}
-    kinds |= {kind.__name__: kind for kind in (str, int, float, bool)}
-    signature = inspect.signature(command, eval_str=True)
+    lists = {
+        tuple[int, ...]: list[int],
+        tuple[str, ...]: list[str],
+    }  # typer takes no tuple of any length
+    signature = inspect.signature(command)
     parameters = [each for each in signature.parameters.values() if each.kind != each.VAR_KEYWORD]
     for field in dataclasses.fields(TrainConfig):
         default = field.default if field.default not in ((), "") else "none"
         help_text = f"{setting_help()[field.name]} Default: {default}"
-        kind = Annotated[kinds[field.type] | None, typer.Option(help=help_text)]
+        kind = Annotated[lists.get(field.type, field.type) | None, typer.Option(help=help_text)]
         parameters.append(
             inspect.Parameter(
                 field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind
@@ -269,7 +269,7 @@ def doctor() -> None:
     console.print("All of it fits together.")
 
 
-def _build_index(run: mm.ranking.Run, recall_target: float = 0.95) -> None:
+def _build_index(run: "mm.ranking.Run", recall_target: float = 0.95) -> None:
     """Index the embeddings of a run, and report what was built."""
     built = run.build_index(recall_target, console.print)
     stats = built.stats

@@ -1,7 +1,5 @@
 """The whole road in one call: drawn scenes, training, unseen scenes, index, queries, a picture."""
 
-from __future__ import annotations
-
 import os
 import time
 

@@ -3,8 +3,6 @@
 Standard library only, because it must work where TensorFlow or Keras do not.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import json

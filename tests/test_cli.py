@@ -226,9 +226,9 @@ def test_every_setting_has_an_option_with_help(field):
     [option] = [each for each in COMMANDS["train"].params if each.name == field.name]
     name = field.name.replace("_", "-")
     assert option.opts == [f"--{name}"]
-    assert option.secondary_opts == ([f"--no-{name}"] if field.type == "bool" else [])
+    assert option.secondary_opts == ([f"--no-{name}"] if field.type is bool else [])
     assert option.help.startswith(setting_help()[field.name]) and "Default: " in option.help
-    assert option.multiple == field.type.startswith("tuple") and not option.required
+    assert option.multiple == isinstance(field.default, tuple) and not option.required
 
 
 @pytest.mark.parametrize(

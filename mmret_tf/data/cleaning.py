@@ -4,8 +4,6 @@ Between the readers and `Collection`. A collection is not trusted: files outside
 files above a size limit are not opened.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -4,8 +4,6 @@ Sections 2.1 and 7.2 of the document. A search finds items; an encoder trains on
 are drawn from them.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -115,7 +113,7 @@ class Collection:
         """One row an item: all of them here, and the first of each group in `Pairs`."""
         return list(range(len(self)))
 
-    def subset(self, rows: Iterable[int]) -> Collection:
+    def subset(self, rows: Iterable[int]) -> "Collection":
         """The items of these rows, in this order. `quarantined` stays that of the whole.
 
         Args:
@@ -126,7 +124,7 @@ class Collection:
         """
         return self._rows(list(rows))
 
-    def _rows(self, rows: list[int], **more: Any) -> Collection:
+    def _rows(self, rows: list[int], **more: Any) -> "Collection":
         return type(self)(
             [self.ids[row] for row in rows],
             {name: [each[row] for row in rows] for name, each in self.sources.items()},
@@ -136,7 +134,7 @@ class Collection:
             **more,
         )
 
-    def split(self, name: str) -> Collection:
+    def split(self, name: str) -> "Collection":
         """The items of one split.
 
         Args:
@@ -156,7 +154,7 @@ class Collection:
         both = (self.sources.get(name, [[]] * len(self)) for name in (first, second))
         return any(map(all, zip(*both, strict=True)))
 
-    def pairs(self, first: str = "image", second: str = "text") -> Pairs:
+    def pairs(self, first: str = "image", second: str = "text") -> "Pairs":
         """A row for each source of one modality with the item's sources of another (图文对).
 
         The rows of one item are a group, with the ids "item#0", "item#1" and so on; the row of an

@@ -1,7 +1,5 @@
 """The record of an item (条目): what a search result carries, and what a store writes as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +29,7 @@ class Item(dict):
         raise KeyError(key)
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Item:
+    def of(cls, record: Mapping[str, Any]) -> "Item":
         """Turn a record, in the general or the short form, into an item.
 
         Args:

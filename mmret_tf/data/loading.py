@@ -3,8 +3,6 @@
 Sections 2.1 and 3.1(1) of the document.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from pathlib import Path

@@ -4,8 +4,6 @@ To add one, write a decoder in `data/decoders/` and a tower in `models/towers/`,
 here. Collections, encoders, searches and exports then go by its name.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

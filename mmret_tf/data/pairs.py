@@ -3,8 +3,6 @@
 Sections 2.1 and 3.1(1) of the document.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,7 +98,7 @@ class Pairs(Collection):
         """
         return np.unique(self.groups, return_index=True)[1].tolist()
 
-    def subset(self, rows: Iterable[int]) -> Pairs:
+    def subset(self, rows: Iterable[int]) -> "Pairs":
         rows = list(rows)
         return self._rows(rows, groups=[self.groups[row] for row in rows])
 

@@ -1,7 +1,5 @@
 """Progress of long work (进度): a bar in a terminal or notebook, plain lines in a log file."""
 
-from __future__ import annotations
-
 import sys
 
 import keras

@@ -1,7 +1,5 @@
 """Sources (数据来源): the origin of one picture, text or other content, and how to read it."""
 
-from __future__ import annotations
-
 import abc
 import functools
 import hashlib

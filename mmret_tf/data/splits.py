@@ -3,8 +3,6 @@
 All loaders share it, so no item is in the training split once and in the test split another time.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 

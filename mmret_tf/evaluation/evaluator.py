@@ -1,7 +1,5 @@
 """Evaluation of an encoder on a collection (模型评估): as a whole, by language, or in folds."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -4,8 +4,6 @@ Pure NumPy: the functions know arrays and an explicit caption -> image map, neve
 modalities read "image" as the first and "caption" as the second.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ The functions take arrays and draw with matplotlib, without its global state. ma
 the extra `notebooks`; without it each function raises an ImportError that says so.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import unicodedata
@@ -237,7 +235,7 @@ def draw_evaluation(
     return drawn
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(width: float, height: float) -> "Figure":
     """An empty figure, sizes in inches, outside of pyplot's global state."""
     try:
         from matplotlib.figure import Figure
@@ -263,7 +261,7 @@ def _shortened(text: str) -> str:
     return words if fitting == len(words) else words[:fitting].rstrip() + "…"
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> Path:
+def _save(figure: "Figure", path: str | os.PathLike) -> Path:
     """Write the PNG, whole or not at all."""
     with replaced_file(path) as temporary, warnings.catch_warnings():
         # One warning for each character without a glyph; the picture shows a box there.

@@ -5,15 +5,13 @@
 Read `late` first, then `fused_encoder`.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from mmret_tf._lazy import attach
 
 if TYPE_CHECKING:
     from mmret_tf.fusion.fused_encoder import FusedEncoder, item_examples, load_fused_encoder
-    from mmret_tf.fusion.fusion import Fusion, presence
+    from mmret_tf.fusion.fusion import Fusion
     from mmret_tf.fusion.imputers import (
         ConstantImputer,
         Imputer,

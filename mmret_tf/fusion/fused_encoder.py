@@ -5,8 +5,6 @@ fused to one vector in the encoder's own space, so indexes, queries and scores s
 Sections 2.3 and 3.2(3).
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +17,7 @@ from keras import ops
 
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.pairs import Pairs
-from mmret_tf.fusion.fusion import Fusion, presence
+from mmret_tf.fusion.fusion import Fusion
 from mmret_tf.fusion.imputers import Imputer
 from mmret_tf.fusion.missing import ModalityDropout
 from mmret_tf.models.dual_encoder import load_as
@@ -80,10 +78,7 @@ class FusedEncoder(keras.Model, Encoder):
     ):
         super().__init__(**kwargs)
         if imputer is not None and fusion.takes_sequences:
-            raise ValueError(
-                f"{type(fusion).__name__} reads regions and words and needs no imputer: give "
-                "imputers to late fusions only"
-            )
+            raise ValueError(f"give imputers to late fusions only; got {type(fusion).__name__}")
         encoder.trainable = False
         # Its optimizer would be saved with it, at twice the size of the weights.
         encoder.compiled, encoder.optimizer = False, None
@@ -125,10 +120,8 @@ class FusedEncoder(keras.Model, Encoder):
         return weights_digest(configs, [weight for each in layers for weight in each.weights])
 
     def call(self, inputs, training=False):
-        present = self.dropout(presence(inputs), training=training)
-        if self.imputer is None:
-            return self.fusion(inputs, mask=present, training=training)
-        return self.fusion(self.imputer(inputs, mask=present), training=training)
+        inputs = self.dropout(inputs, training=training)
+        return self.fusion(inputs if self.imputer is None else self.imputer(inputs))
 
     def fuse_inputs(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Embed rows in TensorFlow ops, from the inputs of the towers: for an exported graph.
@@ -177,13 +170,11 @@ class FusedEncoder(keras.Model, Encoder):
         """
         features = self.features(sources)
         n = len(next(iter(features.values())))
-        embeddings = np.zeros((n, self.embedding_dim), np.float32)
-        for start in range(0, n, BATCH):
-            block = slice(start, start + BATCH)
-            embeddings[block] = self.predict_on_batch(
-                {name: rows[block] for name, rows in features.items()}
-            )
-        return embeddings
+        blocks = [
+            self.predict_on_batch({name: rows[i : i + BATCH] for name, rows in features.items()})
+            for i in range(0, n, BATCH)
+        ]
+        return np.concatenate([np.zeros((0, self.embedding_dim), np.float32), *blocks])
 
     def _features_of(self, modality: str, inputs: tf.Tensor) -> tf.Tensor:
         """What the fusion takes: embeddings, or vectors with zeros where masked."""
@@ -223,24 +214,23 @@ class FusedEncoder(keras.Model, Encoder):
         return {
             "name": self.name,
             "modality_dropout": self.dropout.rate,
-            **{name: keras.saving.serialize_keras_object(part) for name, part in parts.items()},
+            **keras.saving.serialize_keras_object(parts),
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> FusedEncoder:
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("encoder", "fusion", "imputer")
-        }
-        return cls(**{**config, **parts})
+    def from_config(cls, config: dict) -> "FusedEncoder":
+        return cls(**keras.saving.deserialize_keras_object(config))
 
 
 def _sequence_width(tower: Tower) -> int:
     """Width of the regions or words of a tower, from its graph."""
-    preprocess = tf.function(tower.preprocess)
+
     # With AutoGraph, an error of `sequence` itself would be buried in a trace.
-    sequence = tf.function(lambda strings: tower.sequence(preprocess(strings))[0], autograph=False)
-    return sequence.get_concrete_function(tf.TensorSpec([None], tf.string)).output_shapes[-1]
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def vectors(strings: tf.Tensor) -> tf.Tensor:
+        return tower.sequence(tower.compiled_preprocess(strings))[0]
+
+    return vectors.get_concrete_function().output_shapes[-1]
 
 
 def item_examples(fused: FusedEncoder, pairs: Pairs) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -275,16 +265,12 @@ def item_examples(fused: FusedEncoder, pairs: Pairs) -> tuple[dict[str, np.ndarr
     first, second = pairs.modalities
     rows = [row for row, each in enumerate(pairs.sources[second]) if len(each) > 1]
     if not rows:
-        raise ValueError(
-            f"no {first} has two sources of {second}: one is for the item, one for the query"
-        )
+        raise ValueError(f"no {first} has two sources of {second}, one for the item's query")
     pairs = pairs.subset(rows)
-    embeddings = fused.encode(second, pairs.second_sources)
-    ends = np.cumsum([len(each) for each in pairs.sources[second]])
-    of_rows = np.split(np.arange(len(embeddings)), ends[:-1])
-    following = np.concatenate([np.roll(numbers, -1) for numbers in of_rows])
-    ones = fused.encode(first, pairs.first_sources)[pairs.caption_to_image()]
-    return {first: ones, second: embeddings}, embeddings[following]
+    owners, embeddings = pairs.caption_to_image(), fused.encode(second, pairs.second_sources)
+    of_rows = np.split(embeddings, np.flatnonzero(np.diff(owners)) + 1)
+    targets = np.concatenate([np.roll(each, -1, axis=0) for each in of_rows])
+    return {first: fused.encode(first, pairs.first_sources)[owners], second: embeddings}, targets
 
 
 def load_fused_encoder(path: str | os.PathLike) -> FusedEncoder:

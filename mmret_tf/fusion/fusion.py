@@ -5,16 +5,12 @@ joins regions and words before one encoder reads them, and hybrid fusion (混合
 words attend to each other before it joins the results late; both are in `sequences`.
 
 All are Keras layers with one interface. Inputs are a dict, `{"image": ..., "text": ...}` or any
-other names, of vectors `[batch, width]` or sequences of vectors `[batch, length, width]`. Any of
-them may be absent: a vector of zeros is absent, as in `keras.layers.Masking`; a modality that is
-not in the dict is absent in all rows; and a `mask` of booleans under the same names, `[batch]` or
-`[batch, length]`, overrules both. Absent vectors never change a result, and a row where everything
-is absent becomes zeros.
+other names: vectors `[batch, width]`, or for early and hybrid fusion also sequences of vectors
+`[batch, length, width]`. Any of them may be absent: a vector of zeros is absent, as in
+`keras.layers.Masking`, and a modality that is not in the dict is absent in all rows. A Keras mask,
+`[batch]` or `[batch, length]`, makes zeros of the vectors that it hides. Absent vectors never
+change a result, and a row where everything is absent becomes zeros.
 """
-
-from __future__ import annotations
-
-from collections.abc import Iterable
 
 import keras
 from keras import layers, ops
@@ -22,88 +18,87 @@ from keras import layers, ops
 from mmret_tf.similarity.vectors import unit_length
 
 
-def presence(inputs: dict, mask: dict | None = None) -> dict:
+def presence(vectors):
     """Which vectors are present: booleans `[batch]`, or `[batch, length]` for sequences.
 
-    Args:
-        inputs: `{name: [batch, width] or [batch, length, width]}`.
-        mask: `{name: [batch] or [batch, length]}`. For the names that it has, it overrules the
-            vectors. `[batch]` masks whole sequences; vectors of zeros in them stay absent.
-
-    >>> presence({"image": ops.array([[0.0, 0.0], [0.6, 0.8]])})["image"].numpy().tolist()
+    >>> presence(ops.array([[0.0, 0.0], [0.6, 0.8]])).numpy().tolist()
     [False, True]
     """
-    present = {}
-    for name, vectors in inputs.items():
-        given = (mask or {}).get(name)
-        seen = ops.any(ops.not_equal(vectors, 0), axis=-1)
-        if given is None:
-            present[name] = seen
-        else:
-            given = ops.cast(given, "bool")
-            whole_sequence = len(seen.shape) == 2 and len(given.shape) == 1
-            present[name] = given[:, None] & seen if whole_sequence else given
-    return present
+    return ops.any(ops.not_equal(vectors, 0), axis=-1)
 
 
-def any_of(present):
-    """Whether a row has the modality at all: `[batch]` from `[batch]` or `[batch, length]`."""
-    return present if len(present.shape) == 1 else ops.any(present, axis=-1)
+def present_rows(vectors):
+    """Which rows have the modality at all: booleans `[batch]`, also for sequences."""
+    return ops.any(ops.not_equal(vectors, 0), axis=tuple(range(1, len(vectors.shape))))
 
 
-def known_vectors(inputs: dict, mask: dict | None, widths: dict[str, int]) -> tuple[dict, dict]:
-    """Inputs with zeros for absent vectors, and their presence, in the order of `widths`.
+class ModalityLayer(layers.Layer):
+    """The base class of fusions and imputers, which know the width of each modality.
+
+    A subclass creates its weights and layers in `make_weights(widths)`.
 
     Args:
-        inputs: As for `presence`; a modality that is left out is absent in all rows.
-        mask: As for `presence`.
-        widths: Width of each modality.
+        kwargs: As of `keras.layers.Layer`.
 
-    Raises:
-        ValueError: A modality is not in `widths`.
+    Attributes:
+        widths: Width of each modality, in alphabetical order, once the layer is built.
     """
-    if unknown := set(inputs) - set(widths):
-        raise ValueError(
-            f"this layer was built for {', '.join(widths)}; got {', '.join(sorted(unknown))} as "
-            "well: make a new layer for other modalities"
-        )
-    batch = ops.shape(next(iter(inputs.values())))[0]
-    known, present = {}, presence(inputs, mask)
-    for name, width in widths.items():
-        if name in inputs:
-            # Selected, not multiplied: an absent vector may hold anything, NaN included.
-            vectors = ops.cast(inputs[name], "float32")
-            known[name] = ops.where(present[name][..., None], vectors, 0.0)
-        else:
-            known[name] = ops.zeros((batch, width))
-            present[name] = ops.zeros((batch,), "bool")
-    return known, {name: present[name] for name in widths}
-
-
-class MaskedLayer(layers.Layer):
-    """A layer that takes Keras' masks of its inputs as `mask` and passes none on."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.supports_masking = True
 
     def compute_mask(self, inputs, mask=None):
-        return None
+        return None  # it ends here
+
+    def build(self, input_shape: dict):
+        self.widths = {name: input_shape[name][-1] for name in sorted(input_shape)}
+        self.make_weights(self.widths)
+
+    def make_weights(self, widths: dict[str, int]) -> None:
+        """By default, there are none."""
+
+    def known_vectors(self, inputs: dict, mask: dict | None) -> dict:
+        """Inputs in the order of `widths`, with zeros for what is masked or left out.
+
+        Args:
+            inputs: `{name: [batch, width] or [batch, length, width]}`.
+            mask: `{name: [batch] or [batch, length]}`, False for what is hidden.
+
+        Returns:
+            A dict of the same shapes, float32; `[batch, width]` for a modality that is left out.
+
+        Raises:
+            ValueError: A modality is not in `widths`.
+        """
+        if unknown := set(inputs) - set(self.widths):
+            raise ValueError(
+                f"this layer was built for {', '.join(self.widths)}; got "
+                f"{', '.join(sorted(unknown))} as well: make a new layer for other modalities"
+            )
+        batch = ops.shape(next(iter(inputs.values())))[0]
+        known = {}
+        for name, width in self.widths.items():
+            vectors = ops.cast(inputs.get(name, ops.zeros((batch, width))), "float32")
+            if (seen := (mask or {}).get(name)) is not None:
+                axes = tuple(range(len(seen.shape), len(vectors.shape)))
+                # Selected, not multiplied: a hidden vector may hold anything, NaN included.
+                vectors = ops.where(ops.expand_dims(ops.cast(seen, "bool"), axes), vectors, 0.0)
+            known[name] = vectors
+        return known
 
 
-class Fusion(MaskedLayer):
-    """The base class of fusions: checks, masks, and results of unit length.
+class Fusion(ModalityLayer):
+    """The base class of fusions: checks, absent modalities, and results of unit length.
 
-    A subclass creates its weights in `make_weights(widths)`. Its `fuse(inputs, present, training)`
-    returns `[batch, dim]`; the absent vectors of its inputs are zeros.
+    A subclass returns `[batch, dim]` from `fuse(inputs)`, where absent vectors are zeros.
 
     Args:
         dim: Width of the result; `None` if `make_weights` sets it.
         kwargs: As of `keras.layers.Layer`.
 
     Attributes:
-        takes_sequences: Whether inputs may be sequences.
-        widths: Width of each modality, in alphabetical order, once the layer is built.
+        takes_sequences: Whether inputs may be sequences; a vector is a sequence of one.
     """
 
     takes_sequences = False
@@ -113,10 +108,13 @@ class Fusion(MaskedLayer):
         self.dim = dim
 
     def build(self, input_shape: dict):
-        self.widths = {name: input_shape[name][-1] for name in sorted(input_shape)}
-        self.make_weights(self.widths)
+        super().build(input_shape)
+        # Keras builds the inner layers when it first calls them.
+        self.compute_output_spec(
+            {name: keras.KerasTensor(shape) for name, shape in input_shape.items()}
+        )
 
-    def call(self, inputs, mask=None, training=False):
+    def call(self, inputs, mask=None):
         for name, vectors in inputs.items():
             if len(vectors.shape) != 2 and not (self.takes_sequences and len(vectors.shape) == 3):
                 sequences = " or [batch, length, width]" if self.takes_sequences else ""
@@ -124,13 +122,14 @@ class Fusion(MaskedLayer):
                     f"{type(self).__name__} takes [batch, width]{sequences}; got {name} of shape "
                     f"{tuple(vectors.shape)}"
                 )
-        inputs, present = known_vectors(inputs, mask, self.widths)
-        has_any = ops.any(ops.stack([any_of(each) for each in present.values()]), axis=0)
-        return ops.where(has_any[:, None], unit_length(self.fuse(inputs, present, training)), 0.0)
-
-    def compute_output_shape(self, input_shape, **kwargs):
-        batch, *_, width = next(iter(input_shape.values()))
-        return (batch, self.dim or width)
+        inputs = self.known_vectors(inputs, mask)
+        if self.takes_sequences:
+            inputs = {
+                name: vectors[:, None] if len(vectors.shape) == 2 else vectors
+                for name, vectors in inputs.items()
+            }
+        has_any = ops.any(ops.stack([present_rows(each) for each in inputs.values()]), axis=0)
+        return ops.where(has_any[:, None], unit_length(self.fuse(inputs)), 0.0)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "dim": self.dim}
@@ -143,16 +142,10 @@ def identity_if_square(shape, dtype=None):
     return keras.initializers.GlorotUniform()(shape, dtype)
 
 
-def check_weights(weights: dict[str, float] | None) -> None:
-    """Refuse weights that are not above 0."""
-    if weights is not None and not all(weight > 0 for weight in weights.values()):
-        raise ValueError(f"weights must be above 0; got {weights}")
-
-
-def ordered_weights(weights: dict[str, float] | None, names: Iterable[str]) -> list[float]:
+def ordered_weights(weights: dict[str, float] | None, names: dict) -> list[float]:
     """The weights in the order of the names; ones by default."""
     if weights is None:
-        return [1.0 for _ in names]
-    if set(weights) != set(names):
-        raise ValueError(f"weights must name {', '.join(names)}; got {', '.join(weights)}")
+        return [1.0] * len(names)
+    if set(weights) != set(names) or not min(weights.values()) > 0:
+        raise ValueError(f"weights must be above 0, one for {', '.join(names)}; got {weights}")
     return [float(weights[name]) for name in names]

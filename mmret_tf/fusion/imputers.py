@@ -2,11 +2,9 @@
 
 Section 8.2 names a default or mean value (数据填充) and a prediction from the other modalities
 (模态预测). An imputer stands before a late fusion, `FusedEncoder(..., imputer=MeanImputer())`. It
-takes the same inputs and masks as a fusion, vectors `[batch, width]`, and returns the same dict
-with each absent row filled. All but the constant one learn from complete rows: call `adapt` first.
+takes the inputs of a late fusion, vectors `[batch, width]`, and returns the same dict with each
+absent row filled. All but the constant one learn from complete rows: call `adapt` first.
 """
-
-from __future__ import annotations
 
 import itertools
 
@@ -14,16 +12,15 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from mmret_tf.fusion.fusion import MaskedLayer, known_vectors, presence
-from mmret_tf.models.layers import UnitLength
+from mmret_tf.fusion.fusion import ModalityLayer, presence
 from mmret_tf.similarity.vectors import unit_length
 
 
-class Imputer(MaskedLayer):
+class Imputer(ModalityLayer):
     """The base class of imputers: present rows stay as they are.
 
-    A subclass creates its weights in `make_weights(widths)`. Its `fill(name, known, present)`
-    returns `[batch, width]` for the absent rows of a modality; absent rows in `known` are zeros.
+    A subclass creates its weights in `make_weights(widths)`. Its `fill(name, known)` returns
+    `[batch, width]` for the absent rows of a modality; absent rows in `known` are zeros.
 
     Args:
         kwargs: As of `keras.layers.Layer`.
@@ -34,27 +31,28 @@ class Imputer(MaskedLayer):
             f"{type(self).__name__} has nothing to fill in yet: call adapt with complete rows first"
         )
 
-    def start(self, widths: dict[str, int]) -> None:
+    def start(self, shapes: dict[str, tuple]) -> None:
         """Create the weights, in `adapt` and when a saved layer is loaded.
 
         Args:
-            widths: Width of each modality.
+            shapes: Of the rows of each modality, `(n, width)`.
         """
-        self.widths = {name: widths[name] for name in sorted(widths)}
-        self.make_weights(self.widths)
-        self.built = True
+        if not self.built:
+            self.shapes = {name: list(shape) for name, shape in shapes.items()}
+            super().build(shapes)
+            self.built = True
 
     def get_build_config(self) -> dict:
-        return {"widths": self.widths}
+        return {"shapes": self.shapes}
 
     def build_from_config(self, config: dict) -> None:
-        self.start(config["widths"])
+        self.start(**config)
 
     def call(self, inputs, mask=None):
-        known, present = known_vectors(inputs, mask, self.widths)
+        known = self.known_vectors(inputs, mask)
         return {
-            name: ops.where(present[name][:, None], known[name], self.fill(name, known, present))
-            for name in self.widths
+            name: ops.where(presence(rows)[:, None], rows, self.fill(name, known))
+            for name, rows in known.items()
         }
 
 
@@ -77,12 +75,9 @@ class ConstantImputer(Imputer):
         self.value = value
 
     def build(self, input_shape: dict):
-        self.start({name: shape[-1] for name, shape in input_shape.items()})
+        self.start(input_shape)
 
-    def make_weights(self, widths):
-        """A constant needs no weights."""
-
-    def fill(self, name, known, present):
+    def fill(self, name, known):
         return ops.full_like(known[name], self.value)
 
     def get_config(self) -> dict:
@@ -117,15 +112,14 @@ class MeanImputer(Imputer):
         Raises:
             ValueError: A modality is absent in all rows.
         """
-        if not self.built:
-            self.start(_widths(inputs))
-        for name, present in presence(inputs).items():
-            rows = np.asarray(inputs[name])[ops.convert_to_numpy(present)]
+        self.start({name: rows.shape for name, rows in inputs.items()})
+        for name, rows in inputs.items():
+            rows = rows[np.any(rows, axis=1)]
             if not len(rows):
                 raise ValueError(f"{name} is absent in all rows: there is nothing to average")
             self.means[name].assign(rows.mean(axis=0))
 
-    def fill(self, name, known, present):
+    def fill(self, name, known):
         return ops.broadcast_to(self.means[name], ops.shape(known[name]))
 
 
@@ -156,12 +150,11 @@ class NearestImputer(Imputer):
         if neighbours < 1:
             raise ValueError(f"neighbours must be at least 1; got {neighbours}")
         self.neighbours = neighbours
-        self.rows = 0
 
     def make_weights(self, widths):
         self.memory = {
-            name: self.add_weight((self.rows, width), "zeros", trainable=False, name=name)
-            for name, width in widths.items()
+            name: self.add_weight(self.shapes[name], "zeros", trainable=False, name=name)
+            for name in widths
         }
 
     def adapt(self, inputs: dict[str, np.ndarray]) -> None:
@@ -176,33 +169,23 @@ class NearestImputer(Imputer):
         if self.built:
             raise ValueError("this NearestImputer already has its rows: make a new one")
         complete = _complete_rows(inputs)
-        self.rows = len(next(iter(complete.values())))
-        if self.rows < self.neighbours:
-            raise ValueError(
-                f"expected at least {self.neighbours} complete rows, one a neighbour; got "
-                f"{self.rows}"
-            )
-        self.start(_widths(complete))
+        n = len(next(iter(complete.values())))
+        if n < self.neighbours:
+            raise ValueError(f"expected at least {self.neighbours} complete rows; got {n}")
+        self.start({name: rows.shape for name, rows in complete.items()})
         for name, rows in complete.items():
             self.memory[name].assign(rows)
 
-    def fill(self, name, known, present):
+    def fill(self, name, known):
         scores = sum(
-            ops.matmul(unit_length(known[other]), ops.transpose(unit_length(self.memory[other])))
-            for other in self.widths
+            ops.matmul(unit_length(known[other]), ops.transpose(unit_length(rows)))
+            for other, rows in self.memory.items()
         )
-        _, rows = ops.top_k(scores, self.neighbours)
-        return ops.mean(ops.take(self.memory[name], rows, axis=0), axis=1)
+        _, best = ops.top_k(scores, self.neighbours)
+        return ops.mean(ops.take(self.memory[name], best, axis=0), axis=1)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "neighbours": self.neighbours}
-
-    def get_build_config(self) -> dict:
-        return {**super().get_build_config(), "rows": self.rows}
-
-    def build_from_config(self, config: dict) -> None:
-        self.rows = config["rows"]
-        super().build_from_config(config)
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
@@ -239,7 +222,7 @@ class ModalityPredictor(Imputer):
                     keras.Input((widths[source],)),
                     layers.Dense(self.units, activation="gelu"),
                     layers.Dense(widths[target]),
-                    UnitLength(),
+                    layers.UnitNormalization(),
                 ]
             )
             for source, target in itertools.permutations(widths, 2)
@@ -264,25 +247,18 @@ class ModalityPredictor(Imputer):
             ValueError: No row has every modality.
         """
         complete = _complete_rows(inputs)
-        if not self.built:
-            self.start(_widths(complete))
+        self.start({name: rows.shape for name, rows in complete.items()})
         for source, target in itertools.permutations(self.widths, 2):
             network = self.networks[f"{source}_to_{target}"]
             network.compile(keras.optimizers.Adam(learning_rate), keras.losses.CosineSimilarity())
-            network.fit(
-                complete[source],
-                complete[target],
-                epochs=epochs,
-                batch_size=batch_size,
-                verbose=0,
-            )
+            network.fit(complete[source], complete[target], batch_size, epochs, verbose=0)
 
-    def fill(self, name, known, present):
+    def fill(self, name, known):
         guesses, sources = 0.0, 0.0
-        for source in self.widths:
+        for source, rows in known.items():
             if source != name:
-                share = ops.cast(present[source], "float32")[:, None]
-                guesses = guesses + share * self.networks[f"{source}_to_{name}"](known[source])
+                share = ops.cast(presence(rows), "float32")[:, None]
+                guesses = guesses + share * self.networks[f"{source}_to_{name}"](rows)
                 sources = sources + share
         return guesses / ops.maximum(sources, 1)
 
@@ -292,13 +268,7 @@ class ModalityPredictor(Imputer):
 
 def _complete_rows(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The rows that have every modality; ValueError if there are none."""
-    there = [ops.convert_to_numpy(present) for present in presence(inputs).values()]
-    complete = np.all(there, axis=0)
+    complete = np.all([np.any(rows, axis=1) for rows in inputs.values()], axis=0)
     if not complete.any():
         raise ValueError("no row has every modality: there is nothing to learn from")
     return {name: np.asarray(rows, np.float32)[complete] for name, rows in inputs.items()}
-
-
-def _widths(inputs: dict[str, np.ndarray]) -> dict[str, int]:
-    """Width of each modality."""
-    return {name: rows.shape[-1] for name, rows in inputs.items()}

@@ -3,12 +3,11 @@
 Inputs, and what counts as absent, are described in `mmret_tf.fusion.fusion`.
 """
 
-from __future__ import annotations
-
 import keras
+import numpy as np
 from keras import layers, ops
 
-from mmret_tf.fusion.fusion import Fusion, check_weights, identity_if_square, ordered_weights
+from mmret_tf.fusion.fusion import Fusion, identity_if_square, ordered_weights, presence
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
@@ -40,12 +39,10 @@ class Concatenate(Fusion):
             parts = [identity_if_square((width, self.dim), dtype) for width in widths.values()]
             return ops.concatenate(parts)
 
-        self.kernel = self.add_weight((sum(widths.values()), self.dim), blocks, name="kernel")
-        self.bias = self.add_weight((self.dim,), "zeros", name="bias")
+        self.projection = layers.Dense(self.dim, kernel_initializer=blocks)
 
-    def fuse(self, inputs, present, training):
-        joined = ops.concatenate([inputs[name] for name in self.widths], axis=-1)
-        return ops.matmul(joined, self.kernel) + self.bias
+    def fuse(self, inputs):
+        return self.projection(ops.concatenate(list(inputs.values()), axis=-1))
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
@@ -59,7 +56,7 @@ class WeightedSum(Fusion):
         learned: Whether training changes the shares.
 
     Raises:
-        ValueError: A weight is not above 0. In a call: as for `Concatenate`, the widths differ, or
+        ValueError: In a call: as for `Concatenate`, the widths differ, a weight is not above 0, or
             the weights name other modalities.
 
     >>> layer = WeightedSum({"image": 3.0, "text": 4.0})
@@ -71,7 +68,6 @@ class WeightedSum(Fusion):
 
     def __init__(self, weights: dict[str, float] | None = None, learned: bool = False, **kwargs):
         super().__init__(dim=None, **kwargs)
-        check_weights(weights)
         self.weights_given = weights
         self.learned = learned
 
@@ -79,18 +75,17 @@ class WeightedSum(Fusion):
         if len(set(widths.values())) != 1:
             raise ValueError(f"a sum needs modalities of one width; got {widths}")
         self.dim = next(iter(widths.values()))
+        logarithms = np.log(ordered_weights(self.weights_given, widths))
         self.log_weights = self.add_weight(
             (len(widths),),
-            lambda shape, dtype=None: ops.log(ordered_weights(self.weights_given, widths)),
+            lambda shape, dtype: ops.cast(logarithms, dtype),
             trainable=self.learned,
             name="log_weights",
         )
 
-    def fuse(self, inputs, present, training):
-        there = ops.stack([present[name] for name in self.widths], axis=1)
-        shares = ops.exp(self.log_weights) * ops.cast(there, "float32")
-        vectors = ops.stack([inputs[name] for name in self.widths], axis=1)
-        return ops.sum(vectors * shares[:, :, None], axis=1)
+    def fuse(self, inputs):
+        shares = ops.unstack(ops.exp(self.log_weights))
+        return sum(share * each for share, each in zip(shares, inputs.values(), strict=True))
 
     def get_config(self) -> dict:
         config = {"weights": self.weights_given, "learned": self.learned}
@@ -123,14 +118,11 @@ class GatedFusion(Fusion):
             name: layers.Dense(self.dim, kernel_initializer=identity_if_square) for name in widths
         }
         self.gates = layers.Dense(len(widths) * self.dim, kernel_initializer="zeros")
-        for name, width in widths.items():
-            self.values[name].build((None, width))
-        self.gates.build((None, sum(widths.values())))
 
-    def fuse(self, inputs, present, training):
-        values = ops.stack([self.values[name](inputs[name]) for name in self.widths], axis=1)
-        gates = self.gates(ops.concatenate([inputs[name] for name in self.widths], axis=-1))
-        gates = ops.reshape(gates, (-1, len(self.widths), self.dim))
-        there = ops.stack([present[name] for name in self.widths], axis=1)
+    def fuse(self, inputs):
+        values = ops.stack([self.values[name](rows) for name, rows in inputs.items()], axis=1)
+        gates = self.gates(ops.concatenate(list(inputs.values()), axis=-1))
+        gates = ops.reshape(gates, ops.shape(values))
+        there = ops.stack([presence(rows) for rows in inputs.values()], axis=1)
         shares = ops.softmax(ops.where(there[:, :, None], gates, -1e9), axis=1)
         return ops.sum(shares * values, axis=1)

@@ -4,12 +4,10 @@
 training. The other ways of section 8.2, filling in and prediction, are in `imputers`.
 """
 
-from __future__ import annotations
-
 import keras
 from keras import layers, ops
 
-from mmret_tf.fusion.fusion import Fusion, any_of
+from mmret_tf.fusion.fusion import Fusion, presence, present_rows
 from mmret_tf.similarity.vectors import unit_length
 
 
@@ -46,24 +44,19 @@ class EnsembleFusion(Fusion):
         if set(widths) != set(self.models):
             raise ValueError(f"there are models for {list(self.models)}; got {list(widths)}")
 
-    def fuse(self, inputs, present, training):
+    def fuse(self, inputs):
         return sum(
-            unit_length(model(inputs[name], training=training))
-            * ops.cast(present[name], "float32")[:, None]
+            unit_length(model(inputs[name])) * ops.cast(presence(inputs[name]), "float32")[:, None]
             for name, model in self.models.items()
         )
 
     def get_config(self) -> dict:
-        models = {name: keras.saving.serialize_keras_object(m) for name, m in self.models.items()}
+        models = keras.saving.serialize_keras_object(self.models)
         return {**layers.Layer.get_config(self), "models": models}
 
     @classmethod
-    def from_config(cls, config: dict) -> EnsembleFusion:
-        models = {
-            name: keras.saving.deserialize_keras_object(model)
-            for name, model in config.pop("models").items()
-        }
-        return cls(models, **config)
+    def from_config(cls, config: dict) -> "EnsembleFusion":
+        return cls(**keras.saving.deserialize_keras_object(config))
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
@@ -71,9 +64,9 @@ class ModalityDropout(layers.Layer):
     """Hide modalities at random in training (模态丢弃): a fusion learns to do without any of them.
     Section 8.2; like ModDrop, arXiv 1501.00102.
 
-    Call: booleans `{name: [batch] or [batch, length]}`, as `presence` returns them -> the same with
-    fewer present rows. One modality of each row, chosen at random, stays; each other one is hidden
-    with probability `rate`.
+    Call: `{name: [batch, width] or [batch, length, width]}` -> the same, with zeros where hidden.
+    One of the modalities that a row has, chosen at random, stays; each other one is hidden with
+    probability `rate`.
 
     Args:
         rate: Probability, at least 0 and below 1.
@@ -81,10 +74,10 @@ class ModalityDropout(layers.Layer):
     Raises:
         ValueError: `rate` is out of range.
 
-    >>> present = {"image": ops.array([True, True]), "text": ops.array([True, False])}
-    >>> hidden = ModalityDropout(0.9)(present, training=True)
-    >>> ops.logical_or(hidden["image"], hidden["text"]).numpy().tolist()  # one stays
-    [True, True]
+    >>> rows = {"image": ops.array([[1.0], [2.0]]), "text": ops.array([[3.0], [0.0]])}
+    >>> hidden = ModalityDropout(0.9)(rows, training=True)
+    >>> (hidden["image"] + hidden["text"] > 0).numpy().tolist()  # one stays
+    [[True], [True]]
     """
 
     def __init__(self, rate: float, **kwargs):
@@ -93,20 +86,19 @@ class ModalityDropout(layers.Layer):
             raise ValueError(f"rate must be at least 0 and below 1; got {rate}")
         self.rate = rate
         self.generator = keras.random.SeedGenerator()
-        self.built = True
 
-    def call(self, present, training=False):
+    def call(self, inputs, training=False):
         if not training or not self.rate:
-            return present
-        there = ops.stack([any_of(each) for each in present.values()], axis=1)
-        shape = ops.shape(there)
-        lots = keras.random.uniform(shape, seed=self.generator) * ops.cast(there, "float32")
+            return inputs
+        there = ops.stack([present_rows(vectors) for vectors in inputs.values()], axis=1)
+        there = ops.cast(there, "float32")
+        lots = there * keras.random.uniform(ops.shape(there), seed=self.generator)
         stays = ops.equal(lots, ops.max(lots, axis=1, keepdims=True))
-        stays = stays | (keras.random.uniform(shape, seed=self.generator) >= self.rate)
+        stays |= keras.random.uniform(ops.shape(there), seed=self.generator) >= self.rate
         kept = {}
-        for column, (name, each) in enumerate(present.items()):
-            keep = stays[:, column]
-            kept[name] = each & (keep if len(each.shape) == 1 else keep[:, None])
+        for (name, vectors), keep in zip(inputs.items(), ops.unstack(stays, axis=1), strict=True):
+            axes = tuple(range(1, len(vectors.shape)))
+            kept[name] = ops.where(ops.expand_dims(keep, axes), vectors, 0.0)
         return kept
 
     def get_config(self) -> dict:

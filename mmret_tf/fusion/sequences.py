@@ -3,14 +3,12 @@
 Inputs, and what counts as absent, are described in `mmret_tf.fusion.fusion`.
 """
 
-from __future__ import annotations
-
 import keras
 from keras import layers, ops
 
-from mmret_tf.fusion.fusion import Fusion, any_of, identity_if_square
+from mmret_tf.fusion.fusion import Fusion, identity_if_square, presence
 from mmret_tf.fusion.late import GatedFusion
-from mmret_tf.models.layers import TransformerEncoder, sinusoidal_positions
+from mmret_tf.models.layers import MaskedPooling, TransformerEncoder, sinusoidal_positions
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
@@ -48,21 +46,15 @@ class EarlyFusion(Fusion):
         self.entries = {
             name: layers.Dense(self.units, bias_initializer=bias.clone()) for name in widths
         }
-        for name, width in widths.items():
-            self.entries[name].build((None, width))
-        self.encoder.build((None, None, self.units))
-        self.projection.build((None, self.units))
 
-    def fuse(self, inputs, present, training):
-        sequences, there = _as_sequences(inputs, present)
-        tokens = []
-        for name in self.widths:
-            # Each modality counts from 0: the length of one never moves the words of another.
-            positions = sinusoidal_positions(ops.shape(sequences[name])[1], self.units)
-            tokens.append(self.entries[name](sequences[name]) + positions)
-        joined = ops.concatenate(tokens, axis=1)
-        mask = ops.concatenate([there[name] for name in self.widths], axis=1)
-        return self.projection(self.encoder(joined, mask=mask))
+    def fuse(self, inputs):
+        # Each modality counts from 0: the length of one never moves the words of another.
+        tokens = [
+            self.entries[name](each) + sinusoidal_positions(ops.shape(each)[1], self.units)
+            for name, each in inputs.items()
+        ]
+        mask = ops.concatenate([presence(each) for each in inputs.values()], axis=1)
+        return self.projection(self.encoder(ops.concatenate(tokens, axis=1), mask=mask))
 
     def get_config(self) -> dict:
         return {**super().get_config(), "units": self.units}
@@ -96,6 +88,7 @@ class HybridFusion(Fusion):
         if dim % heads:
             raise ValueError(f"dim must be a multiple of heads; got {dim} and {heads}")
         self.heads = heads
+        self.pooling = MaskedPooling("mean")
         self.late = GatedFusion(dim)
 
     def make_weights(self, widths):
@@ -110,47 +103,25 @@ class HybridFusion(Fusion):
             )
             for name in widths
         }
-        tokens = (None, None, self.dim)
-        for name, (entry, norm, attention, last_norm, widen, narrow) in self.streams.items():
-            entry.build((None, None, widths[name]))
-            norm.build(tokens)
-            attention.build(tokens, tokens)
-            last_norm.build(tokens)
-            widen.build(tokens)
-            narrow.build((None, None, 2 * self.dim))
-        self.late.build({name: (None, self.dim) for name in widths})
 
-    def fuse(self, inputs, present, training):
-        sequences, there = _as_sequences(inputs, present)
-        tokens, normed = {}, {}
+    def fuse(self, inputs):
+        there = {name: presence(vectors) for name, vectors in inputs.items()}
+        tokens, normed, pooled = {}, {}, {}
         for name, (entry, norm, *_) in self.streams.items():
-            tokens[name] = entry(sequences[name])
+            tokens[name] = entry(inputs[name])
             positions = sinusoidal_positions(ops.shape(tokens[name])[1], self.dim)
             normed[name] = norm(tokens[name]) + positions
-        pooled = {}
         for name, (_, _, attention, last_norm, widen, narrow) in self.streams.items():
-            others = [other for other in self.widths if other != name]
             hidden = tokens[name]
-            if others:
+            if others := [other for other in self.widths if other != name]:
                 mask = ops.concatenate([there[other] for other in others], axis=1)
                 context = ops.concatenate([normed[other] for other in others], axis=1)
                 attended = attention(normed[name], context, attention_mask=mask[:, None, :])
                 # Where all others are absent, the softmax would still return an average.
                 hidden = hidden + ops.where(ops.any(mask, axis=1)[:, None, None], attended, 0.0)
             hidden = hidden + narrow(widen(last_norm(hidden)))
-            real = ops.cast(there[name], "float32")[:, :, None]
-            pooled[name] = ops.sum(hidden * real, axis=1) / ops.maximum(ops.sum(real, axis=1), 1)
-        mask = {name: any_of(present[name]) for name in self.widths}
-        return self.late(pooled, mask=mask, training=training)
+            pooled[name] = self.pooling(hidden, mask=there[name])
+        return self.late(pooled)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "heads": self.heads}
-
-
-def _as_sequences(inputs: dict, present: dict) -> tuple[dict, dict]:
-    """Vectors `[batch, width]` as sequences of one, and their presence likewise."""
-    is_vector = {name: len(vectors.shape) == 2 for name, vectors in inputs.items()}
-    return (
-        {name: each[:, None] if is_vector[name] else each for name, each in inputs.items()},
-        {name: each[:, None] if is_vector[name] else each for name, each in present.items()},
-    )

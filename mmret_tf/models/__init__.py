@@ -5,8 +5,6 @@
 Read `towers/image` and `towers/text` first, then `encoder` and `dual_encoder`.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from mmret_tf._lazy import attach

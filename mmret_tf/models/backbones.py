@@ -4,8 +4,6 @@ An image tower takes any of `keras.applications`, a model, a `.keras` file, or a
 registered under a name, as `SmallCNN` is below.
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 import re
@@ -17,7 +15,7 @@ import keras
 from keras import layers, ops
 
 # Takes weights (None, or a file) and the side of the pictures in pixels (None for any).
-BackboneBuilder: TypeAlias = "Callable[[str | os.PathLike | None, int | None], keras.Model]"
+BackboneBuilder: TypeAlias = Callable[[str | os.PathLike | None, int | None], keras.Model]
 
 BACKBONES: dict[str, BackboneBuilder] = {}
 

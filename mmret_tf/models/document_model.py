@@ -11,8 +11,6 @@ It is the contrast to `DualEncoder`: every item needs both modalities, and nothi
 half of a vector with the text half.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -102,7 +100,7 @@ class MultimodalRetrievalModel(tf.keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> MultimodalRetrievalModel:
+    def from_config(cls, config: dict) -> "MultimodalRetrievalModel":
         return cls(**keras.saving.deserialize_keras_object(config))
 
 

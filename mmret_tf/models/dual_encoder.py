@@ -4,8 +4,6 @@ The model of the document's section 5 joins the two feature vectors. This one co
 images can be embedded and indexed before any query is known.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 
@@ -82,7 +80,7 @@ class DualEncoder(MultiEncoder):
         return self.image_tower.image_size
 
     @classmethod
-    def from_config(cls, config: dict) -> DualEncoder:
+    def from_config(cls, config: dict) -> "DualEncoder":
         config = keras.saving.deserialize_keras_object(config)
         image_tower, text_tower = config.pop("towers")
         return cls(image_tower, text_tower, **config)

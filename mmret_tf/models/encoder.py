@@ -4,8 +4,6 @@
 case of two. `VariantEncoder` is the same encoder with smaller or faster forms of some towers.
 """
 
-from __future__ import annotations
-
 import abc
 import hashlib
 import itertools
@@ -271,7 +269,7 @@ class MultiEncoder(keras.Model, Encoder):
             self.optimizer.build(self.trainable_variables)
         return super().fit(*args, callbacks=[*callbacks, CollapseAlarm()], **kwargs)
 
-    def with_towers(self, towers: Mapping[str, Tower]) -> MultiEncoder:
+    def with_towers(self, towers: Mapping[str, Tower]) -> "MultiEncoder":
         """An encoder with other towers for some modalities; it shares the rest with this one.
 
         Args:
@@ -287,7 +285,7 @@ class MultiEncoder(keras.Model, Encoder):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> MultiEncoder:
+    def from_config(cls, config: dict) -> "MultiEncoder":
         return cls(**keras.saving.deserialize_keras_object(config))
 
 

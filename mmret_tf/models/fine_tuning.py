@@ -1,7 +1,5 @@
 """Fine-tuning (微调): layers of a frozen backbone are thawed and train at a rate of their own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import keras

@@ -1,15 +1,11 @@
-"""Layers that towers and fusions share: pooling, a small Transformer, unit length, temperature.
+"""Layers that towers and fusions share: pooling, a small Transformer, temperature.
 
 Section 2.2 of the document names the Transformer as the alternative to recurrent networks.
 """
 
-from __future__ import annotations
-
 import keras
 import numpy as np
 from keras import layers, ops
-
-from mmret_tf.similarity.vectors import unit_length
 
 # Temperature of the softmax over cosines: its first value, and the range that training is kept in.
 TEMPERATURE = 0.07
@@ -60,9 +56,6 @@ class MaskedPooling(layers.Layer):
     def compute_mask(self, inputs, mask=None):
         """The mask ends here: the result has no time axis."""
         return None
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], input_shape[-1])
 
     def get_config(self) -> dict:
         return {**super().get_config(), "kind": self.kind}
@@ -126,15 +119,8 @@ class TransformerEncoder(layers.Layer):
         self.pooling = MaskedPooling(pooling, **policy)
 
     def build(self, input_shape):
-        hidden = (*input_shape[:-1], self.units)
-        self.entry.build(input_shape)
-        for norm, attention, next_norm, widen, narrow in self.blocks:
-            norm.build(hidden)
-            attention.build(hidden, hidden)
-            next_norm.build(hidden)
-            widen.build(hidden)
-            narrow.build((*input_shape[:-1], 4 * self.units))
-        self.last_norm.build(hidden)
+        # Keras builds the inner layers when it first calls them.
+        self.compute_output_spec(keras.KerasTensor(input_shape))
 
     def call(self, words, mask=None):
         if mask is None:
@@ -154,9 +140,6 @@ class TransformerEncoder(layers.Layer):
         """The mask ends here: the result has no time axis."""
         return None
 
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], self.units)
-
     def get_config(self) -> dict:
         return {
             **super().get_config(),
@@ -164,14 +147,6 @@ class TransformerEncoder(layers.Layer):
             "positions": self.positions,
             "pooling": self.pooling.kind,
         }
-
-
-@keras.saving.register_keras_serializable("mmret_tf")
-class UnitLength(layers.Layer):
-    """`unit_length` as a layer: `[batch, dim]` -> `[batch, dim]`."""
-
-    def call(self, vectors):
-        return unit_length(vectors)
 
 
 @keras.saving.register_keras_serializable("mmret_tf")

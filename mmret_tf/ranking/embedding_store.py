@@ -4,8 +4,6 @@ Embedding a gallery is the slow part of sections 3.2(1, 2) and 7.2 of the docume
 chunks that survive a kill.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -94,7 +92,7 @@ class EmbeddingStore:
         collection: Collection,
         directory: str | os.PathLike,
         dtype: str = "float32",
-    ) -> EmbeddingStore:
+    ) -> "EmbeddingStore":
         """Embed all items of a collection and write them to `directory`.
 
         Every 1,024 rows are saved in `<directory>.partial` as they are made. When the export is
@@ -146,7 +144,7 @@ class EmbeddingStore:
         return cls.open(directory)
 
     @classmethod
-    def open(cls, directory: str | os.PathLike) -> EmbeddingStore:
+    def open(cls, directory: str | os.PathLike) -> "EmbeddingStore":
         """Open a store, after checking that it is whole: sizes, SHA-256, shapes, ids.
 
         Args:

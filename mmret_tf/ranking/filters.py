@@ -5,8 +5,6 @@ A condition is a dictionary that JSON can hold, in MongoDB's form:
 the goods that they can afford.
 """
 
-from __future__ import annotations
-
 import bisect
 import functools
 from collections.abc import Collection, Mapping, Sequence

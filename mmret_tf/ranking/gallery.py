@@ -1,7 +1,5 @@
 """Result galleries (结果图库): ranked results drawn as a picture, or as HTML for Jupyter."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -5,8 +5,6 @@ files. Its subclasses find the nearest rows. It takes arrays and ids, never mode
 3.1(5) of the document.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -26,7 +24,7 @@ FORMAT = "mmret_tf index"
 VERSION = 3
 
 # The subclasses of `Index` by name, for `load_index`.
-_classes: dict[str, type[Index]] = {}
+_classes: dict[str, type["Index"]] = {}
 
 
 class Index(UpdatableItems):
@@ -54,7 +52,7 @@ class Index(UpdatableItems):
         ids: Ids,
         metric: str = "cosine",
         attributes: Sequence[Mapping[str, Any]] | None = None,
-    ) -> Index:
+    ) -> "Index":
         """Index some embeddings. They are copied; for "cosine" the copy is scaled to unit length.
 
         A float32 array that is mapped from a file (`numpy.load(path, mmap_mode="r")`) is searched
@@ -152,7 +150,7 @@ class Index(UpdatableItems):
         return {}
 
     @classmethod
-    def read(cls, folder: Path, manifest: Mapping[str, Any], snapshot: Snapshot) -> Index:
+    def read(cls, folder: Path, manifest: Mapping[str, Any], snapshot: Snapshot) -> "Index":
         """Open a saved index; the counterpart of `write`. By default the engine is built again.
 
         Args:

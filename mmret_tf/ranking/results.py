@@ -3,8 +3,6 @@
 Needs no TensorFlow, so that the serving client can use it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """A run (训练运行): the folder that `mmret train` fills, and the one place that knows its files."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The searcher (检索器): from a query in any modalities to ranked items. Sections 3.1(5) and 6."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -59,7 +57,7 @@ class Searcher:
             )
 
     @classmethod
-    def open(cls, run: str | os.PathLike, encoder: Encoder | None = None) -> Searcher:
+    def open(cls, run: str | os.PathLike, encoder: Encoder | None = None) -> "Searcher":
         """Open a run's folder, see `Run.open_searcher`.
 
         Args:

@@ -4,8 +4,6 @@ A change to an index makes a new `Snapshot`, so that a running search keeps the 
 with.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json
@@ -81,12 +79,12 @@ class Segment:
         norms = self.norms if self.metric == "euclidean" else None
         return nearest(self.vectors, queries, k, self.metric, allowed, norms)
 
-    def part(self, rows: np.ndarray) -> Segment:
+    def part(self, rows: np.ndarray) -> "Segment":
         """Some of the rows, chosen by a mask (bool `[n]`)."""
         records = list(itertools.compress(self.attributes.records, rows))
         return Segment(self.vectors[rows], self.ids[rows], AttributeTable(records), self.metric)
 
-    def joined(self, other: Segment) -> Segment:
+    def joined(self, other: "Segment") -> "Segment":
         """The rows of this segment, then those of another."""
         if not len(self) or not len(other):
             return self if len(self) else other
@@ -115,7 +113,7 @@ class Snapshot:
     engine: Any
 
     @classmethod
-    def of(cls, base: Segment, engine: Any = None) -> Snapshot:
+    def of(cls, base: Segment, engine: Any = None) -> "Snapshot":
         """The snapshot of an index that was just built; searched exactly without an engine."""
         none = np.zeros(len(base), bool)
         return cls(base, base.part(none), none, base if engine is None else engine)
@@ -178,7 +176,7 @@ class Snapshot:
         ids = self.ids[rows]
         return ids if ids.dtype == np.int64 else ids.astype(str), scores
 
-    def changed(self, new: Segment | None, dead: list[int]) -> Snapshot:
+    def changed(self, new: Segment | None, dead: list[int]) -> "Snapshot":
         """A snapshot with more rows at the end and more dead rows."""
         fresh = self.fresh.joined(new) if new else self.fresh
         mask = np.zeros(len(self.base) + len(fresh), bool)

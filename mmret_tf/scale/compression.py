@@ -5,8 +5,6 @@ in the image tower, so that is the tower that is compressed. The result is anoth
 an `EmbeddingStore` or a `Searcher` takes in place of the model.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os
@@ -142,7 +140,7 @@ class CompressedEncoder(VariantEncoder):
             np.save(new / "shift.npy", tower.shift[None], allow_pickle=False)
 
     @classmethod
-    def load(cls, directory: str | os.PathLike, model: MultiEncoder) -> CompressedEncoder:
+    def load(cls, directory: str | os.PathLike, model: MultiEncoder) -> "CompressedEncoder":
         """Read what `save` wrote.
 
         Args:

@@ -3,8 +3,6 @@
 Sections 7.2 and 8.3 of the document: fewer weights, where `compression` takes fewer bits.
 """
 
-from __future__ import annotations
-
 import keras
 
 from mmret_tf.data.pairs import Pairs

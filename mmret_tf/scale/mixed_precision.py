@@ -3,8 +3,6 @@
 Section 8.3 of the document. `compression` makes smaller forms.
 """
 
-from __future__ import annotations
-
 import json
 import time
 

@@ -3,8 +3,6 @@
 Needs neither TensorFlow nor the model code; only gRPC's tensors are made by TensorFlow.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """SavedModels for TensorFlow Serving (模型服务), and the files beside them. Section 6."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -4,8 +4,6 @@ A signature takes what clients send (texts, encoded pictures, vectors), any numb
 answers as `Searcher` does: same preprocessing, same towers, same ranking. Section 6.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping
 

@@ -5,8 +5,6 @@
 Pure functions of arrays. Read `losses` first, from `ContrastiveCosine`.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from mmret_tf._lazy import attach

@@ -9,15 +9,11 @@ The prediction is a dict of the embeddings of two modalities, as an encoder give
 `{"image": [batch, dim], "text": [batch, dim]}`, or any other two names.
 """
 
-from __future__ import annotations
-
 import keras
 from keras import ops
 
 LABELS = ("groups", "pairs")
 NEGATIVES = ("sum", "hardest")
-
-MEAN = "sum_over_batch_size"
 
 
 def _pair(y_pred: dict) -> tuple:
@@ -69,8 +65,7 @@ class CosineSimilarityLoss(keras.losses.Loss):
         labels: Meaning of `y_true`. "groups": `[batch]` group ids; every image is paired with every
             caption of the batch, and matching and other pairs weigh the same. "pairs": `[batch]`
             labels of the rows, 1 for an image with its own caption, 0 or -1 for any other caption.
-        reduction: Over the batch, as in any Keras loss; the mean by default.
-        name: Name of the loss.
+        kwargs: `name`, `reduction` and `dtype`, as of any Keras loss.
 
     Raises:
         ValueError: `labels` is unknown, or the margin is not a cosine.
@@ -83,14 +78,8 @@ class CosineSimilarityLoss(keras.losses.Loss):
     0.5
     """
 
-    def __init__(
-        self,
-        margin: float = 0.2,
-        labels: str = "groups",
-        reduction: str = MEAN,
-        name: str = "cosine_similarity_loss",
-    ):
-        super().__init__(name=name, reduction=reduction)
+    def __init__(self, margin: float = 0.2, labels: str = "groups", **kwargs):
+        super().__init__(**kwargs)
         if labels not in LABELS:
             raise ValueError(f"labels must be one of {', '.join(LABELS)}; got {labels!r}")
         if not -1 <= margin <= 1:
@@ -122,8 +111,7 @@ class ContrastiveCosine(keras.losses.Loss):
     Args:
         temperature: A number above 0, or `None` for the temperature that the encoder learns, which
             is in the prediction as "temperature".
-        reduction: Over the batch, as in any Keras loss; the mean by default.
-        name: Name of the loss.
+        kwargs: `name`, `reduction` and `dtype`, as of any Keras loss.
 
     Raises:
         ValueError: The temperature is not above 0; in a call, it is `None` and not in `y_pred`.
@@ -136,13 +124,8 @@ class ContrastiveCosine(keras.losses.Loss):
     0.3133
     """
 
-    def __init__(
-        self,
-        temperature: float | None = None,
-        reduction: str = MEAN,
-        name: str = "contrastive_cosine",
-    ):
-        super().__init__(name=name, reduction=reduction)
+    def __init__(self, temperature: float | None = None, **kwargs):
+        super().__init__(**kwargs)
         _check_above_zero("temperature", temperature)
         self.temperature = temperature
 
@@ -180,8 +163,7 @@ class TripletCosine(keras.losses.Loss):
         negatives: "sum" adds up all negatives; "hardest" takes only the one with the highest
             cosine. From a random start "hardest" collapses: train with "sum" or
             `ContrastiveCosine` first.
-        reduction: Over the batch, as in any Keras loss; the mean by default.
-        name: Name of the loss.
+        kwargs: `name`, `reduction` and `dtype`, as of any Keras loss.
 
     Raises:
         ValueError: The margin is not above 0, or `negatives` is unknown.
@@ -194,14 +176,8 @@ class TripletCosine(keras.losses.Loss):
     0.2
     """
 
-    def __init__(
-        self,
-        margin: float = 0.2,
-        negatives: str = "sum",
-        reduction: str = MEAN,
-        name: str = "triplet_cosine",
-    ):
-        super().__init__(name=name, reduction=reduction)
+    def __init__(self, margin: float = 0.2, negatives: str = "sum", **kwargs):
+        super().__init__(**kwargs)
         if negatives not in NEGATIVES:
             raise ValueError(f"negatives must be one of {', '.join(NEGATIVES)}; got {negatives!r}")
         _check_above_zero("margin", margin)
@@ -233,8 +209,7 @@ class EuclideanContrastive(keras.losses.Loss):
     Args:
         margin: Distance above which other pairs cost nothing, above 0. Unit vectors are 0 to 2
             apart.
-        reduction: Over the batch, as in any Keras loss; the mean by default.
-        name: Name of the loss.
+        kwargs: `name`, `reduction` and `dtype`, as of any Keras loss.
 
     Raises:
         ValueError: The margin is not above 0.
@@ -247,10 +222,8 @@ class EuclideanContrastive(keras.losses.Loss):
     2.0
     """
 
-    def __init__(
-        self, margin: float = 1.0, reduction: str = MEAN, name: str = "euclidean_contrastive"
-    ):
-        super().__init__(name=name, reduction=reduction)
+    def __init__(self, margin: float = 1.0, **kwargs):
+        super().__init__(**kwargs)
         _check_above_zero("margin", margin)
         self.margin = margin
 
@@ -279,8 +252,7 @@ class ContrastiveTargets(keras.losses.Loss):
 
     Args:
         temperature: Of the softmax over `cos / temperature`, above 0.
-        reduction: Over the batch, as in any Keras loss; the mean by default.
-        name: Name of the loss.
+        kwargs: `name`, `reduction` and `dtype`, as of any Keras loss.
 
     Raises:
         ValueError: The temperature is not above 0.
@@ -292,10 +264,8 @@ class ContrastiveTargets(keras.losses.Loss):
     0.3133
     """
 
-    def __init__(
-        self, temperature: float = 0.05, reduction: str = MEAN, name: str = "contrastive_targets"
-    ):
-        super().__init__(name=name, reduction=reduction)
+    def __init__(self, temperature: float = 0.05, **kwargs):
+        super().__init__(**kwargs)
         _check_above_zero("temperature", temperature)
         self.temperature = temperature
 

@@ -3,8 +3,6 @@
 NumPy alone: a blocked matrix product in float32 finds candidates, and float64 ranks them.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 METRICS = ("cosine", "euclidean")

@@ -1,7 +1,5 @@
 """Unit vectors (单位向量): scaling rows to length 1, averaging them, comparing them row by row."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -5,8 +5,6 @@
 Read `trainer` first.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from mmret_tf._lazy import attach

@@ -1,7 +1,5 @@
 """Callbacks (回调): at the end of an epoch recall is measured, and the best model is kept."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

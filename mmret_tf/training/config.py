@@ -1,7 +1,5 @@
 """TrainConfig: everything that decides a training run, checked, and saved with it."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import inspect
@@ -102,7 +100,8 @@ class TrainConfig:
             else:  # where a fraction is expected, a whole number will do
                 is_right = type(value) in ((int, float) if kind is float else (kind,))
             if not is_right:
-                raise ValueError(f"{field.name} must be of type {field.type}; got {value!r}")
+                expected = inspect.formatannotation(field.type)
+                raise ValueError(f"{field.name} must be of type {expected}; got {value!r}")
         choices = {"rnn": RNNS, "pooling": TEXT_POOLINGS, "precision": PRECISIONS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -124,7 +123,7 @@ class TrainConfig:
                 raise ValueError(f"{name} must be {expected}; got {getattr(self, name)}")
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> TrainConfig:
+    def load(cls, path: str | os.PathLike) -> "TrainConfig":
         """Read a configuration, such as a run's `config.json`; other settings have their defaults.
 
         Args:

@@ -4,8 +4,6 @@ Every epoch gives the same features, so training needs the heads alone. `Feature
 an encoder of the heads, which shares their weights; its sources are content digests.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -204,16 +202,16 @@ class _FeatureEncoder(Encoder):
         return np.concatenate(rows)
 
 
-def _compiled_view(tower: Tower, view: int) -> tf.types.experimental.PolymorphicFunction:
+def _compiled_view(tower: Tower, view: int) -> tf.types.experimental.ConcreteFunction:
     """`tower.view_features` as a graph that is traced once for all batch sizes."""
-    signature = [tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int64)]
 
-    @tf.function(input_signature=signature)
+    @tf.function
     def features(contents, digests):
         seeds = tf.stack([digests, tf.fill(tf.shape(digests), tf.constant(view, tf.int64))], axis=1)
         return tower.view_features(contents, seeds, view)
 
-    return features
+    specs = tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int64)
+    return features.get_concrete_function(*specs)  # or TensorFlow warns of as many traces as views
 
 
 def _stored_features(

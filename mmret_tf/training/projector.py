@@ -1,7 +1,5 @@
 """Embeddings in TensorBoard's projector (嵌入投影): each point is a small picture."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

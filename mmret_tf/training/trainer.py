@@ -3,8 +3,6 @@
 Section 5 of the document.
 """
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import itertools

@@ -170,7 +170,7 @@ def test_a_saved_encoder_gives_the_same_embeddings(name, fused, features, tmp_pa
 
 def test_the_imputer_and_the_dropout_are_saved_with_it(encoder, picture_files, tmp_path):
     imputer = ModalityPredictor(units=8)
-    imputer.start({"image": 4, "text": 4})
+    imputer.start({"image": (1, 4), "text": (1, 4)})
     fused = FusedEncoder(encoder, Concatenate(4), imputer, modality_dropout=0.25)
     fused.save(tmp_path / "fused.keras")
     loaded = keras.saving.load_model(tmp_path / "fused.keras")  # in safe mode

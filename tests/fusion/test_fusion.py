@@ -13,9 +13,8 @@ from mmret_tf.fusion import (
     GatedFusion,
     HybridFusion,
     WeightedSum,
-    presence,
 )
-from mmret_tf.fusion.fusion import known_vectors
+from mmret_tf.fusion.fusion import ModalityLayer, presence, present_rows
 
 DIM = 8
 NAMES = ("audio", "image", "text")
@@ -60,28 +59,30 @@ def results(layers, inputs_of):
     return {name: layer(inputs_of(name)).numpy() for name, layer in layers.items()}
 
 
-def test_zeros_are_absent_and_a_mask_overrules_them():
-    inputs = {"image": np.array([[0.0, 0.0], [0.6, 0.8]]), "text": np.array([[1.0], [2.0]])}
-    present = presence(inputs, {"text": np.array([True, False]), "image": None})
-    assert present["image"].numpy().tolist() == [False, True]
-    assert present["text"].numpy().tolist() == [True, False]
-    assert presence(inputs, {"image": [1, 0]})["image"].numpy().tolist() == [True, False]
+def test_vectors_of_zeros_are_absent():
+    image = np.array([[0.0, 0.0], [0.6, 0.8]])
+    text = np.array([[[1.0], [0.0]], [[0.0], [0.0]]])
+    assert presence(image).numpy().tolist() == [False, True]
+    assert presence(text).numpy().tolist() == [[True, False], [False, False]]
+    assert present_rows(image).numpy().tolist() == [False, True]
+    assert present_rows(text).numpy().tolist() == [True, False]
 
 
-def test_a_mask_of_a_whole_sequence_leaves_its_padding_absent():
-    inputs = {"text": np.array([[[1.0], [0.0]], [[1.0], [2.0]]], np.float32)}
-    assert presence(inputs)["text"].numpy().tolist() == [[True, False], [True, True]]
-    masked = presence(inputs, {"text": np.array([True, False])})
-    assert masked["text"].numpy().tolist() == [[True, False], [False, False]]
-
-
-def test_known_vectors_are_zeros_where_absent_in_the_order_of_the_widths():
-    inputs = {"text": np.array([[np.nan, 1.0], [2.0, 3.0]], np.float32)}
-    known, present = known_vectors(inputs, {"text": np.array([False, True])}, {"a": 1, "text": 2})
-    assert list(known) == list(present) == ["a", "text"]
-    assert known["text"].numpy().tolist() == [[0, 0], [2, 3]]
-    assert known["a"].numpy().tolist() == [[0], [0]]
-    assert present["a"].numpy().tolist() == [False, False]
+def test_a_mask_makes_zeros_and_modalities_are_in_the_order_of_the_widths():
+    layer = ModalityLayer()
+    layer.build({"text": (None, None, 2), "image": (None, 2), "audio": (None, 1)})
+    inputs = {
+        "text": np.array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]], np.float32),
+        "image": np.array([[np.nan, 1.0], [2.0, 3.0]], np.float32),
+    }
+    mask = {"text": np.array([[True, False], [True, True]]), "image": np.array([False, True])}
+    known = layer.known_vectors(inputs, mask | {"audio": None})
+    assert list(known) == ["audio", "image", "text"]
+    assert known["audio"].numpy().tolist() == [[0], [0]]
+    assert known["image"].numpy().tolist() == [[0, 0], [2, 3]]
+    assert known["text"].numpy().tolist() == [[[1, 2], [0, 0]], [[5, 6], [7, 8]]]
+    whole = layer.known_vectors(inputs, {"text": np.array([False, True])})["text"].numpy()
+    assert whole.tolist() == [[[0, 0], [0, 0]], [[5, 6], [7, 8]]]
 
 
 @every_fusion

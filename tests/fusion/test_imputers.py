@@ -46,7 +46,7 @@ def imputers():
     made["constant"](rows())
     made["mean"].adapt(rows())
     made["nearest"].adapt(rows())
-    made["predictor"].start(WIDTHS)
+    made["predictor"].start({name: (1, width) for name, width in WIDTHS.items()})
     return made
 
 
@@ -154,7 +154,7 @@ def test_the_gradient_reaches_every_weight_of_the_predictor(imputers):
 def test_of_several_predictions_the_mean_is_filled_in():
     keras.utils.set_random_seed(0)
     predictor = ModalityPredictor(units=4)
-    predictor.start({"audio": 3, **WIDTHS})
+    predictor.start({"audio": (1, 3), "image": (1, 4), "text": (1, 3)})
     inputs = {"audio": rows()["text"], **rows()}
     one, two = (predictor({name: inputs[name]})["text"].numpy() for name in ("audio", "image"))
     both = predictor({name: inputs[name] for name in ("audio", "image")})["text"].numpy()

@@ -52,7 +52,7 @@ def test_mistakes_are_explained():
     rows = {"image": np.eye(2, dtype=np.float32), "text": np.ones((2, 3), np.float32)}
     with pytest.raises(ValueError, match="one width; got {'image': 2, 'text': 3}"):
         WeightedSum()(rows)
-    with pytest.raises(ValueError, match="above 0; got {'image': 0.0}"):
-        WeightedSum({"image": 0.0})
-    with pytest.raises(ValueError, match="must name image; got text"):
+    with pytest.raises(ValueError, match="above 0, one for image; got {'image': 0.0}"):
+        WeightedSum({"image": 0.0})({"image": rows["image"]})
+    with pytest.raises(ValueError, match="above 0, one for image; got {'text': 1.0}"):
         WeightedSum({"text": 1.0})({"image": rows["image"]})

@@ -27,24 +27,24 @@ def test_an_ensemble_is_the_sum_of_its_models():
 def test_dropout_hides_at_its_rate_and_never_the_last():
     keras.utils.set_random_seed(0)
     dropout = ModalityDropout(0.4)
-    present = {name: np.ones(20_000, bool) for name in ("audio", "image", "text")}
-    present["text"][:10_000] = False
-    kept = np.stack([each.numpy() for each in dropout(present, training=True).values()], axis=1)
+    inputs = {name: np.ones((20_000, 1), np.float32) for name in ("audio", "image", "text")}
+    inputs["text"][:10_000] = 0
+    draws = [dropout(inputs, training=True).values() for _ in range(2)]
+    kept, again = (np.concatenate([each.numpy() for each in draw], axis=1) > 0 for draw in draws)
     assert kept.any(axis=1).all()
     assert not kept[:10_000, 2].any()
     # One of three stays, and each of the other two is hidden at the rate.
     assert kept[10_000:].mean() == pytest.approx(1 - 0.4 * 2 / 3, abs=0.01)
     assert kept[:10_000, :2].mean() == pytest.approx(1 - 0.4 / 2, abs=0.01)
-    again = np.stack([each.numpy() for each in dropout(present, training=True).values()], axis=1)
     assert (kept != again).any()
-    for still in (dropout(present), ModalityDropout(0.0)(present, training=True)):
-        assert all(np.array_equal(each, present[name]) for name, each in still.items())
+    for still in (dropout(inputs), ModalityDropout(0.0)(inputs, training=True)):
+        assert all(np.array_equal(each, inputs[name]) for name, each in still.items())
 
 
 def test_dropout_hides_a_sequence_as_a_whole():
     keras.utils.set_random_seed(0)
-    present = {"image": np.ones((200, 4), bool), "text": np.ones((200, 1), bool)}
-    kept = ModalityDropout(0.5)(present, training=True)["image"].numpy()
+    inputs = {"image": np.ones((200, 4, 2)), "text": np.ones((200, 1, 2))}
+    kept = ModalityDropout(0.5)(inputs, training=True)["image"].numpy().reshape(200, 8)
     assert 0 < kept.all(axis=1).sum() < 200
     assert np.array_equal(kept.all(axis=1), kept.any(axis=1))
 

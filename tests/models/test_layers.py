@@ -1,4 +1,4 @@
-"""Shared layers against NumPy: pooling, the Transformer, unit length, the temperature."""
+"""Shared layers against NumPy: pooling, the Transformer, the temperature."""
 
 import keras
 import numpy as np
@@ -9,7 +9,6 @@ from mmret_tf.models.layers import (
     MaskedPooling,
     Temperature,
     TransformerEncoder,
-    UnitLength,
     sinusoidal_positions,
 )
 
@@ -61,11 +60,6 @@ def test_a_transformer_computes_by_its_own_policy_and_round_trips():
     assert {each.compute_dtype for each in encoder._flatten_layers()} == {"bfloat16"}
     config = encoder.get_config()
     assert TransformerEncoder.from_config(config).get_config() == config
-
-
-def test_unit_length_as_a_layer():
-    rows = UnitLength()(np.array([[3.0, 4.0], [0.0, 0.0]]))
-    assert np.allclose(rows, [[0.6, 0.8], [0, 0]], atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,6 @@ One definition serves `tf.data` in training, `encode` in Python, and the graph t
 TF Serving.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 

@@ -4,8 +4,6 @@
 truncated header can be read without a bounds check at every byte.
 """
 
-from __future__ import annotations
-
 import tensorflow as tf
 
 

@@ -4,8 +4,6 @@ TensorFlow has no op for it, and an exported model cannot call Python. Character
 tables made from Python's `unicodedata`.
 """
 
-from __future__ import annotations
-
 import functools
 import unicodedata
 

@@ -3,8 +3,6 @@
 Pillow and NumPy alone, so that the serving client runs without TensorFlow.
 """
 
-from __future__ import annotations
-
 import io
 import os
 from typing import TypeAlias
@@ -15,7 +13,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from mmret_tf.data.sources import InlineSource, Source, file_or_bytes
 
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | np.ndarray | Image.Image | Source"
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | np.ndarray | Image.Image | Source
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 

@@ -3,8 +3,6 @@
 One definition serves `tf.data` in training, `encode` in Python, and the exported graph.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import keras
@@ -128,5 +126,5 @@ class TextPreprocessor(keras.layers.TextVectorization):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> TextPreprocessor:
+    def from_config(cls, config: dict) -> "TextPreprocessor":
         return cls(**config)

@@ -3,8 +3,6 @@
 Chinese characters come from a font of the package (汉字字体), so they show on every machine.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import re

@@ -5,8 +5,6 @@ arrangement of the test occurs in training (section 2.1 of the document). The ph
 `phrasings.json`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json
@@ -54,7 +52,7 @@ class SceneObject:
 OBJECTS = tuple(itertools.starmap(SceneObject, itertools.product(SHAPES, COLOURS, SIZES)))
 
 # Scenes with the same objects and relation are alike.
-Arrangement: TypeAlias = tuple[tuple[SceneObject, ...], "str | None"]
+Arrangement: TypeAlias = tuple[tuple[SceneObject, ...], str | None]
 
 
 def shuffled_arrangements(n_objects: int, generator: random.Random) -> Iterator[Arrangement]:

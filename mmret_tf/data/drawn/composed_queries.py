@@ -4,8 +4,6 @@
 Searches by image and text at once belong to section 6 of the document.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

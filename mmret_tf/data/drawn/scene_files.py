@@ -1,7 +1,5 @@
 """Scenes as files: a collection in a folder of its own, or in a cache under the Keras home."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -4,8 +4,6 @@ A picture set of any size that needs no download. The right answer to every quer
 model can be trained and tested on it anywhere (section 2.1 of the document).
 """
 
-from __future__ import annotations
-
 import math
 import numbers
 import random

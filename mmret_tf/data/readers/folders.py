@@ -1,7 +1,5 @@
 """Layouts without a captions file: a text file beside each picture."""
 
-from __future__ import annotations
-
 import os
 from collections import defaultdict
 from pathlib import Path

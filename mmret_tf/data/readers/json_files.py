@@ -1,7 +1,5 @@
 """Layouts of JSON: `captions.jsonl`, Karpathy's `dataset_*.json`, MS-COCO's `captions_*.json`."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

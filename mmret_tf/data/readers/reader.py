@@ -3,8 +3,6 @@
 `read_layout` recognises the layout of a folder, or of one captions file.
 """
 
-from __future__ import annotations
-
 import abc
 import os
 from fnmatch import fnmatchcase

@@ -4,8 +4,6 @@ Readers do not open pictures. A row that cannot be understood becomes a `Problem
 continues.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import os
@@ -62,7 +60,7 @@ class Record:
         files = [each for name, each in self.sources.items() if get_modality(name).is_file]
         return [path for each in files for path in each]
 
-    def with_files(self, kept: set[str]) -> Record:
+    def with_files(self, kept: set[str]) -> "Record":
         """The record with these of its files alone, each once; other content stays."""
         sources = {
             name: [path for path in dict.fromkeys(each) if path in kept]

@@ -1,7 +1,5 @@
 """Layouts of tables: `captions.csv`, and Flickr8k's `captions.txt` and `Flickr8k.token.txt`."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The head of a tower (投影头): from a backbone's features to a unit vector in the shared space."""
 
-from __future__ import annotations
-
 import keras
 from keras import layers, ops
 
@@ -83,9 +81,6 @@ class Head(layers.Layer):
             parts = ops.split(features, self.members, axis=1)
         projected = [project(part) for project, part in zip(self.projections, parts, strict=True)]
         return ops.concatenate(projected, axis=1) if self.members > 1 else projected[0]
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], self.embedding_dim)
 
     def get_config(self) -> dict:
         return {

@@ -1,7 +1,5 @@
 """The image tower (图像塔): a CNN with average pooling, then a head. Sections 2.2, 3.2(1), 4.1."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Sequence

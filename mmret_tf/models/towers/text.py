@@ -1,7 +1,5 @@
 """The text tower (文本塔): an Embedding and an LSTM, then a head. Sections 2.2, 3.2(2), 4.2."""
 
-from __future__ import annotations
-
 import keras
 import tensorflow as tf
 from keras import layers, ops
@@ -15,7 +13,6 @@ RNNS = ("lstm", "gru", "bilstm", "transformer")
 TEXT_POOLINGS = ("last", *POOLINGS)
 
 
-@keras.saving.register_keras_serializable("mmret_tf")
 class SentenceReader(layers.Layer):
     """A recurrent network or a Transformer over word vectors, pooled to one vector a sentence.
 
@@ -25,6 +22,7 @@ class SentenceReader(layers.Layer):
         rnn, word_dim, units, dropout, pooling, bag_of_words: As for `text_tower`.
 
     Attributes:
+        settings: The arguments, as a tower saves them.
         width: Width of the result.
 
     Raises:
@@ -88,9 +86,6 @@ class SentenceReader(layers.Layer):
 
     def compute_mask(self, inputs, mask=None):
         return None
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), **self.settings}
 
 
 @keras.saving.register_keras_serializable("mmret_tf")

@@ -3,8 +3,6 @@
 A tower is a backbone and a head. All towers are alike, whatever their modality.
 """
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -193,7 +191,7 @@ class Tower(keras.Model, abc.ABC):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> Tower:
+    def from_config(cls, config: dict) -> "Tower":
         config = keras.saving.deserialize_keras_object(config)
         trainable, frozen = config.pop("trainable"), config.pop("frozen")
         tower = cls(**config)

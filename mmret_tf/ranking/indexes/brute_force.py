@@ -3,8 +3,6 @@
 It is the oracle that other indexes are measured against, and the right index for small galleries.
 """
 
-from __future__ import annotations
-
 from mmret_tf.ranking.index import Index
 from mmret_tf.ranking.snapshot import Segment
 

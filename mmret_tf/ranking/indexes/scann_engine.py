@@ -1,7 +1,5 @@
 """ScaNN (arXiv 1908.10396) over the rows of an index: training, tuning and search."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable
@@ -115,7 +113,7 @@ class ScannEngine:
     @classmethod
     def train(
         cls, base: Segment, config: ScannConfig, progress: Callable[[str], None]
-    ) -> ScannEngine:
+    ) -> "ScannEngine":
         """Partition and encode the rows; the engine still has to be tuned."""
         (n, dim), is_cosine = base.vectors.shape, base.metric == "cosine"
         progress(f"partitioning {n:,} items into {config.leaves:,} leaves")
@@ -184,7 +182,7 @@ class ScannEngine:
         scores[missing] = -np.inf
         return np.where(missing, 0, rows.astype(np.int64)), scores
 
-    def tuned(self, goal: Goal, seconds: float, progress: Callable[[str], None]) -> ScannEngine:
+    def tuned(self, goal: Goal, seconds: float, progress: Callable[[str], None]) -> "ScannEngine":
         """The same searcher with the fastest settings that reach the goal; fixed ones stay."""
         fixed, n, k = self.config, len(self.base), min(goal.k, len(self.base))
         queries = self._perturbed_rows() if goal.queries is None else goal.queries

@@ -1,7 +1,5 @@
 """ScaNN's package and files, imported and read only when an index asks for them."""
 
-from __future__ import annotations
-
 import re
 import tempfile
 from pathlib import Path

@@ -4,8 +4,6 @@
 built or opened. Section 8.3.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
@@ -81,7 +79,7 @@ class ScannIndex(Index):
         config: ScannConfig | None = None,
         seconds: float = TUNING_SECONDS,
         progress: Callable[[str], None] = silent,
-    ) -> ScannIndex:
+    ) -> "ScannIndex":
         """Index some embeddings in the way that suits their number.
 
         Fewer than 5,000 are searched exactly, in about a tenth of a millisecond. More are
@@ -243,7 +241,7 @@ class ScannIndex(Index):
         }
 
     @classmethod
-    def read(cls, folder: Path, manifest: Mapping[str, Any], snapshot: Snapshot) -> ScannIndex:
+    def read(cls, folder: Path, manifest: Mapping[str, Any], snapshot: Snapshot) -> "ScannIndex":
         import_scann()
         n_queries, dim = manifest["n_queries"], manifest["dim"]
         queries = open_array(folder / "queries.npy", (n_queries, dim)) if n_queries else None

@@ -5,8 +5,6 @@ again with full precision. More of either finds more and takes longer. For each 
 there is a smallest number of leaves that reaches the target; one such pair is fastest.
 """
 
-from __future__ import annotations
-
 import bisect
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Changes to an index (增量更新): items come and go while threads search."""
 
-from __future__ import annotations
-
 import abc
 import threading
 from collections.abc import Collection, Mapping, Sequence
