@@ -10,24 +10,17 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from mmret_tf.data.decoders.image_headers import (
-    integer,
-    read_jpeg_header,
-    read_webp_header,
-    starts_with,
-)
+from mmret_tf.data.decoders.formats import bmp, gif, jpeg, png, webp
+from mmret_tf.data.decoders.formats.binary import PADDING, required, starts_with
 from mmret_tf.data.decoders.pictures import ImageSource, picture_source
-
-# A picture of more pixels than this is refused before it is decoded (8192 x 8192: 192 MiB).
-MAX_PIXELS = 2**26
 
 
 @tf.function(input_signature=[tf.TensorSpec((), tf.string)])
 def decode_image(contents: tf.Tensor) -> tf.Tensor:
     """Decode JPEG, PNG, GIF (first frame), BMP or still WebP bytes to RGB. Section 3.1(1).
 
-    Transparent pictures are laid over white, and a JPEG is turned upright by its EXIF orientation.
-    The size is read from the header and checked before the picture is decoded.
+    Transparent pictures are laid over white, and pictures are turned upright by their EXIF
+    orientation. The size is read from the header and checked before the picture is decoded.
 
     Args:
         contents: Encoded bytes, a scalar string.
@@ -37,67 +30,28 @@ def decode_image(contents: tf.Tensor) -> tf.Tensor:
 
     Raises:
         tf.errors.InvalidArgumentError: The bytes are not a whole image in one of these formats, or
-            the picture has more than `MAX_PIXELS` pixels.
+            the picture has more than 2**26 pixels.
 
-    >>> png = tf.io.encode_png(tf.zeros((2, 3, 4), tf.uint8))  # transparent all over
-    >>> decode_image(png).shape, decode_image(png)[0, 0].numpy().tolist()
+    >>> png_bytes = tf.io.encode_png(tf.zeros((2, 3, 4), tf.uint8))  # transparent all over
+    >>> decode_image(png_bytes).shape, decode_image(png_bytes)[0, 0].numpy().tolist()
     (TensorShape([2, 3, 3]), [255, 255, 255])
     """
-    tf.debugging.Assert(tf.strings.length(contents) > 0, ["empty file"])
-    # With zeros after the end, the header can be read without a bounds check at every byte.
-    data = tf.pad(tf.io.decode_raw(contents, tf.uint8), [[0, 64]])
-    is_jpeg = starts_with(data, 0, b"\xff\xd8\xff")
-    is_png = starts_with(data, 0, b"\x89PNG\r\n\x1a\n")
-    is_gif = starts_with(data, 0, b"GIF8")
-    is_bmp = starts_with(data, 0, b"BM")
-    is_webp = starts_with(data, 0, b"RIFF") & starts_with(data, 8, b"WEBP")
-    tf.debugging.Assert(
-        is_jpeg | is_png | is_gif | is_bmp | is_webp,
-        ["not an image: expected JPEG, PNG, GIF, BMP or WebP"],
-    )
-    # TensorFlow 2.20 writes past its buffer when it decodes an animated WebP.
-    is_animated = starts_with(data, 12, b"VP8X") & (data[20] // 2 % 2 == 1)
-    tf.debugging.Assert(
-        ~(is_webp & is_animated), ["an animated WebP: save its first frame as a picture"]
-    )
-
+    contents = required(contents, tf.strings.length(contents) > 0, "empty file")
+    data = tf.pad(tf.io.decode_raw(contents, tf.uint8), [[0, PADDING]])
+    is_webp = starts_with(data, 0, webp.MAGIC) & starts_with(data, 8, b"WEBP")
     orientation = tf.constant(1)
-    if is_jpeg:
-        height, width, orientation = read_jpeg_header(data)
-    elif is_png:
-        height, width = integer(data, 20, 4), integer(data, 16, 4)
-    elif is_gif:
-        height, width = integer(data, 8, 2, "little"), integer(data, 6, 2, "little")
-    elif is_bmp:  # the height is negative if the rows are stored from top to bottom
-        height, width = tf.abs(integer(data, 22, 4, "little")), integer(data, 18, 4, "little")
+    if starts_with(data, 0, jpeg.MAGIC):
+        image, orientation = jpeg.decode(contents, data)
+    elif starts_with(data, 0, png.MAGIC):
+        image, orientation = png.decode(contents, data)
+    elif starts_with(data, 0, gif.MAGIC):
+        image = gif.decode(contents, data)
+    elif starts_with(data, 0, bmp.MAGIC):
+        image = bmp.decode(contents, data)
     else:
-        height, width = read_webp_header(data)
-    has_size = tf.debugging.Assert(
-        (height > 0) & (width > 0), ["not a whole image: it ends in its header"]
-    )
-    is_small = tf.debugging.Assert(
-        tf.cast(height, tf.int64) * tf.cast(width, tf.int64) <= MAX_PIXELS,
-        [tf.strings.format("too large: {} x {} pixels, at most 2**26 in all", (width, height))],
-    )
-    with tf.control_dependencies([has_size, is_small]):  # check before decoding
-        contents = tf.identity(contents)
-
-    if is_jpeg:
-        image = tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
-    elif is_png:
-        image = _over_white(tf.io.decode_png(contents, channels=4))
-    elif is_webp:
-        image = tf.io.decode_webp(contents)[0]  # four channels only if the file has alpha
-        if tf.shape(image)[2] == 4:
-            image = _over_white(image)
-    elif is_gif:
-        image = tf.io.decode_image(contents, channels=3, expand_animations=False)
-        image = tf.ensure_shape(image, (None, None, 3))
-    else:
-        image = tf.io.decode_bmp(contents)  # the fourth channel of a BMP is unused, not alpha
-        if tf.shape(image)[2] == 1:
-            image = tf.image.grayscale_to_rgb(image)
-        image = image[:, :, :3]
+        reason = "not an image: expected JPEG, PNG, GIF, BMP or WebP"
+        contents = required(contents, is_webp, reason)
+        image, orientation = webp.decode(contents, data)
     return _upright(tf.ensure_shape(image, (None, None, 3)), orientation)
 
 
@@ -203,13 +157,6 @@ def decode_failure(error: tf.errors.OpError) -> str:
     """The reason why `decode_image` refused some bytes, without TensorFlow's stack trace."""
     said = re.search(r"assertion failed: \[(.*?)\]", error.message)
     return said[1] if said else "not a whole image: truncated or damaged"
-
-
-def _over_white(rgba: tf.Tensor) -> tf.Tensor:
-    """Lay a picture with alpha over white: uint8 `[height, width, 4]` -> `[height, width, 3]`."""
-    levels = tf.cast(rgba, tf.float32)
-    alpha = levels[:, :, 3:] / 255
-    return tf.cast(tf.round(levels[:, :, :3] * alpha + 255 * (1 - alpha)), tf.uint8)
 
 
 def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

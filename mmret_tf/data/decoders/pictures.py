@@ -1,10 +1,12 @@
 """Pictures in Python: paths, bytes, PIL images and arrays as encoded bytes, and thumbnails.
 
-Pillow and NumPy alone, so that the serving client runs without TensorFlow.
+Pillow and NumPy alone, so that the serving client runs without TensorFlow. `upright_rgb` is the
+truth that the decoder in `image` follows.
 """
 
 import io
 import os
+import warnings
 from typing import TypeAlias
 
 import numpy as np
@@ -16,6 +18,12 @@ from mmret_tf.data.sources import InlineSource, Source, file_or_bytes
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | np.ndarray | Image.Image | Source
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+
+# A picture of more pixels than this is refused before it is decoded (8192 x 8192: 192 MiB).
+MAX_PIXELS = 2**26
+
+LEVELS = "an image array must hold levels from 0 to 255"
 
 
 def picture_source(picture: ImageSource) -> Source:
@@ -32,9 +40,31 @@ def picture_source(picture: ImageSource) -> Source:
     if isinstance(picture, str | bytes | os.PathLike):
         return file_or_bytes(picture)
     if isinstance(picture, Image.Image):
-        channels = "RGBA" if picture.has_transparency_data else "RGB"
-        picture = np.asarray(ImageOps.exif_transpose(picture).convert(channels))
+        picture = np.asarray(upright_rgb(picture))
     return InlineSource(encode_png(picture), "the image")
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A PIL image as RGB: upright by its EXIF orientation, over white, 16 bits scaled to 8.
+
+    Args:
+        image: Of any mode. Numbers of the modes I and F must be levels from 0 to 255.
+
+    Raises:
+        ValueError: The mode I or F holds other numbers.
+
+    >>> upright_rgb(Image.new("RGBA", (1, 1), (200, 30, 30, 0))).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        image = Image.fromarray(_levels(np.asarray(image)))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
 def encode_png(pixels: npt.ArrayLike) -> bytes:
@@ -57,12 +87,7 @@ def encode_png(pixels: npt.ArrayLike) -> bytes:
             "an image array must have shape [height, width], [height, width, 1], [..., 3] or "
             f"[..., 4]; got {pixels.shape}"
         )
-    if pixels.dtype.kind not in "uif":
-        raise ValueError(f"an image array must hold levels from 0 to 255; got {pixels.dtype}")
-    low, high = np.min(pixels), np.max(pixels)
-    if not (low >= 0 and high <= 255):  # NaN is neither
-        raise ValueError(f"an image array must hold levels from 0 to 255; got {low} to {high}")
-    levels = np.rint(pixels).astype(np.uint8)
+    levels = _levels(pixels)
     file = io.BytesIO()
     Image.fromarray(levels[:, :, 0] if levels.shape[2] == 1 else levels).save(
         file, "PNG", compress_level=1
@@ -73,10 +98,25 @@ def encode_png(pixels: npt.ArrayLike) -> bytes:
 def picture_thumbnail(contents: bytes, side: int) -> Image.Image:
     """A square RGB picture of encoded bytes; a grey one if they cannot be decoded."""
     try:
-        with Image.open(io.BytesIO(contents)) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-        return ImageOps.fit(upright, (side, side))
-    except OSError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is lower
+            image = Image.open(io.BytesIO(contents), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError("too large")
+        return ImageOps.fit(upright_rgb(image), (side, side))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         grey = Image.new("RGB", (side, side), "lightgrey")
         ImageDraw.Draw(grey).text((8, side // 2), "not readable", fill="black")
         return grey
+
+
+def _levels(pixels: np.ndarray) -> np.ndarray:
+    """Levels as uint8; ValueError for other numbers, fractions from 0 to 1 among them."""
+    if pixels.dtype.kind not in "uif":
+        raise ValueError(f"{LEVELS}; got {pixels.dtype}")
+    low, high = np.min(pixels), np.max(pixels)
+    if not (low >= 0 and high <= 255):  # NaN is neither
+        raise ValueError(f"{LEVELS}; got {low} to {high}")
+    if pixels.dtype.kind == "f" and 0 < high <= 1:
+        raise ValueError(f"{LEVELS}; got {low:g} to {high:g}: multiply fractions of 0 to 1 by 255")
+    return np.rint(pixels).astype(np.uint8)

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
+from data.decoders.picture_files import crafted, tried
 from PIL import Image, ImageOps
 
 from mmret_tf.data.decoders.image import (
@@ -75,7 +76,7 @@ def bad_images(picture, encoded):
     for kind, cut in (("JPEG", 400), ("PNG", 40), ("GIF", 400), ("BMP", 40), ("WEBP", 40)):
         yield encoded(picture(), kind)[:-cut], "not a whole image: truncated or damaged"
     yield b"\xff\xd8\xff", "not a whole image: it ends in its header"
-    yield b"RIFF....WEBP", "not a whole image: it ends in its header"
+    yield b"RIFF....WEBP", "not a whole image: a WebP without a picture"
     yield png + (20_000).to_bytes(4, "big") * 2, "too large: 20000 x 20000 pixels"
     yield (
         encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:]),
@@ -95,6 +96,26 @@ def test_bytes_that_are_not_an_image_are_refused_with_a_reason(picture, encoded,
             load_image(tmp_path / "bad.png", 8)
         assert "\n" not in str(caught.value)
     check_image(encoded(picture(), "PNG"))
+
+
+def test_crafted_and_mutated_pictures_are_refused_or_as_pillow_has_them():
+    """The script `picture_files.py` tries 20 times as many."""
+    whole, changed = tried(n_crafted=50, n_mutated=500)
+    assert not whole.wrong and not changed.wrong, f"{whole}\n{changed}"
+    assert not whole.reasons and whole.taken == 50
+    assert changed.taken > 50 and changed.refused > 50
+
+
+def test_every_way_in_gives_the_same_picture(tmp_path):
+    random = np.random.default_rng(0)
+    for number in range(40):
+        name, contents = crafted(random)
+        path = tmp_path / str(number)
+        path.write_bytes(contents)
+        decoded = load_image(contents, 8)
+        assert np.array_equal(load_image(path, 8), decoded), name
+        with Image.open(path) as image:
+            assert np.abs(load_image(image, 8).astype(int) - decoded).max() <= 1, name
 
 
 def test_no_cut_of_a_jpeg_header_crashes(picture, encoded):

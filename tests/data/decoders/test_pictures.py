@@ -1,13 +1,20 @@
 """Pictures that a user may hold as encoded bytes, and their thumbnails."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mmret_tf.data.decoders.image import load_image
-from mmret_tf.data.decoders.pictures import encode_png, picture_source, picture_thumbnail
+from mmret_tf.data.decoders.pictures import (
+    encode_png,
+    picture_source,
+    picture_thumbnail,
+    upright_rgb,
+)
 from mmret_tf.data.sources import FileSource, InlineSource
 
 
@@ -57,6 +64,7 @@ def test_clear_pillow_images_lie_over_white(mode, transparent):
         (np.full((4, 4), 256.0), "levels from 0 to 255; got 256.0 to 256.0"),
         (np.full((4, 4), -1), "levels from 0 to 255; got -1 to -1"),
         (np.full((4, 4), np.nan), "levels from 0 to 255"),
+        (np.full((4, 4), 0.5), "got 0.5 to 0.5: multiply fractions of 0 to 1 by 255"),
         (np.full((4, 4), "a"), "levels from 0 to 255; got <U1"),
         (np.full((4, 4), True), "levels from 0 to 255; got bool"),
     ],
@@ -64,6 +72,33 @@ def test_clear_pillow_images_lie_over_white(mode, transparent):
 def test_arrays_that_are_not_pictures(array, message):
     with pytest.raises(ValueError, match=message):
         picture_source(array)
+
+
+def test_black_and_small_levels_are_no_fractions():
+    for array in (np.zeros((2, 2)), np.ones((2, 2), np.uint8)):
+        assert np.array_equal(pixels(picture_source(array).read()), array)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_pillow_images_of_more_than_eight_bits(mode):
+    deep = np.array([[0, 257], [2570, 65535]])  # 0, 1, 10 and 255 times 257
+    if mode == "I;16":
+        image = Image.fromarray(deep.astype(np.uint16))
+        assert upright_rgb(image).getchannel(0).get_flattened_data() == (0, 1, 10, 255)
+        return
+    image = Image.fromarray(deep.astype("int32" if mode == "I" else "float32"))
+    assert image.mode == mode
+    with pytest.raises(ValueError, match="levels from 0 to 255; got 0.* to 65535"):
+        picture_source(image)
+    levels = Image.fromarray((deep // 257).astype("int32" if mode == "I" else "float32"))
+    assert upright_rgb(levels).getpixel((0, 1)) == (10, 10, 10)
+
+
+def test_a_thumbnail_of_a_bomb_is_grey():
+    header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header
+    bomb += struct.pack(">I", zlib.crc32(header))
+    assert np.asarray(picture_thumbnail(bomb, 96))[0, 0].tolist() == [211, 211, 211]
 
 
 def test_thumbnails_are_square_cropped_and_upright(encoded):

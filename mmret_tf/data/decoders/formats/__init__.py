@@ -1,0 +1,6 @@
+"""Formats of pictures (图像格式), one file each: header, limits and decoding.
+
+Everything is TensorFlow ops, so that one definition serves training, Python and the exported graph.
+Pillow is the truth: a file decodes as `ImageOps.exif_transpose` of it over white, within one level,
+or it is refused with a reason. Each module has `decode(contents, data)`.
+"""

@@ -1,0 +1,104 @@
+"""What all formats share: integers in bytes, limits, EXIF, and transparency over white.
+
+`data` is uint8 `[n]` in all functions: the bytes of the file and `PADDING` zeros. Because of the
+zeros, a truncated header can be read without a bounds check at every byte.
+"""
+
+import tensorflow as tf
+
+from mmret_tf.data.decoders.pictures import MAX_PIXELS
+
+PADDING = 64
+
+# Pixels that are laid over white at once, in wider numbers than bytes.
+BLOCK_PIXELS = 2**20
+
+
+def starts_with(data: tf.Tensor, start: int | tf.Tensor, magic: bytes) -> tf.Tensor:
+    """Whether `magic` is at position `start`, a boolean scalar.
+
+    >>> bool(starts_with(tf.constant([66, 77, 0], tf.uint8), 0, b"BM"))
+    True
+    """
+    return tf.reduce_all(data[start : start + len(magic)] == tf.constant(list(magic), tf.uint8))
+
+
+def integer(
+    data: tf.Tensor, start: int | tf.Tensor, length: int, order: str | tf.Tensor = "big"
+) -> tf.Tensor:
+    """The integer in `length` bytes, int32. `order` may be a boolean: True means "little".
+
+    >>> int(integer(tf.constant([1, 2], tf.uint8), 0, 2))
+    258
+    """
+    places = [256**power for power in range(length)]
+    if isinstance(order, str):
+        places = tf.constant(places if order == "little" else places[::-1], tf.int64)
+    else:
+        places = tf.where(order, tf.constant(places, tf.int64), tf.constant(places[::-1], tf.int64))
+    value = tf.reduce_sum(tf.cast(data[start : start + length], tf.int64) * places)
+    return tf.bitcast(tf.cast(value, tf.uint32), tf.int32)
+
+
+def required(value: tf.Tensor, is_right: tf.Tensor, reason: str | tf.Tensor) -> tf.Tensor:
+    """The value, or an error with the reason. What needs the value is not computed before."""
+    with tf.control_dependencies([tf.debugging.Assert(is_right, [reason])]):
+        return tf.identity(value)
+
+
+def checked(contents: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    """The contents, once the size is known to be neither empty nor above `MAX_PIXELS`."""
+    contents = required(
+        contents, (height > 0) & (width > 0), "not a whole image: it ends in its header"
+    )
+    pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
+    reason = tf.strings.format("too large: {} x {} pixels, at most 2**26 in all", (width, height))
+    return required(contents, pixels <= MAX_PIXELS, reason)
+
+
+def over_white(image: tf.Tensor) -> tf.Tensor:
+    """Colours of a picture with transparency over white.
+
+    Args:
+        image: uint8 `[height, width, channels]`: grey, grey and alpha, RGB, or RGB and alpha.
+
+    Returns:
+        uint8 `[height, width, 3]`.
+
+    >>> over_white(tf.constant([[[10, 20, 30, 0], [10, 20, 30, 255]]], tf.uint8)).numpy().tolist()
+    [[[255, 255, 255], [10, 20, 30]]]
+    """
+    shape = tf.shape(image)
+    if shape[2] == 2 or shape[2] == 4:
+        # In blocks: whole, the wider numbers would take several times the memory of the picture.
+        rows = tf.maximum(BLOCK_PIXELS // shape[1], 1)
+        blocks = tf.TensorArray(tf.uint8, 0, dynamic_size=True, infer_shape=False)
+        for start in tf.range(0, shape[0], rows):
+            levels = tf.cast(image[start : start + rows], tf.float32)
+            alpha = levels[:, :, -1:] / 255
+            laid = levels[:, :, :-1] * alpha + 255 * (1 - alpha)
+            blocks = blocks.write(blocks.size(), tf.cast(tf.round(laid), tf.uint8))
+        image = blocks.concat()
+    if tf.shape(image)[2] == 1:
+        image = tf.repeat(image, 3, axis=2)
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def exif_orientation(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    """The orientation, 1 (upright) to 8, in the EXIF block at a position; 1 if it has none."""
+    start += 6 * tf.cast(starts_with(data, start, b"Exif\0\0"), tf.int32)
+    is_little = starts_with(data, start, b"II*\0")
+    is_known = is_little | starts_with(data, start, b"MM\0*")
+    end = tf.size(data) - PADDING
+    directory = start + integer(data, start + 4, 4, is_little)
+    orientation = tf.constant(1)
+    if is_known and directory > start and directory < end:
+        count = tf.minimum(integer(data, directory, 2, is_little), (end - directory) // 12)
+        for entry in tf.range(count):
+            at = directory + 2 + 12 * entry
+            # One number of two bytes.
+            is_short = integer(data, at + 2, 2, is_little) == 3
+            is_one = integer(data, at + 4, 4, is_little) == 1
+            if integer(data, at, 2, is_little) == 0x0112 and is_short and is_one:
+                orientation = integer(data, at + 8, 2, is_little)
+    return tf.where((orientation >= 1) & (orientation <= 8), orientation, 1)

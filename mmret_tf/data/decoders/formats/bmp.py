@@ -1,0 +1,128 @@
+"""BMP of every depth, decoded here: TensorFlow knows neither its palettes nor its masks."""
+
+import tensorflow as tf
+
+from mmret_tf.data.decoders.formats.binary import (
+    PADDING,
+    checked,
+    integer,
+    over_white,
+    required,
+)
+
+MAGIC = b"BM"
+
+CORE_HEADER = 12  # bytes of the oldest header; the others have 40 or more
+RAW, MASKS = 0, 3  # kinds of compression
+
+# Masks of red, green and blue in 16 bits.
+MASKS_555, MASKS_565 = (0x7C00, 0x3E0, 0x1F), (0xF800, 0x7E0, 0x1F)
+
+
+def decode(contents: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
+    """The picture, uint8 `[height, width, 3]`."""
+    header = integer(data, 14, 4, "little")
+    if header == CORE_HEADER:
+        width, height = integer(data, 18, 2, "little"), integer(data, 20, 2, "little")
+        bits, kind = integer(data, 24, 2, "little"), tf.constant(RAW)
+    else:
+        width, height = integer(data, 18, 4, "little"), integer(data, 22, 4, "little")
+        bits, kind = integer(data, 28, 2, "little"), integer(data, 30, 4, "little")
+    is_top_down = height < 0
+    height = tf.abs(height)
+    is_masked = kind == MASKS
+    is_known = tf.logical_or(kind == RAW, tf.logical_and(is_masked, bits % 16 == 0))
+    with tf.control_dependencies([checked(contents, height, width)]):
+        data = required(data, is_known, "a compressed BMP: save it without compression")
+    rows = _rows(data, height, width, bits)
+    if bits <= 8:
+        image = _by_palette(data, _indices(rows, width, bits), header, bits)
+    elif bits == 16:
+        image = _from_16_bits(data, rows, width, is_masked)
+    elif bits == 24:
+        image = tf.reshape(rows[:, : 3 * width], (height, width, 3))[:, :, ::-1]
+    else:
+        image = _from_32_bits(data, tf.reshape(rows, (height, width, 4)), header, is_masked)
+    if not is_top_down:
+        image = image[::-1]
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def _rows(data: tf.Tensor, height: tf.Tensor, width: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    """The bytes of each row, uint8 `[height, stride]`; rows fill whole groups of four bytes."""
+    is_known = tf.reduce_any(bits == tf.constant([1, 4, 8, 16, 24, 32]))
+    bits = required(bits, is_known, "a BMP with an unknown number of bits a pixel")
+    stride = (tf.cast(width, tf.int64) * tf.cast(bits, tf.int64) + 31) // 32 * 4
+    start = tf.cast(integer(data, 10, 4, "little"), tf.int64)
+    end = start + stride * tf.cast(height, tf.int64)
+    # The last row may lack the bytes that fill its group.
+    needed = end - stride + (tf.cast(width, tf.int64) * tf.cast(bits, tf.int64) + 7) // 8
+    is_whole = tf.logical_and(start > 0, needed <= tf.size(data, tf.int64) - PADDING)
+    start = required(start, is_whole, "not a whole image: truncated or damaged")
+    return tf.reshape(data[start:end], (height, tf.cast(stride, tf.int32)))
+
+
+def _indices(rows: tf.Tensor, width: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    """Numbers of 1, 4 or 8 bits, highest bits first: uint8 `[height, width]`."""
+    shifts = tf.cast(tf.range(8 - bits, -1, -bits), tf.uint8)
+    highest = tf.cast(tf.bitwise.left_shift(1, bits) - 1, tf.uint8)
+    parts = tf.bitwise.bitwise_and(tf.bitwise.right_shift(rows[:, :, None], shifts), highest)
+    return tf.reshape(parts, (tf.shape(rows)[0], -1))[:, :width]
+
+
+def _by_palette(
+    data: tf.Tensor, indices: tf.Tensor, header: tf.Tensor, bits: tf.Tensor
+) -> tf.Tensor:
+    """Colours of the palette behind the header, uint8 `[height, width, 3]`."""
+    count, entry = tf.constant(0), tf.constant(3)
+    if header != CORE_HEADER:
+        count, entry = integer(data, 46, 4, "little"), tf.constant(4)
+    count = tf.where(count == 0, tf.bitwise.left_shift(1, bits), count)
+    is_enough = tf.cast(tf.reduce_max(indices), tf.int32) < count
+    indices = required(indices, is_enough, "a BMP with colours outside of its palette")
+    start = 14 + header
+    # At most 256 can be named, whatever the header says.
+    palette = data[start : start + entry * tf.minimum(count, 256)]
+    palette = tf.reshape(palette, (-1, entry))[:, 2::-1]
+    return tf.gather(palette, tf.cast(indices, tf.int32))
+
+
+def _from_16_bits(
+    data: tf.Tensor, rows: tf.Tensor, width: tf.Tensor, is_masked: tf.Tensor
+) -> tf.Tensor:
+    """Colours of 5 or 6 bits, scaled to 8: uint8 `[height, width, 3]`."""
+    masks = tf.constant(MASKS_555)
+    if is_masked:
+        masks = tf.stack([integer(data, 54 + 4 * each, 4, "little") for each in range(3)])
+    is_565 = tf.reduce_all(masks == MASKS_565)
+    is_known = tf.logical_or(is_565, tf.reduce_all(masks == MASKS_555))
+    rows = required(rows, is_known, "a BMP with unusual colour masks")
+    pixels = tf.cast(rows[:, : 2 * width], tf.int32)
+    pixels = pixels[:, 0::2] + 256 * pixels[:, 1::2]
+    levels = []
+    for mask in tf.unstack(masks):
+        lowest = tf.bitwise.bitwise_and(mask, -mask)
+        levels.append(tf.bitwise.bitwise_and(pixels, mask) // lowest * 255 // (mask // lowest))
+    return tf.cast(tf.stack(levels, axis=2), tf.uint8)
+
+
+def _from_32_bits(
+    data: tf.Tensor, pixels: tf.Tensor, header: tf.Tensor, is_masked: tf.Tensor
+) -> tf.Tensor:
+    """Four bytes a pixel, blue, green, red and unused, or as the masks say, over white."""
+    if not is_masked:
+        return pixels[:, :, 2::-1]
+    masks = tf.stack([integer(data, 54 + 4 * each, 4, "little") for each in range(4)])
+    if header < 56:  # shorter headers know no alpha
+        masks = tf.concat([masks[:3], [0]], axis=0)
+    if tf.reduce_all(masks == 0):
+        masks = tf.constant([0xFF0000, 0xFF00, 0xFF, -0x1000000])
+    is_byte = masks[:, None] == tf.constant([0xFF, 0xFF00, 0xFF0000, -0x1000000])
+    is_known = tf.reduce_all(
+        tf.logical_or(tf.reduce_any(is_byte, axis=1), [False] * 3 + [masks[3] == 0])
+    )
+    pixels = required(pixels, is_known, "a BMP with unusual colour masks")
+    places = tf.argmax(tf.cast(is_byte, tf.int32), axis=1)
+    if masks[3] == 0:
+        return tf.gather(pixels, places[:3], axis=2)
+    return over_white(tf.gather(pixels, places, axis=2))

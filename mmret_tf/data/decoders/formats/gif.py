@@ -1,0 +1,100 @@
+"""GIF: the first frame, on its screen. TensorFlow's decoder paints what is transparent black."""
+
+import tensorflow as tf
+
+from mmret_tf.data.decoders.formats.binary import PADDING, checked, integer, required
+
+MAGIC = b"GIF8"
+
+EXTENSION, CONTROL, FRAME, TRAILER = 0x21, 0xF9, 0x2C, 0x3B
+NONE = -1  # no colour is transparent
+
+# Every byte as a string: pieces of a file are joined as strings.
+BYTES = [bytes([value]) for value in range(256)]
+
+# The palette of a file without one.
+GREYS = bytes(value // 3 for value in range(768))
+
+
+def decode(contents: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
+    """The picture, uint8 `[height, width, 3]`.
+
+    The first frame is decoded as a file of its own, whose palette has white for the transparent
+    colour. So the other frames take no memory, whatever their sizes. The screen around a frame has
+    the first colour of the palette, or is transparent.
+    """
+    width, height = integer(data, 6, 2, "little"), integer(data, 8, 2, "little")
+    contents = checked(contents, height, width)
+    palette, size = tf.constant(13), _palette_size(data[10])
+    at, transparent = _find_frame(data, palette + size)
+    at = required(at, data[at] == FRAME, "not a whole image: it has no frame")
+    left, top = integer(data, at + 1, 2, "little"), integer(data, at + 3, 2, "little")
+    columns, rows = integer(data, at + 5, 2, "little"), integer(data, at + 7, 2, "little")
+    is_inside = tf.logical_and(left + columns <= width, top + rows <= height)
+    at = required(at, is_inside, "a GIF whose frame exceeds its screen: save it anew")
+    flags = tf.cast(data[at + 9], tf.int32)
+    pixels = at + 10 + _palette_size(data[at + 9])
+    if flags >= 128:
+        palette, size = at + 10, _palette_size(data[at + 9])
+
+    colours, fill = tf.constant(GREYS), tf.zeros([3], tf.uint8)
+    if size > 0:
+        colours = tf.strings.substr(contents, palette, size)
+        fill = data[palette : palette + 3]
+    size = tf.strings.length(colours)
+    if transparent != NONE:
+        before = tf.strings.substr(colours, 0, tf.minimum(3 * transparent, size))
+        after = tf.strings.substr(colours, tf.minimum(3 * transparent + 3, size), size)
+        colours = tf.strings.join([before, b"\xff\xff\xff", after])
+        colours = tf.strings.substr(colours, 0, size)
+        fill = tf.fill([3], tf.constant(255, tf.uint8))
+    extent = tf.strings.substr(contents, at + 5, 4)
+    bits = tf.cast(
+        tf.round(tf.math.log(tf.cast(size, tf.float32) / 3) / tf.math.log(2.0)), tf.int32
+    )
+    end = _skip_blocks(data, pixels + 1)
+    file = [
+        b"GIF89a",
+        extent,
+        tf.gather(BYTES, 127 + bits),  # a palette of 2**bits colours
+        b"\0\0",
+        colours,
+        b"\x2c\0\0\0\0",
+        extent,
+        tf.gather(BYTES, flags % 128 // 64 * 64),  # interlaced or not
+        tf.strings.substr(contents, pixels, end - pixels),
+        b";",
+    ]
+    frame = tf.io.decode_gif(tf.strings.join(file))[0]
+    around = [[top, height - top - rows], [left, width - left - columns]]
+    is_frame = tf.pad(tf.ones_like(frame[:, :, :1]), [*around, [0, 0]]) == 1
+    image = tf.where(is_frame, tf.pad(frame, [*around, [0, 0]]), fill)
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def _palette_size(flags: tf.Tensor) -> tf.Tensor:
+    """Bytes of the palette that a byte of flags announces, 0 if it announces none."""
+    flags = tf.cast(flags, tf.int32)
+    return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(2, flags % 8), 0)
+
+
+def _find_frame(data: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The position of the first frame, and its transparent colour or `NONE`."""
+    transparent = tf.constant(NONE)
+    end = tf.size(data) - PADDING
+    while at < end and data[at] != FRAME and data[at] != TRAILER:
+        if data[at] != EXTENSION:  # skipped, as by Pillow
+            at += 1
+        else:
+            if data[at + 1] == CONTROL:
+                is_clear = data[at + 3] % 2 == 1
+                transparent = tf.where(is_clear, tf.cast(data[at + 6], tf.int32), NONE)
+            at = _skip_blocks(data, at + 2)
+    return at, transparent
+
+
+def _skip_blocks(data: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
+    """The position behind some blocks, each of which starts with its length; the last is empty."""
+    while data[at] > 0:
+        at = tf.minimum(at + 1 + tf.cast(data[at], tf.int32), tf.size(data) - 1)
+    return at + 1
