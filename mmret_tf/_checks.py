@@ -1,4 +1,4 @@
-"""What users give, checked: counts, rows of numbers, ids."""
+"""What users give, checked: counts, rows of numbers, ids, and text that is going to be shown."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -76,3 +76,16 @@ def checked_ids(ids: Ids, n: int | None = None) -> np.ndarray:
     if bad := [key for key in ids if ("\0" in key if types == {str} else key.bit_length() > 63)]:
         raise ValueError(f"ids must fit into a NumPy array, without NUL; got {bad[0]!r}")
     return np.array(ids, object if types == {str} else np.int64)
+
+
+def printable(text: str) -> str:
+    """Text of untrusted origin on one line, fit for a terminal, a log or a table.
+
+    Control characters, escape sequences and marks of writing direction become spaces. Half a
+    character, as in a file name that is not UTF-8, becomes an escape.
+
+    >>> printable("a\x1b[2Jb\nc\u202e")
+    'a [2Jb c'
+    """
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())

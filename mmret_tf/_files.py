@@ -16,6 +16,11 @@ from typing import Any
 
 import numpy as np
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 # A manifest lists a dozen files; a larger one is not ours, and is not read into memory.
 MANIFEST_BYTES = 2**20
 
@@ -58,6 +63,8 @@ def open_array(path: Path, shape: Sequence[int], dtype: str = "float32") -> np.n
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path} is not a NumPy array: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} is not a NumPy array: it is an archive of several")
     if array.dtype != dtype or array.shape != tuple(shape) or array.ndim != 2:
         raise ValueError(
             f"{path} must hold {dtype} {list(shape)}; got {array.dtype} {list(array.shape)}"
@@ -71,23 +78,66 @@ def partial_folder(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.partial")
 
 
-def claim_folder(folder: Path, kind: str) -> None:
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Make a folder for unfinished content, and keep other processes out of it.
+
+    The lock ends with the process, whatever ends it. There is none on systems without `fcntl`.
+
+    Args:
+        folder: Is made if it is missing.
+
+    Raises:
+        ValueError: Another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The other may have finished, and removed this folder, before the lock was ours.
+        if not folder.exists() or os.fstat(descriptor).st_ino != folder.stat().st_ino:
+            raise BlockingIOError
+        yield
+    except BlockingIOError:
+        raise ValueError(f"another process is writing {folder}: try again later") from None
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def claimed_folder(folder: Path, kind: str) -> Iterator[Path]:
     """Refuse to write where others' files would be lost; put back what a kill left moved away.
+
+    Yields the folder of unfinished content, beside `folder`; no other process has it.
 
     Args:
         folder: may be missing, empty, or hold what a manifest of this format lists and no more.
         kind: the format that the manifest must name; its version and hashes do not matter.
 
     Raises:
-        ValueError: the folder, or the one of its unfinished content, holds anything else.
+        ValueError: The folder, or the one of its unfinished content, holds anything else, or
+            another process is writing there.
     """
     partial = partial_folder(folder)
     if partial.exists():
         paths = partial.iterdir() if partial.is_dir() else [partial]
         if foreign := [path.name for path in paths if not PARTIAL_NAME.fullmatch(path.name)]:
             raise ValueError(f"{partial} is needed, but holds {foreign[0]!r}: move it away")
-    old = partial / "old"
-    if not folder.exists() and old.exists():  # killed between the two moves of replace_folder
+    with locked_folder(partial):
+        try:
+            _check_replaceable(folder, partial / "old", kind)
+            yield partial
+        finally:
+            with contextlib.suppress(OSError):  # chunks of an export stay
+                partial.rmdir()
+
+
+def _check_replaceable(folder: Path, old: Path, kind: str) -> None:
+    """Put back what a kill left moved away; ValueError if the folder holds files of others."""
+    if not folder.exists() and old.exists():  # killed between the two moves of `replaced_folder`
         old.rename(folder)
     if folder.is_file():
         raise ValueError(f"{folder} is a file; expected a folder to write")
@@ -99,6 +149,16 @@ def claim_folder(folder: Path, kind: str) -> None:
 
 @contextlib.contextmanager
 def replace_folder(folder: Path, manifest: dict) -> Iterator[Path]:
+    """Claim a folder and replace its content, see `claimed_folder` and `replaced_content`."""
+    with (
+        claimed_folder(folder, manifest["format"]) as partial,
+        replaced_content(folder, partial, manifest) as new,
+    ):
+        yield new
+
+
+@contextlib.contextmanager
+def replaced_content(folder: Path, partial: Path, manifest: dict) -> Iterator[Path]:
     """Write a folder so that a kill leaves the old content or the new, never a half.
 
     Yields an empty folder to fill. On leaving, its files are listed in its `manifest.json`, with
@@ -106,15 +166,14 @@ def replace_folder(folder: Path, manifest: dict) -> Iterator[Path]:
     order). After an exception `folder` is as it was.
 
     Args:
-        folder: what `claim_folder` allows.
+        folder: The folder.
+        partial: As `claimed_folder` yields it.
         manifest: "format", "version" and whatever else is to be read back by `read_manifest`.
     """
-    claim_folder(folder, manifest["format"])
-    partial = partial_folder(folder)
     new, old = partial / "new", partial / "old"
     for leftover in filter(Path.exists, (new, old)):
         shutil.rmtree(leftover)
-    new.mkdir(parents=True)
+    new.mkdir()
     try:
         yield new
         manifest = {
@@ -129,10 +188,9 @@ def replace_folder(folder: Path, manifest: dict) -> Iterator[Path]:
         if old.exists() and not folder.exists():
             old.rename(folder)
         shutil.rmtree(new, ignore_errors=True)
-        with contextlib.suppress(OSError):  # chunks of an export stay
-            partial.rmdir()
         raise
-    shutil.rmtree(partial)
+    for leftover in partial.iterdir():
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def read_manifest(folder: Path, kind: str, version: int) -> tuple[Path, dict]:

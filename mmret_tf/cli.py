@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 
 import mmret_tf as mm
+from mmret_tf._checks import printable
 from mmret_tf._files import write_json
 from mmret_tf._tables import compression_table, metrics_table
 from mmret_tf.doctor import examine, keras_problem
@@ -106,10 +107,15 @@ def train(
     base = TrainConfig() if config is None else TrainConfig.load(config)
     report = mm.train(dataclasses.replace(base, **given), run)
     _build_index(mm.ranking.Run(run))
+    if report["captions_cut"]:
+        console.print(
+            f"{report['captions_cut']} training captions are longer than --sequence-length and "
+            "were cut."
+        )
     if report["is_interrupted"]:
         console.print(f"Interrupted: kept the model of epoch {report['best_epoch']}.")
     for place, reason in report["quarantined"]:
-        console.print(_safe(f"set aside: {place}: {reason}"))
+        console.print(printable(f"set aside: {place}: {reason}"))
     if "development" in report:
         console.print(metrics_table(report["development"]))
     console.print(f"Saved in {run}. Try: mmret search --run {run} QUERY")
@@ -227,10 +233,12 @@ def search(
     results = run.open_searcher(encoder).search(query, image, top, where=condition)
     for result in results:
         # Lines, not a table, which would cut paths in a narrow terminal.
-        lines = [f"{result.rank:>3}  {result.score:.3f}  {result.item['image'] or result.id}"]
-        lines += [" " * 12 + caption for caption in result.item["captions"]]
-        for line in lines:
-            print(_safe(line))
+        name = printable(str(result.item["image"] or result.id))
+        print(f"{result.rank:>3}  {result.score:.3f}  {name}")
+        for caption in result.item["captions"]:
+            print(" " * 12 + printable(caption))
+    if results.remark:
+        print(results.remark)
     if gallery is not None:
         mm.ranking.draw_gallery([(query or str(image), results)], gallery)
         console.print(f"Drawn in {gallery}")
@@ -279,11 +287,6 @@ def _build_index(run: "mm.ranking.Run", recall_target: float = 0.95) -> None:
     )
 
 
-def _safe(text: str) -> str:
-    """Text on one line, without the escape sequences that an untrusted collection may hold."""
-    return "".join(each if each.isprintable() else " " for each in text)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command: exit code 0 for success, 2 for a user's mistake, 130 for Ctrl-C.
 
@@ -296,6 +299,9 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         logging.getLogger("tensorflow").setLevel("ERROR")
     warnings.showwarning = _one_line_warning
+    for stream in (sys.stdout, sys.stderr):  # what their encoding lacks becomes "?"
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
         if "doctor" not in arguments and (problem := keras_problem()):
             raise ValueError(problem)
@@ -306,10 +312,10 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError, ImportError) as error:
         if is_debug:
             raise
-        message = " ".join(_safe(str(error)).split())
+        message = printable(str(error))
         print(f"mmret: {message or type(error).__name__}", file=sys.stderr)
         sys.exit(2)
 
 
 def _one_line_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    print(f"mmret: {' '.join(_safe(str(message)).split())}", file=sys.stderr)
+    print(f"mmret: {printable(str(message))}", file=sys.stderr)

@@ -27,6 +27,9 @@ ORDER = (
 MOST_MODULES, MOST_LINES, MOST_FUNCTION_LINES = 9, 350, 60
 MOST_SKIPS = 3  # examples that are shown and not run, of a server, say
 
+# Tests of the package as a whole.
+WHOLE = ("test_structure.py", "test_contracts.py", "test_readme.py", "test_toy_modality.py")
+
 # Keras calls these, or a base class here; their docstrings are there.
 HOOKS = {
     *("augment", "features", "fill", "fuse", "make_weights", "preprocess", "sequence"),
@@ -91,7 +94,7 @@ def test_tests_mirror_the_package():
     for test in here.rglob("test_*.py"):
         module = test.relative_to(here).with_name(test.name.removeprefix("test_"))
         private = module.with_name(f"_{module.name}")
-        is_whole = test.name in ("test_structure.py", "test_readme.py", "test_toy_modality.py")
+        is_whole = test.name in WHOLE
         assert is_whole or (PACKAGE / module).exists() or (PACKAGE / private).exists(), test
 
 

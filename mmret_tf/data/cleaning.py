@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from posixpath import dirname, join, normpath
 
+from mmret_tf._checks import printable
 from mmret_tf._machine import cores
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.pairs import source_ids
@@ -47,7 +48,7 @@ def problems_of(reading: Reading, split: str | None) -> list[tuple[str, str]]:
         return split_of.get(problem.record_id, split) == split
 
     return [
-        (_one_line(problem.place), _one_line(problem.reason))
+        (printable(problem.place), printable(problem.reason))
         for problem in reading.problems
         if concerns(problem)
     ]
@@ -87,7 +88,7 @@ def _distinct_files(reading: Reading, record: Record, files: set[str]) -> dict[s
         with reading.set_aside(path, record.id):
             if not is_inside(reading.folder, path):
                 raise ValueError(f"leads outside the collection ({record.place})")
-            if not (file := reading.folder / path).is_file():
+            if not os.path.isfile(file := reading.folder / path):  # also if its name is too long
                 raise ValueError(f"the file does not exist ({record.place})")
             path.encode()  # fails if it is not valid Unicode
             real = os.path.realpath(file)
@@ -149,8 +150,3 @@ def _problem_of_file(file: Path, modality: str) -> str | None:
     except ValueError as error:
         return str(error)
     return None
-
-
-def _one_line(text: str) -> str:
-    """Text from an untrusted collection, as one line of valid Unicode."""
-    return " ".join(text.encode("utf-8", "backslashreplace").decode("utf-8").split())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from mmret_tf._checks import checked_rows
+from mmret_tf._checks import checked_rows, printable
 from mmret_tf._files import replaced_file
 from mmret_tf.data.decoders.text_cards import HAN_FONT_FILE
 from mmret_tf.data.pairs import Pairs
@@ -255,7 +255,7 @@ def _font_families() -> list[str]:
 def _shortened(text: str) -> str:
     """The start of a caption. A Chinese character counts as two letters; characters that cannot be
     printed become spaces."""
-    words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    words = printable(text)
     widths = [2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in words]
     fitting = int(np.searchsorted(np.cumsum(widths), LABEL_WIDTH, side="right"))
     return words if fitting == len(words) else words[:fitting].rstrip() + "…"

@@ -21,15 +21,17 @@ from mmret_tf.fusion.fusion import Fusion
 from mmret_tf.fusion.imputers import Imputer
 from mmret_tf.fusion.missing import ModalityDropout
 from mmret_tf.models.dual_encoder import load_as
-from mmret_tf.models.encoder import Encoder, MultiEncoder, check_items, weights_digest
+from mmret_tf.models.encoder import Encoder, MultiEncoder, check_items
+from mmret_tf.models.fingerprint import weights_digest
 from mmret_tf.models.towers.tower import Tower, input_batches
+from mmret_tf.models.whole_model import WholeModel
 
 # Items that are fused at once.
 BATCH = 256
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
-class FusedEncoder(keras.Model, Encoder):
+class FusedEncoder(WholeModel, Encoder):
     """An encoder and a fusion: all modalities of an item, or some of them, -> one embedding.
     Section 2.3.
 
@@ -98,8 +100,8 @@ class FusedEncoder(keras.Model, Encoder):
         self.built = True
         self._compiled = tf.function(self._features_of, reduce_retracing=True)
 
-    def build(self, input_shape):
-        """All weights are made in `__init__`."""
+    def input_specs(self) -> dict:
+        return {name: tf.TensorSpec(shape) for name, shape in self._feature_shapes().items()}
 
     @property
     def towers(self) -> dict[str, Tower]:

@@ -15,6 +15,7 @@ change a result, and a row where everything is absent becomes zeros.
 import keras
 from keras import layers, ops
 
+from mmret_tf.models.layers import sinusoidal_positions
 from mmret_tf.similarity.vectors import unit_length
 
 
@@ -66,7 +67,8 @@ class ModalityLayer(layers.Layer):
             mask: `{name: [batch] or [batch, length]}`, False for what is hidden.
 
         Returns:
-            A dict of the same shapes, float32; `[batch, width]` for a modality that is left out.
+            A dict of the same shapes, of the layer's compute type; `[batch, width]` for a modality
+            that is left out.
 
         Raises:
             ValueError: A modality is not in `widths`.
@@ -79,7 +81,8 @@ class ModalityLayer(layers.Layer):
         batch = ops.shape(next(iter(inputs.values())))[0]
         known = {}
         for name, width in self.widths.items():
-            vectors = ops.cast(inputs.get(name, ops.zeros((batch, width))), "float32")
+            vectors = inputs.get(name, ops.zeros((batch, width)))
+            vectors = ops.cast(vectors, self.compute_dtype)
             if (seen := (mask or {}).get(name)) is not None:
                 axes = tuple(range(len(seen.shape), len(vectors.shape)))
                 # Selected, not multiplied: a hidden vector may hold anything, NaN included.
@@ -91,7 +94,8 @@ class ModalityLayer(layers.Layer):
 class Fusion(ModalityLayer):
     """The base class of fusions: checks, absent modalities, and results of unit length.
 
-    A subclass returns `[batch, dim]` from `fuse(inputs)`, where absent vectors are zeros.
+    A subclass returns `[batch, dim]` from `fuse(inputs)`, where absent vectors are zeros. Its inner
+    layers have its own precision, `dtype=self.dtype_policy`; the result is float32.
 
     Args:
         dim: Width of the result; `None` if `make_weights` sets it.
@@ -110,7 +114,7 @@ class Fusion(ModalityLayer):
     def build(self, input_shape: dict):
         super().build(input_shape)
         # Keras builds the inner layers when it first calls them.
-        self.compute_output_spec(
+        super().compute_output_spec(
             {name: keras.KerasTensor(shape) for name, shape in input_shape.items()}
         )
 
@@ -130,6 +134,15 @@ class Fusion(ModalityLayer):
             }
         has_any = ops.any(ops.stack([present_rows(each) for each in inputs.values()]), axis=0)
         return ops.where(has_any[:, None], unit_length(self.fuse(inputs)), 0.0)
+
+    def compute_output_spec(self, inputs, mask=None) -> keras.KerasTensor:
+        batch, *_, width = next(iter(inputs.values())).shape
+        return keras.KerasTensor((batch, self.dim or width), "float32")
+
+    def _positions(self, vectors, units: int):
+        """Positions of a sequence, `[length, units]`, in the layer's compute type."""
+        positions = sinusoidal_positions(ops.shape(vectors)[1], units)
+        return ops.cast(positions, self.compute_dtype)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "dim": self.dim}

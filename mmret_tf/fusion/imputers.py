@@ -13,6 +13,7 @@ import numpy as np
 from keras import layers, ops
 
 from mmret_tf.fusion.fusion import ModalityLayer, presence
+from mmret_tf.models.layers import track
 from mmret_tf.similarity.vectors import unit_length
 
 
@@ -42,11 +43,20 @@ class Imputer(ModalityLayer):
             super().build(shapes)
             self.built = True
 
-    def get_build_config(self) -> dict:
-        return {"shapes": self.shapes}
+    def get_build_config(self) -> dict | None:
+        return {"shapes": self.shapes} if self.built else None
 
     def build_from_config(self, config: dict) -> None:
         self.start(**config)
+
+    def compute_output_spec(self, inputs, mask=None) -> dict:
+        batch = next(iter(inputs.values())).shape[0]
+        widths = {name: each.shape[-1] for name, each in inputs.items()}
+        widths = getattr(self, "widths", widths)
+        return {
+            name: keras.KerasTensor((batch, width), self.compute_dtype)
+            for name, width in widths.items()
+        }
 
     def call(self, inputs, mask=None):
         known = self.known_vectors(inputs, mask)
@@ -120,7 +130,8 @@ class MeanImputer(Imputer):
             self.means[name].assign(rows.mean(axis=0))
 
     def fill(self, name, known):
-        return ops.broadcast_to(self.means[name], ops.shape(known[name]))
+        mean = ops.cast(self.means[name], self.compute_dtype)
+        return ops.broadcast_to(mean, ops.shape(known[name]))
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
@@ -182,7 +193,8 @@ class NearestImputer(Imputer):
             for other, rows in self.memory.items()
         )
         _, best = ops.top_k(scores, self.neighbours)
-        return ops.mean(ops.take(self.memory[name], best, axis=0), axis=1)
+        neighbours = ops.take(self.memory[name], best, axis=0)
+        return ops.cast(ops.mean(neighbours, axis=1), self.compute_dtype)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "neighbours": self.neighbours}
@@ -220,13 +232,14 @@ class ModalityPredictor(Imputer):
             f"{source}_to_{target}": keras.Sequential(
                 [
                     keras.Input((widths[source],)),
-                    layers.Dense(self.units, activation="gelu"),
-                    layers.Dense(widths[target]),
-                    layers.UnitNormalization(),
+                    layers.Dense(self.units, activation="gelu", dtype=self.dtype_policy),
+                    layers.Dense(widths[target], dtype=self.dtype_policy),
+                    layers.UnitNormalization(dtype=self.dtype_policy),
                 ]
             )
             for source, target in itertools.permutations(widths, 2)
         }
+        track(self, "network", self.networks.values())
 
     def adapt(
         self,
@@ -257,7 +270,7 @@ class ModalityPredictor(Imputer):
         guesses, sources = 0.0, 0.0
         for source, rows in known.items():
             if source != name:
-                share = ops.cast(presence(rows), "float32")[:, None]
+                share = ops.cast(presence(rows), self.compute_dtype)[:, None]
                 guesses = guesses + share * self.networks[f"{source}_to_{name}"](rows)
                 sources = sources + share
         return guesses / ops.maximum(sources, 1)

@@ -8,6 +8,10 @@ import numpy as np
 from keras import layers, ops
 
 from mmret_tf.fusion.fusion import Fusion, identity_if_square, ordered_weights, presence
+from mmret_tf.models.layers import track
+
+# Of a gate that is closed; half precision ends at -65504.
+LOWEST = -6e4
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
@@ -39,7 +43,7 @@ class Concatenate(Fusion):
             parts = [identity_if_square((width, self.dim), dtype) for width in widths.values()]
             return ops.concatenate(parts)
 
-        self.projection = layers.Dense(self.dim, kernel_initializer=blocks)
+        self.projection = layers.Dense(self.dim, kernel_initializer=blocks, dtype=self.dtype_policy)
 
     def fuse(self, inputs):
         return self.projection(ops.concatenate(list(inputs.values()), axis=-1))
@@ -84,7 +88,7 @@ class WeightedSum(Fusion):
         )
 
     def fuse(self, inputs):
-        shares = ops.unstack(ops.exp(self.log_weights))
+        shares = ops.unstack(ops.cast(ops.exp(self.log_weights), self.compute_dtype))
         return sum(share * each for share, each in zip(shares, inputs.values(), strict=True))
 
     def get_config(self) -> dict:
@@ -115,14 +119,20 @@ class GatedFusion(Fusion):
 
     def make_weights(self, widths):
         self.values = {
-            name: layers.Dense(self.dim, kernel_initializer=identity_if_square) for name in widths
+            name: layers.Dense(
+                self.dim, kernel_initializer=identity_if_square, dtype=self.dtype_policy
+            )
+            for name in widths
         }
-        self.gates = layers.Dense(len(widths) * self.dim, kernel_initializer="zeros")
+        track(self, "value", self.values.values())
+        self.gates = layers.Dense(
+            len(widths) * self.dim, kernel_initializer="zeros", dtype=self.dtype_policy
+        )
 
     def fuse(self, inputs):
         values = ops.stack([self.values[name](rows) for name, rows in inputs.items()], axis=1)
         gates = self.gates(ops.concatenate(list(inputs.values()), axis=-1))
         gates = ops.reshape(gates, ops.shape(values))
         there = ops.stack([presence(rows) for rows in inputs.values()], axis=1)
-        shares = ops.softmax(ops.where(there[:, :, None], gates, -1e9), axis=1)
+        shares = ops.softmax(ops.where(there[:, :, None], gates, LOWEST), axis=1)
         return ops.sum(shares * values, axis=1)

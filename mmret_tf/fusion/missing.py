@@ -8,6 +8,7 @@ import keras
 from keras import layers, ops
 
 from mmret_tf.fusion.fusion import Fusion, presence, present_rows
+from mmret_tf.models.layers import track
 from mmret_tf.similarity.vectors import unit_length
 
 
@@ -39,6 +40,7 @@ class EnsembleFusion(Fusion):
             raise ValueError(f"the models must return vectors of one width; got {sorted(dims)}")
         super().__init__(dims.pop(), **kwargs)
         self.models = models
+        track(self, "model", models.values())
 
     def make_weights(self, widths):
         if set(widths) != set(self.models):
@@ -100,6 +102,11 @@ class ModalityDropout(layers.Layer):
             axes = tuple(range(1, len(vectors.shape)))
             kept[name] = ops.where(ops.expand_dims(keep, axes), vectors, 0.0)
         return kept
+
+    def compute_output_spec(self, inputs, training=False) -> dict:
+        return {
+            name: keras.KerasTensor(each.shape, self.compute_dtype) for name, each in inputs.items()
+        }
 
     def get_config(self) -> dict:
         return {**super().get_config(), "rate": self.rate}

@@ -11,8 +11,23 @@ from keras import layers, ops
 from mmret_tf.fusion.fusion import ordered_weights
 
 
+class ScoreFusion(layers.Layer):
+    """The base class: scores stay in float32, whatever the precision, because ranks follow from
+    their last digits.
+
+    Args:
+        kwargs: As of `keras.layers.Layer`.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+
+    def compute_output_spec(self, inputs) -> keras.KerasTensor:
+        return keras.KerasTensor(next(iter(inputs.values())).shape, "float32")
+
+
 @keras.saving.register_keras_serializable("mmret_tf")
-class WeightedScores(layers.Layer):
+class WeightedScores(ScoreFusion):
     """Score fusion by the weighted mean of an item's scores. Section 2.3.
 
     Call: `{name: scores [queries, items]}` -> float32 `[queries, items]`. Absent scores (NaN) do
@@ -41,7 +56,7 @@ class WeightedScores(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
-class ReciprocalRankFusion(layers.Layer):
+class ReciprocalRankFusion(ScoreFusion):
     """Score fusion by ranks (倒数排名融合; Cormack, Clarke and Buettcher 2009): the mean of
     `1 / (constant + rank)` over the modalities that rank an item. Section 2.3.
 

@@ -3,12 +3,14 @@
 Inputs, and what counts as absent, are described in `mmret_tf.fusion.fusion`.
 """
 
+import itertools
+
 import keras
 from keras import layers, ops
 
 from mmret_tf.fusion.fusion import Fusion, identity_if_square, presence
 from mmret_tf.fusion.late import GatedFusion
-from mmret_tf.models.layers import MaskedPooling, TransformerEncoder, sinusoidal_positions
+from mmret_tf.models.layers import MaskedPooling, TransformerEncoder, track
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
@@ -37,20 +39,23 @@ class EarlyFusion(Fusion):
     def __init__(self, dim: int, units: int = 256, **kwargs):
         super().__init__(dim, **kwargs)
         self.units = units
-        self.encoder = TransformerEncoder(units, positions=False)
-        self.projection = layers.Dense(dim)
+        policy = {"dtype": self.dtype_policy}
+        self.encoder = TransformerEncoder(units, positions=False, **policy)
+        self.projection = layers.Dense(dim, **policy)
 
     def make_weights(self, widths):
         # The bias tells the encoder which modality a token comes from.
         bias = keras.initializers.RandomNormal(stddev=0.1)
         self.entries = {
-            name: layers.Dense(self.units, bias_initializer=bias.clone()) for name in widths
+            name: layers.Dense(self.units, bias_initializer=bias.clone(), dtype=self.dtype_policy)
+            for name in widths
         }
+        track(self, "entry", self.entries.values())
 
     def fuse(self, inputs):
         # Each modality counts from 0: the length of one never moves the words of another.
         tokens = [
-            self.entries[name](each) + sinusoidal_positions(ops.shape(each)[1], self.units)
+            self.entries[name](each) + self._positions(each, self.units)
             for name, each in inputs.items()
         ]
         mask = ops.concatenate([presence(each) for each in inputs.values()], axis=1)
@@ -88,29 +93,30 @@ class HybridFusion(Fusion):
         if dim % heads:
             raise ValueError(f"dim must be a multiple of heads; got {dim} and {heads}")
         self.heads = heads
-        self.pooling = MaskedPooling("mean")
-        self.late = GatedFusion(dim)
+        self.pooling = MaskedPooling("mean", dtype=self.dtype_policy)
+        self.late = GatedFusion(dim, dtype=self.dtype_policy)
 
     def make_weights(self, widths):
+        policy = {"dtype": self.dtype_policy}
         self.streams = {
             name: (
-                layers.Dense(self.dim, kernel_initializer=identity_if_square),
-                layers.LayerNormalization(),
-                layers.MultiHeadAttention(self.heads, self.dim // self.heads),
-                layers.LayerNormalization(),
-                layers.Dense(2 * self.dim, activation="gelu"),
-                layers.Dense(self.dim),
+                layers.Dense(self.dim, kernel_initializer=identity_if_square, **policy),
+                layers.LayerNormalization(**policy),
+                layers.MultiHeadAttention(self.heads, self.dim // self.heads, **policy),
+                layers.LayerNormalization(**policy),
+                layers.Dense(2 * self.dim, activation="gelu", **policy),
+                layers.Dense(self.dim, **policy),
             )
             for name in widths
         }
+        track(self, "stream", itertools.chain(*self.streams.values()))
 
     def fuse(self, inputs):
         there = {name: presence(vectors) for name, vectors in inputs.items()}
         tokens, normed, pooled = {}, {}, {}
         for name, (entry, norm, *_) in self.streams.items():
             tokens[name] = entry(inputs[name])
-            positions = sinusoidal_positions(ops.shape(tokens[name])[1], self.dim)
-            normed[name] = norm(tokens[name]) + positions
+            normed[name] = norm(tokens[name]) + self._positions(tokens[name], self.dim)
         for name, (_, _, attention, last_norm, widen, narrow) in self.streams.items():
             hidden = tokens[name]
             if others := [other for other in self.widths if other != name]:

@@ -23,6 +23,10 @@ BACKBONES: dict[str, BackboneBuilder] = {}
 OLD_MODULE = re.compile(rb'"module": *"mmret_tf\.\w+"')
 
 
+# A configuration is text, with a vocabulary at most; a larger one is not read into memory.
+CONFIG_BYTES = 2**28
+
+
 def register_backbone(name: str, build: BackboneBuilder) -> None:
     """Make a backbone known under a name, for `image_tower(name)` and `--backbone name`.
 
@@ -145,15 +149,16 @@ def read_keras_file(path: str | os.PathLike, compile: bool = True) -> keras.Mode
         raise ValueError(f"no model at {path}: expected a .keras file")
     try:
         with zipfile.ZipFile(path) as archive:  # Keras would call a damaged file "not found"
+            if archive.getinfo("config.json").file_size > CONFIG_BYTES:
+                raise ValueError("its config.json is too large")
             is_old = OLD_MODULE.search(archive.read("config.json"))
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(f"{path} is not a .keras file, or is damaged: {error}") from None
+        model = None if is_old else keras.saving.load_model(path, compile=compile)
+    except Exception as error:  # a broken file may raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is not a .keras file, or is damaged: {reason:.300}") from None
     if is_old:
         raise ValueError(f"{path} was made by mmret_tf 0.1: train the model again")
-    try:
-        return keras.saving.load_model(path, compile=compile)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+    return model
 
 
 def _application(

@@ -21,11 +21,12 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from mmret_tf._checks import checked_count, checked_queries, checked_rows
+from mmret_tf.models.whole_model import WholeModel
 from mmret_tf.similarity.nearest import nearest
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
-class MultimodalRetrievalModel(tf.keras.Model):
+class MultimodalRetrievalModel(WholeModel):
     """An image with its text -> the features of both, concatenated. Section 5.
 
     Call: `{"image": [batch, height, width, 3], "text": [batch, length]}` -> `[batch, width]`, not
@@ -69,8 +70,12 @@ class MultimodalRetrievalModel(tf.keras.Model):
         )
         self.built = True
 
-    def build(self, input_shape):
-        """Both models come with their weights."""
+    def input_specs(self) -> dict:
+        parts = {"image": self.image_model, "text": self.text_model}
+        return {
+            name: keras.InputSpec(part.inputs[0].dtype, part.inputs[0].shape)
+            for name, part in parts.items()
+        }
 
     def call(self, inputs, training=False):
         if not isinstance(inputs, dict) or set(inputs) != {"image", "text"}:

@@ -5,11 +5,8 @@ case of two. `VariantEncoder` is the same encoder with smaller or faster forms o
 """
 
 import abc
-import hashlib
 import itertools
-import json
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,13 +15,13 @@ import tensorflow as tf
 from keras import ops
 
 from mmret_tf.data.modalities import get_modality
-from mmret_tf.models.layers import Temperature
+from mmret_tf.models.collapse import CollapseAlarm
+from mmret_tf.models.fingerprint import weights_digest
+from mmret_tf.models.layers import Temperature, track
 from mmret_tf.models.towers.tower import Tower, TowerForm, encode_sources
+from mmret_tf.models.whole_model import WholeModel
 from mmret_tf.similarity import losses  # noqa: F401  a saved model names its loss
 from mmret_tf.similarity.vectors import mean_vectors
-
-# A spread below this (the widest is 1) means that all inputs get nearly the same embedding.
-COLLAPSED = 0.02
 
 
 class Encoder(abc.ABC):
@@ -95,6 +92,11 @@ class Encoder(abc.ABC):
         """
         return self.encode("text", texts, batch_size)
 
+    def remark(self, query: Mapping[str, Any]) -> str:
+        """What is wrong with a query, by modality, as sentences; or ""."""
+        remarks = [self.towers[name].remark(source) for name, source in query.items()]
+        return " ".join(filter(None, remarks))
+
     def encode_items(self, sources: Mapping[str, Sequence[Sequence[Any]]]) -> np.ndarray:
         """Embed items that have any number of sources, for a gallery. Section 7.2.
 
@@ -153,7 +155,7 @@ def check_items(sources: Mapping[str, Sequence[Sequence[Any]]]) -> int:
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
-class MultiEncoder(keras.Model, Encoder):
+class MultiEncoder(WholeModel, Encoder):
     """Any number of towers with one embedding space. Section 5; arXiv 2103.00020.
 
     Call: the towers' inputs, a dict by modality, of all modalities or of some -> a dict with the
@@ -206,13 +208,11 @@ class MultiEncoder(keras.Model, Encoder):
                 got = dict(zip(names, values, strict=True))
                 raise ValueError(f"all towers must have the same {setting}; got {got}")
         self.towers = dict(zip(names, towers, strict=True))
+        track(self, "part", towers)
         self.embedding_dim, self.members = towers[0].embedding_dim, towers[0].members
         self.temperature = temperature or Temperature(name="temperature")
         self.spread = keras.metrics.Mean("spread")
         self.built = True
-
-    def build(self, input_shape):
-        """The towers come with their weights."""
 
     @property
     def fingerprint(self) -> str:
@@ -237,7 +237,7 @@ class MultiEncoder(keras.Model, Encoder):
             y = ops.arange(ops.shape(next(iter(y_pred.values())))[0])
         spreads = [1 - ops.sum(ops.mean(rows, axis=0) ** 2) for rows in y_pred.values()]
         self.spread.update_state(ops.min(ops.stack(spreads)))
-        temperature, loss = self.temperature(), keras.losses.get(self.loss)
+        temperature, loss = self.temperature(), self._pair_loss()
         length = self.members**-0.5  # of each member's part of a unit vector
         parts = {
             name: ops.split(rows / length, self.members, axis=1) for name, rows in y_pred.items()
@@ -248,6 +248,30 @@ class MultiEncoder(keras.Model, Encoder):
                 pair = {first: one, second: other, "temperature": temperature}
                 costs = costs + loss(y, pair, sample_weight) / self.members
         return costs + sum(self._aggregate_additional_loss(extra) for extra in self.losses)
+
+    def _pair_loss(self) -> Callable:
+        """The loss of two modalities, `(y_true, y_pred, sample_weight) -> number`."""
+        with tf.init_scope():  # outside of the graph, where an optimizer cannot be described
+            given, weight = self.loss, self.get_compile_config()["loss_weights"]
+        if isinstance(given, dict | list | tuple) or isinstance(weight, dict | list | tuple):
+            raise ValueError(
+                "compile takes one loss, for all pairs of modalities, and loss_weights as a number"
+            )
+        loss, weight = keras.losses.get(given), 1.0 if weight is None else weight
+
+        def weighted(y_true, y_pred, sample_weight=None):
+            if isinstance(loss, keras.losses.Loss):
+                return weight * loss(y_true, y_pred, sample_weight)
+            if sample_weight is not None:
+                raise ValueError(
+                    "sample weights need a keras.losses.Loss, not a function as the loss"
+                )
+            return weight * ops.mean(loss(y_true, y_pred))
+
+        return weighted
+
+    def input_specs(self) -> dict:
+        return {name: tower.input_specs() for name, tower in self.towers.items()}
 
     def fit(
         self,
@@ -266,7 +290,8 @@ class MultiEncoder(keras.Model, Encoder):
             kwargs.setdefault("shuffle", False)  # Keras would warn: a dataset has its order
         if self.optimizer is not None and not self.optimizer.built:
             # Variables that are made inside the first step cause a second trace of it.
-            self.optimizer.build(self.trainable_variables)
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
         return super().fit(*args, callbacks=[*callbacks, CollapseAlarm()], **kwargs)
 
     def with_towers(self, towers: Mapping[str, Tower]) -> "MultiEncoder":
@@ -308,41 +333,3 @@ class VariantEncoder(Encoder):
     @property
     def fingerprint(self) -> str:
         return self.encoder.fingerprint
-
-
-def weights_digest(settings: Any, weights: Sequence[Any]) -> str:
-    """SHA-256 of settings and weights, 64 hexadecimal digits.
-
-    Args:
-        settings: A JSON value.
-        weights: Variables or arrays.
-
-    >>> weights_digest([1], [np.ones(2)]) == weights_digest([1], [np.zeros(2)])
-    False
-    """
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    for weight in weights:
-        value = np.ascontiguousarray(ops.convert_to_numpy(weight))
-        # Names are left out: Keras numbers unnamed layers and weights anew in each process.
-        digest.update(json.dumps([str(value.dtype), list(np.shape(weight))]).encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
-
-
-class CollapseAlarm(keras.callbacks.Callback):
-    """Warns once if all embeddings are nearly the same at the end of an epoch (表示坍缩)."""
-
-    def __init__(self):
-        super().__init__()
-        self.is_raised = False
-
-    def on_epoch_end(self, epoch, logs=None):
-        spread = (logs or {}).get("spread", 1.0)
-        if spread < COLLAPSED and not self.is_raised:
-            self.is_raised = True
-            warnings.warn(
-                f"the embeddings have collapsed: their spread is {spread:.4f} of at most 1, so all "
-                "inputs look alike to the index. Use a loss with negatives (ContrastiveCosine), a "
-                "lower learning rate, or negatives='sum' before 'hardest'.",
-                stacklevel=2,
-            )

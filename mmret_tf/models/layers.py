@@ -3,6 +3,9 @@
 Section 2.2 of the document names the Transformer as the alternative to recurrent networks.
 """
 
+import itertools
+from collections.abc import Iterable
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -12,6 +15,19 @@ TEMPERATURE = 0.07
 TEMPERATURE_RANGE = (0.01, 1.0)
 
 POOLINGS = ("mean", "max")
+
+
+def track(owner: layers.Layer, name: str, parts: Iterable[layers.Layer]) -> None:
+    """Make layers attributes of their owner as well, which keeps them in a list, tuple or dict:
+    TensorFlow's checkpoints would leave them out.
+
+    Args:
+        owner: A layer or model.
+        name: Of the attributes, which are numbered.
+        parts: The layers, in an order that does not change.
+    """
+    for number, part in enumerate(parts):
+        setattr(owner, f"{name}_{number}", part)
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
@@ -56,6 +72,9 @@ class MaskedPooling(layers.Layer):
     def compute_mask(self, inputs, mask=None):
         """The mask ends here: the result has no time axis."""
         return None
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], input_shape[-1])
 
     def get_config(self) -> dict:
         return {**super().get_config(), "kind": self.kind}
@@ -115,12 +134,20 @@ class TransformerEncoder(layers.Layer):
             )
             for _ in range(self.BLOCKS)
         ]
+        track(self, "block", itertools.chain(*self.blocks))
         self.last_norm = layers.LayerNormalization(**policy)
         self.pooling = MaskedPooling(pooling, **policy)
 
     def build(self, input_shape):
-        # Keras builds the inner layers when it first calls them.
-        self.compute_output_spec(keras.KerasTensor(input_shape))
+        hidden = (*input_shape[:-1], self.units)
+        self.entry.build(input_shape)
+        for norm, attention, next_norm, widen, narrow in self.blocks:
+            norm.build(hidden)
+            attention.build(hidden, hidden)
+            next_norm.build(hidden)
+            widen.build(hidden)
+            narrow.build((*input_shape[:-1], 4 * self.units))
+        self.last_norm.build(hidden)
 
     def call(self, words, mask=None):
         if mask is None:
@@ -139,6 +166,9 @@ class TransformerEncoder(layers.Layer):
     def compute_mask(self, inputs, mask=None):
         """The mask ends here: the result has no time axis."""
         return None
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.units)
 
     def get_config(self) -> dict:
         return {

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from mmret_tf._files import (
-    claim_folder,
+    claimed_folder,
     open_array,
-    partial_folder,
     read_manifest,
-    replace_folder,
+    replaced_content,
 )
 from mmret_tf.data.collection import Collection
 from mmret_tf.data.items import Item
@@ -126,9 +125,6 @@ class EmbeddingStore:
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
         lines = [_line(item) for item in collection.records()]
-        claim_folder(directory, FORMAT)
-        fingerprint = encoder.fingerprint
-        chunks = _encode_chunks(encoder, fingerprint, collection, directory)
         manifest = {
             "format": FORMAT,
             "version": VERSION,
@@ -136,11 +132,13 @@ class EmbeddingStore:
             "dim": encoder.embedding_dim,
             "dtype": dtype,
             "form": encoder.form,
-            "fingerprint": fingerprint,
+            "fingerprint": encoder.fingerprint,
         }
-        with replace_folder(directory, manifest) as new:
-            manifest["loss"] = _write_embeddings(chunks, new, manifest)
-            (new / "items.jsonl").write_bytes(b"".join(lines))
+        with claimed_folder(directory, FORMAT) as partial:
+            chunks = _encode_chunks(encoder, manifest["fingerprint"], collection, partial)
+            with replaced_content(directory, partial, manifest) as new:
+                manifest["loss"] = _write_embeddings(chunks, new, manifest)
+                (new / "items.jsonl").write_bytes(b"".join(lines))
         return cls.open(directory)
 
     @classmethod
@@ -180,14 +178,12 @@ class EmbeddingStore:
 
 
 def _encode_chunks(
-    encoder: Encoder, fingerprint: str, collection: Collection, directory: Path
+    encoder: Encoder, fingerprint: str, collection: Collection, partial: Path
 ) -> list[Path]:
     """Bring the partial folder up to date; return its chunks in order, `[CHUNK_ROWS, dim]` each.
 
     A chunk is named after all that decides its content, so a file of that name is always right.
     """
-    partial = partial_folder(directory)
-    partial.mkdir(parents=True, exist_ok=True)
     n = len(collection)
     made_by = [VERSION, fingerprint, encoder.form, encoder.recipe]
     used = {name: collection.sources.get(name, [[]] * n) for name in encoder.modalities}
@@ -238,17 +234,19 @@ def _check_rows(embeddings: np.ndarray, ids: list[str], dim: int) -> None:
 def _write_embeddings(chunks: list[Path], folder: Path, manifest: dict) -> dict[str, float]:
     """Write all chunks as one array in the type of the manifest; return what that costs."""
     n, dim, dtype = (manifest[name] for name in ("n", "dim", "dtype"))
-    path = folder / "embeddings.npy"
-    stored = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(n, dim))
+    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (n, dim)}
     scales = np.empty((n, 1), np.float32)
     cosines = []
-    for start, chunk in zip(range(0, n, CHUNK_ROWS), chunks, strict=True):
-        block = slice(start, start + CHUNK_ROWS)
-        embeddings = np.load(chunk, allow_pickle=False)
-        stored[block], scales[block] = _stored(embeddings, dtype)
-        if dtype != "float32":
-            cosines.append(row_cosines(embeddings, stored[block] * scales[block]))
-    stored.flush()
+    # Not through a memory map: on a full disk, that would end the process.
+    with open(folder / "embeddings.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start, chunk in zip(range(0, n, CHUNK_ROWS), chunks, strict=True):
+            block = slice(start, start + CHUNK_ROWS)
+            embeddings = np.load(chunk, allow_pickle=False)
+            stored, scales[block] = _stored(embeddings, dtype)
+            file.write(stored.tobytes())
+            if dtype != "float32":
+                cosines.append(row_cosines(embeddings, stored * scales[block]))
     if dtype == "int8":
         np.save(folder / "scales.npy", scales, allow_pickle=False)
     losses = 1 - np.concatenate(cosines or [np.ones(1)])

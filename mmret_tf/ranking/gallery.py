@@ -37,7 +37,7 @@ def thumbnail(record: Mapping[str, Any], side: int = THUMBNAIL) -> Image.Image:
 
 
 def results_html(results: SearchResults) -> str:
-    """Results as a row of pictures with rank, score and caption."""
+    """Results as a row of pictures with rank, score and caption, and a remark below."""
     cards = []
     for result in results:
         jpeg = io.BytesIO()
@@ -49,7 +49,8 @@ def results_html(results: SearchResults) -> str:
             f'<img src="data:image/jpeg;base64,{source}" alt="{caption}">'
             f"<div><b>{result.rank}</b> · {result.score:.3f}<br>{caption}</div></div>"
         )
-    return f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(cards)}</div>'
+    row = f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(cards)}</div>'
+    return row + (f"<p>{html.escape(results.remark)}</p>" if results.remark else "")
 
 
 def draw_gallery(

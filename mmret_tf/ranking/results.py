@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mmret_tf._checks import printable
 from mmret_tf.data.items import Item
 
 # Share of the text in a query of text and image, where no fusion was trained for such queries.
@@ -43,17 +44,23 @@ class SearchResult:
 class SearchResults(list):
     """A list of `SearchResult`, best first, that Jupyter shows as pictures. Section 3.1(5).
 
+    Attributes:
+        remark: What is wrong with the query, such as words that the model does not know, or "".
+
     >>> dog = {"id": "a", "captions": ["a dog"]}
     >>> SearchResults([SearchResult(1, "a", 0.8, dog)])
        1  0.800  a  a dog
     """
 
+    remark: str = ""
+
     def __repr__(self) -> str:
         lines = [
-            f"{result.rank:>4}  {result.score:.3f}  {result.id}  {result.caption}"
+            f"{result.rank:>4}  {result.score:.3f}  {printable(str(result.id))}  "
+            f"{printable(result.caption)}"
             for result in self
         ]
-        return "\n".join(lines) or "no results"
+        return "\n".join([*(lines or ["no results"]), *filter(None, [self.remark])])
 
     def _repr_html_(self) -> str:
         from mmret_tf.ranking.gallery import results_html

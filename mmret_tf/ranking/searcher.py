@@ -29,6 +29,7 @@ class Searcher:
     >>> from mmret_tf.ranking import BruteForceIndex
     >>> encoder = SimpleNamespace(embedding_dim=2, modalities=["text"])  # or a `DualEncoder`
     >>> encoder.encode = lambda modality, sources: np.array([[0.6, 0.8]])
+    >>> encoder.remark = lambda query: ""
     >>> index = BruteForceIndex.build([[1, 0], [0, 1]], ["a", "b"])
     >>> items = [{"id": "a", "captions": ["a cat"]}, {"id": "b", "captions": ["a dog", "狗"]}]
     >>> searcher = Searcher(encoder, index, items)
@@ -112,10 +113,12 @@ class Searcher:
                 f"the index holds {added[0]!r}, which was added after this searcher was made: put "
                 "its `Item` into `searcher.items`"
             )
-        return SearchResults(
+        results = SearchResults(
             SearchResult(rank, key, score, self.items[key])
             for rank, (key, score) in enumerate(zip(found, scores[0].tolist(), strict=True), 1)
         )
+        results.remark = self.encoder.remark(query)
+        return results
 
     def _embed(self, query: Mapping[str, Any], text_weight: float | None) -> np.ndarray:
         """One vector for the query, `[dim]`."""

@@ -76,6 +76,10 @@ class CompressedTower:
             self._run = self._interpreter.get_signature_runner()
         self._lock = threading.Lock()  # an interpreter serves one thread at a time
 
+    def remark(self, source: Any) -> str:
+        """A picture has none."""
+        return ""
+
     def predict_on_batch(self, inputs: np.ndarray) -> np.ndarray:
         """Pictures `[batch, image_size, image_size, 3]` -> float32 `[batch, dim]`, unit rows."""
         return unit_length(self.project(inputs), self._members).numpy()

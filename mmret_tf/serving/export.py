@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from mmret_tf._checks import checked_count
-from mmret_tf._files import replaced_file
+from mmret_tf._files import locked_folder, replaced_file
 from mmret_tf._machine import cores
 from mmret_tf.data.decoders.pictures import encode_png
 from mmret_tf.models.encoder import Encoder, VariantEncoder
@@ -119,14 +119,15 @@ def export_saved_model(
         for table in tower.tables:
             archive.track(table)
     options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"] if index == "scann" else [])
-    shutil.rmtree(partial, ignore_errors=True)  # left by an export that was killed
-    try:
-        # Servers ignore this folder, because its name is not a number.
-        archive.write_out(str(partial), options=options, verbose=False)
-        _write_warm_up(partial, name, signatures, encoder.embedding_dim)
-        partial.rename(final)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with locked_folder(partial):  # servers ignore it, because its name is not a number
+        new = partial / "new"
+        shutil.rmtree(new, ignore_errors=True)  # left by an export that was killed
+        try:
+            archive.write_out(str(new), options=options, verbose=False)
+            _write_warm_up(new, name, signatures, encoder.embedding_dim)
+            new.rename(final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     for file, text in (
         ("models.config", MODEL_CONFIG % {"name": name}),
         ("batching_parameters.txt", BATCHING_PARAMETERS % cores()),

@@ -10,6 +10,7 @@ The prediction is a dict of the embeddings of two modalities, as an encoder give
 """
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 LABELS = ("groups", "pairs")
@@ -49,13 +50,29 @@ def _balanced_mean(values, same):
     return batch * (positives + negatives)
 
 
+def _numbered(groups):
+    """Group ids `[batch]` of any kind as the place of the first row of each group.
+
+    Keras casts targets to the type of the loss, where large integers merge and strings fail.
+    """
+    groups = tf.reshape(tf.convert_to_tensor(groups), (-1,))
+    return tf.argmax(groups[:, None] == groups[None, :], axis=1, output_type=tf.int32)
+
+
+class GroupLoss(keras.losses.Loss):
+    """The base class of losses whose targets are group ids: integers of any size, or strings."""
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        return super().__call__(_numbered(y_true), y_pred, sample_weight)
+
+
 def _check_above_zero(name: str, value: float | None) -> None:
     if value is not None and value <= 0:
         raise ValueError(f"{name} must be above 0; got {value}")
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
-class CosineSimilarityLoss(keras.losses.Loss):
+class CosineSimilarityLoss(GroupLoss):
     """The document's cosine-similarity loss (余弦相似度损失), with negatives. Section 5.
 
     A matching pair costs `1 - cos`, any other `max(0, cos - margin)`.
@@ -87,6 +104,10 @@ class CosineSimilarityLoss(keras.losses.Loss):
         self.margin = margin
         self.labels = labels
 
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        kind = keras.losses.Loss if self.labels == "pairs" else GroupLoss
+        return kind.__call__(self, y_true, y_pred, sample_weight)
+
     def call(self, y_true, y_pred):
         if self.labels == "pairs":
             first, second = _pair(y_pred)
@@ -101,7 +122,7 @@ class CosineSimilarityLoss(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
-class ContrastiveCosine(keras.losses.Loss):
+class ContrastiveCosine(GroupLoss):
     """Symmetric cross-entropy over the cosines in the batch: InfoNCE, as CLIP uses it
     (arXiv 2103.00020, 对比学习损失).
 
@@ -151,7 +172,7 @@ class ContrastiveCosine(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
-class TripletCosine(keras.losses.Loss):
+class TripletCosine(GroupLoss):
     """Hinge loss on triplets (三元组损失), as in VSE++ (arXiv 1707.05612): the right cosine must
     exceed every wrong one by a margin.
 
@@ -199,7 +220,7 @@ class TripletCosine(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
-class EuclideanContrastive(keras.losses.Loss):
+class EuclideanContrastive(GroupLoss):
     """The contrastive loss on Euclidean distance (欧氏距离), the document's other measure (section
     2.4; Hadsell, Chopra and LeCun 2006).
 

@@ -6,13 +6,16 @@ import inspect
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 LISTS = {"feature_layers": str, "scales": int}
 ABOVE_ZERO = (
     *("scenes", "image_size", "epochs", "batch_size", "learning_rate"),
     *("captions_per_image", "feature_views"),
 )
+MOST, HIGHEST_RATE = 2**20, 1000  # of every number of things, and of rates
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -107,20 +110,32 @@ class TrainConfig:
             if getattr(self, name) not in known:
                 expected = ", ".join(known)
                 raise ValueError(f"{name} must be one of {expected}; got {getattr(self, name)!r}")
-        rules = {name: (lambda value: value > 0, "above 0") for name in ABOVE_ZERO}
-        rules |= {
-            "scales": (lambda sides: min(sides, default=1) > 0, "sides in pixels, above 0"),
-            "dropout": (lambda share: 0 <= share < 1, "from 0 to below 1"),
-            "min_crop": (lambda share: 0 < share <= 1, "above 0 and at most 1"),
-            "weight_decay": (lambda decay: decay >= 0, "at least 0"),
-            "batch_size": (
+        for name, holds, expected in self._rules():
+            if not holds(getattr(self, name)):  # NaN is never right
+                raise ValueError(f"{name} must be {expected}; got {getattr(self, name)}")
+
+    def _rules(self) -> list[tuple[str, Callable[[Any], bool], str]]:
+        """Names of settings, what must hold of each, and the same in words."""
+        counts = [field.name for field in dataclasses.fields(self) if field.type is int]
+        return [
+            *((name, lambda value: value > 0, "above 0") for name in ABOVE_ZERO),
+            *(
+                (name, lambda value: value <= MOST, f"at most {MOST:,}")
+                for name in counts
+                if name != "seed"
+            ),
+            ("seed", lambda seed: 0 <= seed < 2**32, "from 0 to 2**32 - 1"),
+            ("scales", lambda sides: min(sides, default=1) > 0, "sides in pixels, above 0"),
+            ("dropout", lambda share: 0 <= share < 1, "from 0 to below 1"),
+            ("min_crop", lambda share: 0 < share <= 1, "above 0 and at most 1"),
+            ("learning_rate", lambda rate: rate < HIGHEST_RATE, f"below {HIGHEST_RATE}"),
+            ("weight_decay", lambda decay: 0 <= decay < HIGHEST_RATE, f"0 to {HIGHEST_RATE}"),
+            (
+                "batch_size",
                 lambda pairs: pairs >= 2 * self.captions_per_image,
                 "at least twice captions_per_image: negatives are the other images of a batch",
             ),
-        }
-        for name, (holds, expected) in rules.items():
-            if not holds(getattr(self, name)):  # NaN is never right
-                raise ValueError(f"{name} must be {expected}; got {getattr(self, name)}")
+        ]
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "TrainConfig":

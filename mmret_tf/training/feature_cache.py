@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from mmret_tf.data.collection import Collection
 from mmret_tf.data.sources import Source, identities
-from mmret_tf.models.encoder import Encoder, MultiEncoder, weights_digest
+from mmret_tf.models.encoder import Encoder, MultiEncoder
+from mmret_tf.models.fingerprint import weights_digest
 from mmret_tf.models.towers.tower import Tower, encode_sources
 from mmret_tf.ranking.embedding_store import EmbeddingStore
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mmret_tf._checks import printable
 from mmret_tf.data.sources import Source
 from mmret_tf.ranking.gallery import thumbnail
 
@@ -58,7 +59,7 @@ def write_projector(
         )
     thumbnails.save(directory / "thumbnails.png")
     np.savetxt(directory / "vectors.tsv", embeddings, fmt="%.6g", delimiter="\t")
-    lines = [" ".join(label.split()) + "\n" for label in labels]
+    lines = [printable(label) + "\n" for label in labels]
     (directory / "labels.tsv").write_text("".join(lines), encoding="utf-8")
 
     config = projector.ProjectorConfig()

@@ -178,6 +178,7 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
         "train_images": len(splits.training),
         "development_images": len(splits.development or ()),
         "quarantined": splits.gallery.quarantined,
+        "captions_cut": model.text_preprocessor.count_cut(splits.training.all_captions()),
         "epochs_completed": len(keep.epochs),
         "is_interrupted": is_interrupted,
         "best_epoch": keep.best_epoch,

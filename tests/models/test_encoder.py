@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mmret_tf.data.modalities import MODALITIES, Modality, register_modality
 from mmret_tf.models import Head, MultiEncoder, Tower, VariantEncoder, load_model
-from mmret_tf.models.encoder import COLLAPSED
+from mmret_tf.models.collapse import COLLAPSED
 from mmret_tf.similarity import losses
 
 MODALITY_NAMES = ("number", "word", "sign")

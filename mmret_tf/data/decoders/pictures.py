@@ -17,7 +17,7 @@ from mmret_tf.data.sources import InlineSource, Source, file_or_bytes
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | np.ndarray | Image.Image | Source
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp")
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 
 # A picture of more pixels than this is refused before it is decoded (8192 x 8192: 192 MiB).

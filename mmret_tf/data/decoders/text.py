@@ -3,13 +3,15 @@
 One definition serves `tf.data` in training, `encode` in Python, and the exported graph.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import keras
 import tensorflow as tf
 
 from mmret_tf.data.decoders.normalization import nfkc
 from mmret_tf.data.sources import InlineSource
+
+UNKNOWN = 1  # id of a word outside the vocabulary
 
 # A caption that says left or right does not describe the mirrored picture.
 SIDES = r"(?is).*(\b(left|right)|左|右).*"
@@ -41,7 +43,15 @@ def names_a_side(texts: tf.Tensor) -> tf.Tensor:
     return tf.strings.regex_full_match(texts, SIDES)
 
 
-@keras.saving.register_keras_serializable("mmret_tf")
+def split_words(texts: tf.Tensor) -> tf.RaggedTensor:
+    """Words of `standardize_text`: strings `[n]` -> `[n, None]`.
+
+    >>> split_words(tf.constant(["A red ball!"])).to_list()
+    [[b'a', b'red', b'ball']]
+    """
+    return tf.strings.split(standardize_text(texts))
+
+
 def standardize_text(text: tf.Tensor) -> tf.Tensor:
     """Reduce captions in any script to words between single spaces. Section 3.1(1).
 
@@ -60,25 +70,27 @@ def standardize_text(text: tf.Tensor) -> tf.Tensor:
     """
     text = tf.convert_to_tensor(text, tf.string)
     flat = nfkc(tf.reshape(text, [-1]))
-    flat = tf.strings.lower(flat, encoding="utf-8")
     flat = tf.strings.regex_replace(flat, r"['’`]", "")
     flat = tf.strings.regex_replace(flat, r"[\pP\pS\pZ\pC]", " ")
+    flat = tf.strings.lower(flat, encoding="utf-8")  # it would end at a zero byte
     flat = tf.strings.regex_replace(flat, r"(\p{Han})", r" \1 ")
     flat = tf.strings.strip(tf.strings.regex_replace(flat, " +", " "))
     return tf.reshape(flat, tf.shape(text))
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
-class TextPreprocessor(keras.layers.TextVectorization):
-    """Captions to token ids: Keras' TextVectorization over `standardize_text`. Section 3.1(1).
+class TextPreprocessor(keras.layers.Layer):
+    """Captions to token ids: Keras' StringLookup over `standardize_text`. Section 3.1(1).
 
     Id 0 is padding and 1 is a word outside the vocabulary. `adapt` learns the vocabulary, which is
-    saved in the `.keras` file of the tower.
+    a part of the configuration: Keras would write it in the encoding of the locale (汉字 would be
+    lost in some).
 
     Args:
         max_tokens: Maximum size of the vocabulary, the two special ids included.
         sequence_length: Number of tokens of each caption; longer captions are cut, shorter ones
             are padded with 0.
+        vocabulary: Words, if they are known already; those of the ids from 2 on.
 
     Call: strings `[n]` -> int64 `[n, sequence_length]`.
 
@@ -88,16 +100,21 @@ class TextPreprocessor(keras.layers.TextVectorization):
     [[2, 2, 3, 0, 0], [1, 0, 0, 0, 0]]
     """
 
-    def __init__(self, max_tokens: int = 8000, sequence_length: int = 32, **kwargs):
-        super().__init__(
-            max_tokens=max_tokens,
-            standardize=standardize_text,
-            output_sequence_length=sequence_length,
-            **kwargs,
-        )
-        self.sequence_length = sequence_length
+    def __init__(
+        self,
+        max_tokens: int = 8000,
+        sequence_length: int = 32,
+        vocabulary: Sequence[str] = (),
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.max_tokens, self.sequence_length = max_tokens, sequence_length
+        self.lookup = None
+        if vocabulary:
+            self.lookup = keras.layers.StringLookup(vocabulary=list(vocabulary), mask_token="")
+        self.built = True
 
-    def adapt(self, captions: Iterable[str] | tf.data.Dataset, **kwargs) -> None:
+    def adapt(self, captions: Iterable[str] | tf.data.Dataset) -> None:
         """Learn the vocabulary: the most frequent words, up to `max_tokens`.
 
         Args:
@@ -112,19 +129,52 @@ class TextPreprocessor(keras.layers.TextVectorization):
             if is_one or not captions or not all(isinstance(each, str) for each in captions):
                 raise ValueError("adapt takes a non-empty list of captions (strings)")
             captions = tf.data.Dataset.from_tensor_slices(captions).batch(1024)
-        super().adapt(captions, **kwargs)
+        counter = keras.layers.StringLookup(max_tokens=self.max_tokens, mask_token="")
+        counter.adapt(captions.map(split_words))
+        words = counter.get_vocabulary(include_special_tokens=False)
+        self.lookup = keras.layers.StringLookup(vocabulary=words, mask_token="")
 
-    def compute_output_shape(self, input_shape: tuple | None) -> tuple:
-        """The input shape is `None` when `summary` asks before the first call."""
-        return (input_shape[0] if input_shape else None, self.sequence_length)
+    def get_vocabulary(self, include_special_tokens: bool = True) -> list[str]:
+        """The word of each id.
+
+        Args:
+            include_special_tokens: Whether to begin with those of the ids 0 and 1.
+        """
+        if self.lookup is None:
+            return ["", "[UNK]"] if include_special_tokens else []
+        return self.lookup.get_vocabulary(include_special_tokens)
+
+    def vocabulary_size(self) -> int:
+        """Number of ids, the two special ones included."""
+        return len(self.get_vocabulary())
+
+    def __call__(self, texts, **kwargs):
+        if not isinstance(texts, keras.KerasTensor):  # Keras takes no lists of strings
+            texts = tf.convert_to_tensor(texts, tf.string)
+        return super().__call__(texts, **kwargs)
+
+    def call(self, texts):
+        if self.lookup is None:
+            raise ValueError("the TextPreprocessor has no vocabulary yet: call adapt(captions)")
+        ids = self.lookup(split_words(texts))
+        return ids.to_tensor(shape=(None, self.sequence_length))
+
+    def compute_output_spec(self, texts) -> keras.KerasTensor:
+        return keras.KerasTensor((texts.shape[0], self.sequence_length), "int64")
+
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """Number of texts that are longer than `sequence_length`.
+
+        Args:
+            texts: Strings.
+        """
+        lengths = split_words(tf.constant(texts, tf.string)).row_lengths()
+        return int(tf.math.count_nonzero(lengths > self.sequence_length))
 
     def get_config(self) -> dict:
         return {
-            "name": self.name,
-            "max_tokens": self._max_tokens,
+            **super().get_config(),
+            "max_tokens": self.max_tokens,
             "sequence_length": self.sequence_length,
+            "vocabulary": self.get_vocabulary(include_special_tokens=False),
         }
-
-    @classmethod
-    def from_config(cls, config: dict) -> "TextPreprocessor":
-        return cls(**config)

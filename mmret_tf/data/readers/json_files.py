@@ -3,11 +3,18 @@
 import json
 import re
 from pathlib import Path
-from posixpath import join, normpath
+from posixpath import join
 
 from mmret_tf.data.modalities import get_modality
-from mmret_tf.data.readers.reader import IMAGE_FOLDERS, Reader
-from mmret_tf.data.readers.reading import Reading, Record, get_field, locate
+from mmret_tf.data.readers.reader import Reader
+from mmret_tf.data.readers.reading import (
+    IMAGE_FOLDERS,
+    Reading,
+    Record,
+    find_file,
+    get_field,
+    relative_name,
+)
 
 
 class JsonLines(Reader):
@@ -29,7 +36,7 @@ class JsonLines(Reader):
                 continue
             with reading.set_aside(place):
                 row = json.loads(line.strip())
-                sources = _row_files(row)
+                sources = _row_files(row, reading.folder)
                 paths = [path for each in sources.values() for path in each]
                 record = Record(str(get_field(row, "id", (str, int), *paths[:1])), sources, place)
                 split = get_field(row, "split", str, None)
@@ -62,8 +69,8 @@ class Karpathy(Reader):
         for place, row in images:
             with reading.set_aside(place):
                 parent = get_field(row, "filepath", str, ".")
-                name = normpath(join(parent, get_field(row, "filename", str)))
-                path = locate(reading.folder, name, (".", *IMAGE_FOLDERS))
+                name = relative_name(reading.folder, join(parent, get_field(row, "filename", str)))
+                path = find_file(reading.folder, name, (".", *IMAGE_FOLDERS))
                 record = Record(name, {"image": [path]}, place)
                 record.set_split(get_field(row, "split", str, None))
                 sentences = get_field(row, "sentences", list)
@@ -89,10 +96,10 @@ class Coco(Reader):
         for place, row in images:
             with reading.set_aside(place):
                 image_id = str(get_field(row, "id", (str, int)))
-                name = normpath(get_field(row, "file_name", str))
+                name = relative_name(reading.folder, get_field(row, "file_name", str))
                 if image_id in records:
                     raise ValueError(f"duplicate id {image_id}, that of {records[image_id].id}")
-                path = locate(reading.folder, name, places)
+                path = find_file(reading.folder, name, places)
                 record = Record(name, {"image": [path]}, place)
                 record.set_split(split and split[0])
                 records[image_id] = record
@@ -112,7 +119,7 @@ def _general_form(row: object, is_file: bool) -> dict[str, list]:
     return {name: get_field(sources, name, list) for name in names}
 
 
-def _row_files(row: object) -> dict[str, list[str]]:
+def _row_files(row: object, folder: Path) -> dict[str, list[str]]:
     """The files that a row names, by modality; empty for a row of text alone."""
     named = _general_form(row, is_file=True)
     image, images = get_field(row, "image", str, None), get_field(row, "images", list, None)
@@ -126,4 +133,4 @@ def _row_files(row: object) -> dict[str, list[str]]:
         if not paths or not all(isinstance(each, str) and each for each in paths):
             got = json.dumps(paths)[:40]
             raise ValueError(f"`{name}s` must be a list of strings, at least one; got {got}")
-    return {name: [normpath(each) for each in paths] for name, paths in named.items()}
+    return {name: [find_file(folder, each) for each in paths] for name, paths in named.items()}

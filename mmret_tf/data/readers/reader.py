@@ -18,7 +18,6 @@ LAYOUTS = (
     "captions_*.json or annotations/captions_*.json (MS-COCO), captions.txt or "
     "Flickr8k.token.txt (Flickr8k, images in Images/), pairs of a.jpg and a.txt"
 )
-IMAGE_FOLDERS = ("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset")
 
 
 class Reader(abc.ABC):

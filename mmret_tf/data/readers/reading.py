@@ -13,9 +13,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from posixpath import join, normpath
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.splits import normal_split
+
+# Folders of images beside captions files, as collections are distributed.
+IMAGE_FOLDERS = (
+    *("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset"),
+    *("flickr30k-images", "flickr30k_images"),
+)
 
 # Captions files are read whole; all captions of MS-COCO take 0.1 GiB.
 MAX_CAPTIONS_BYTES = 2**30
@@ -105,9 +112,10 @@ class Reading:
         self, place: str, image: str, caption: str | None = None, split: str | None = None
     ) -> None:
         """Add one row of a table to the record of its image."""
-        name = normpath(image.strip())
+        name = relative_name(self.folder, image)
         if name not in self._table:
-            record = Record(name, {"image": [normpath(join(self.base, name))]}, place)
+            path = find_file(self.folder, name, (self.base, *IMAGE_FOLDERS))
+            record = Record(name, {"image": [path]}, place)
             self._table[name] = record
             self.records.append(record)
         with self.set_aside(place, name):
@@ -134,9 +142,12 @@ class Reading:
         try:
             if not file.is_file() or file.stat().st_size > MAX_CAPTIONS_BYTES:
                 raise ValueError(f"{file} is not a file of at most {MAX_CAPTIONS_BYTES} bytes")
-            return file.read_bytes()
+            contents = file.read_bytes()
         except OSError as error:
             raise ValueError(f"{file}: {error.strerror or error}") from None
+        if contents.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ValueError(f"{file} is UTF-16: save it as UTF-8")
+        return contents
 
     def lines(self, file: Path) -> Iterator[tuple[str, str]]:
         """The place and text of each line that is UTF-8."""
@@ -186,9 +197,29 @@ def is_inside(folder: Path, path: str) -> bool:
     return not os.path.isabs(path) and os.path.commonpath([root, real]) == root
 
 
-def locate(folder: Path, name: str, places: tuple[str, ...]) -> str:
-    """The path of an image that may lie in several places; the first place if it is in none."""
-    paths = [normpath(join(place, name)) for place in places]
+def relative_name(folder: Path, name: str) -> str:
+    """The name of a file as a row has it; an absolute one in the folder, relative to the folder."""
+    name = name.strip()
+    if os.path.isabs(name) and is_inside(folder, relative := os.path.relpath(name, folder)):
+        return Path(relative).as_posix()
+    return normpath(name)
+
+
+def find_file(folder: Path, name: str, places: tuple[str, ...] = (".",)) -> str:
+    """The path of the file that a row names; in the first of the places, if it is in none.
+
+    Other spellings are tried as well: with `\\` for "/", as Windows has it, and with accents apart
+    (NFD) or composed (NFC), as macOS and captions files differ.
+
+    Args:
+        folder: The collection.
+        name: Name of the file.
+        places: Folders in which it may be.
+    """
+    name = relative_name(folder, name)
+    spellings = [name, name.replace("\\", "/")]
+    spellings += [normalize(form, each) for form in ("NFC", "NFD") for each in spellings]
+    paths = [normpath(join(place, each)) for place in places for each in dict.fromkeys(spellings)]
     return next((path for path in paths if os.path.isfile(join(folder, path))), paths[0])
 
 

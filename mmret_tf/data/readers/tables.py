@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmret_tf.data.readers.reader import IMAGE_FOLDERS, Reader
-from mmret_tf.data.readers.reading import Reading
+from mmret_tf.data.readers.reader import Reader
+from mmret_tf.data.readers.reading import IMAGE_FOLDERS, Reading
 
 
 class Csv(Reader):
@@ -45,7 +45,8 @@ class Flickr8k(Reader):
 
 
 def read_table(reading: Reading, file: Path) -> None:
-    """Columns image and caption, perhaps split; others are ignored. A row is one caption."""
+    """Columns image and caption, perhaps split; others are ignored. A row has a caption in each
+    column of that name."""
     rows = _csv_rows(reading, file)
     header = next(rows, ("", []))[1]
     columns = [column.strip().lower() for column in header]
@@ -54,6 +55,8 @@ def read_table(reading: Reading, file: Path) -> None:
             f"{file} must begin with a header that names the columns image and caption; "
             f"got {','.join(header)[:80]!r}"
         )
+    if columns.count("image") > 1 or columns.count("split") > 1:
+        raise ValueError(f"{file} has more than one column image or split")
     for place, row in rows:
         with reading.set_aside(place):
             if len(row) != len(columns):
@@ -61,7 +64,11 @@ def read_table(reading: Reading, file: Path) -> None:
                     f"expected {len(columns)} fields ({','.join(columns)}), got {len(row)}"
                 )
             cell = dict(zip(columns, row, strict=True))
-            reading.add_row(place, cell["image"], cell["caption"], cell.get("split"))
+            captions = [text for name, text in zip(columns, row, strict=True) if name == "caption"]
+            if len(captions) > 1:  # an image may have fewer than there are columns
+                captions = [text for text in captions if text.strip()] or captions[:1]
+            for caption in captions:
+                reading.add_row(place, cell["image"], caption, cell.get("split"))
 
 
 def _csv_rows(reading: Reading, file: Path) -> Iterator[tuple[str, list[str]]]:

@@ -3,6 +3,7 @@
 import keras
 from keras import layers, ops
 
+from mmret_tf.models.layers import track
 from mmret_tf.similarity.vectors import unit_length
 
 
@@ -66,6 +67,7 @@ class Head(layers.Layer):
         ]
         for projection in self.projections:
             projection.build((None, width // members if is_split else width))
+        track(self, "member", self.projections)
         self.built = True
 
     def call(self, features, training=False):
@@ -81,6 +83,9 @@ class Head(layers.Layer):
             parts = ops.split(features, self.members, axis=1)
         projected = [project(part) for project, part in zip(self.projections, parts, strict=True)]
         return ops.concatenate(projected, axis=1) if self.members > 1 else projected[0]
+
+    def compute_output_spec(self, features, training=False) -> keras.KerasTensor:
+        return keras.KerasTensor((features.shape[0], self.embedding_dim), "float32")
 
     def get_config(self) -> dict:
         return {

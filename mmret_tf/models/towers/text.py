@@ -1,11 +1,13 @@
 """The text tower (文本塔): an Embedding and an LSTM, then a head. Sections 2.2, 3.2(2), 4.2."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from mmret_tf.data.decoders.text import TextPreprocessor
-from mmret_tf.models.layers import POOLINGS, MaskedPooling, TransformerEncoder
+from mmret_tf.data.decoders.text import UNKNOWN, TextPreprocessor, text_source
+from mmret_tf.models.layers import POOLINGS, MaskedPooling, TransformerEncoder, track
 from mmret_tf.models.towers.head import Head
 from mmret_tf.models.towers.tower import Tower
 
@@ -109,8 +111,6 @@ class TextTower(Tower):
     ):
         super().__init__(head, **kwargs)
         self.text_preprocessor = text
-        if not text.built:  # Keras does not mark a loaded one as built, though it has its tables
-            text.build(None)
         self.vocabulary_size = vocabulary_size
         self.reader = reader
         # With Keras' default of +-0.05, all sentences look alike for an epoch or two. A deviation
@@ -130,6 +130,7 @@ class TextTower(Tower):
         ]
         for each in self.backbone:
             each.build((None, None, reader["word_dim"]))
+        track(self, "member", self.backbone)
 
     @property
     def settings(self) -> list:
@@ -142,6 +143,14 @@ class TextTower(Tower):
 
     def preprocess(self, sources: tf.Tensor) -> tf.Tensor:
         return self.text_preprocessor(sources)
+
+    def remark(self, source: Any) -> str:
+        ids = self.compiled_preprocess(tf.constant([text_source(source).content])).numpy()
+        if not ids.any():
+            return "The query is empty, so the ranking means nothing."
+        if ids.max() == UNKNOWN:
+            return "The model knows no word of the query, so the ranking means nothing."
+        return ""
 
     def features(self, inputs, training: bool = False):
         """The states of all members' readers, concatenated: token ids -> `[batch, width]`."""

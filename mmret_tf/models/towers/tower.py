@@ -16,6 +16,7 @@ from mmret_tf._checks import checked_count
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.sources import Source
 from mmret_tf.models.towers.head import Head
+from mmret_tf.models.whole_model import WholeModel
 
 
 class TowerForm(Protocol):
@@ -34,8 +35,11 @@ class TowerForm(Protocol):
     def predict_on_batch(self, inputs: np.ndarray) -> np.ndarray:
         """Inputs -> float32 `[batch, embedding_dim]`, unit rows."""
 
+    def remark(self, source: Any) -> str:
+        """What is wrong with a query, or ""."""
 
-class Tower(keras.Model, abc.ABC):
+
+class Tower(WholeModel, abc.ABC):
     """A backbone and a head for one modality. Section 2.2.
 
     Call: the result of `preprocess` -> float32 `[batch, embedding_dim]`, unit rows.
@@ -62,9 +66,6 @@ class Tower(keras.Model, abc.ABC):
         self.built = True
         self._preprocess = None
         self._predict = None
-
-    def build(self, input_shape):
-        """All weights are made in `__init__`."""
 
     @property
     def embedding_dim(self) -> int:
@@ -152,11 +153,17 @@ class Tower(keras.Model, abc.ABC):
 
     def compiled_preprocess(self, sources: tf.Tensor) -> tf.Tensor:
         """`preprocess` as a graph that is traced once."""
+        return self._preprocess_graph()(sources)
+
+    def _preprocess_graph(self) -> tf.types.experimental.ConcreteFunction:
         if self._preprocess is None:
             strings = tf.TensorSpec([None], tf.string)
             compiled = tf.function(self.preprocess, input_signature=[strings])
             self._preprocess = compiled.get_concrete_function()
-        return self._preprocess(sources)
+        return self._preprocess
+
+    def input_specs(self) -> Any:
+        return keras.tree.map_structure(_any_batch, self._preprocess_graph().structured_outputs)
 
     def predict_on_batch(self, x):
         """Keras' `predict_on_batch`, as a graph that is traced once for all batch sizes."""
@@ -179,6 +186,10 @@ class Tower(keras.Model, abc.ABC):
             ValueError: A source cannot be used (the message names it), or the list is empty.
         """
         return encode_sources(self, sources, batch_size)
+
+    def remark(self, source: Any) -> str:
+        """What is wrong with a query that can be embedded all the same, as a sentence, or ""."""
+        return ""
 
     def get_config(self) -> dict:
         """Arguments of `__init__`, and which parts are frozen."""

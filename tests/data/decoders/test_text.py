@@ -1,5 +1,9 @@
 """Captions to words and token ids, texts as sources, and captions that name a side."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -59,6 +63,43 @@ def test_text_preprocessor_round_trips_in_a_keras_file(tmp_path):
     queries = tf.constant(["a 红 circle", "圆"])
     assert np.array_equal(loaded(queries), text(queries))
     assert loaded.layers[-1].sequence_length == 3
+
+
+def test_the_vocabulary_is_kept_in_any_locale(tmp_path):
+    """Keras writes a vocabulary in the encoding of the locale; ours is in the configuration."""
+    code = rf"""
+import keras, numpy
+from mmret_tf.data import TextPreprocessor
+text = TextPreprocessor(sequence_length=3)
+text.adapt(["a red circle", "\u7ea2\u8272\u7684\u5706"])
+keras.Sequential([keras.Input((), dtype="string"), text]).save({str(tmp_path / "text.keras")!r})
+print(keras.saving.load_model({str(tmp_path / "text.keras")!r})(numpy.array(["\u5706"])).numpy().tolist())
+"""
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | plain, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = keras.saving.load_model(tmp_path / "text.keras")
+    assert done.stdout.split("\n")[-2] == str(loaded(tf.constant(["圆"])).numpy().tolist())
+    assert loaded.layers[-1].get_vocabulary().count("圆") == 1
+
+
+@pytest.mark.parametrize("separator", ["\0", "\x07", "\u202e", "\u2028"])
+def test_control_characters_part_words(separator):
+    text = make_text(["red circle"], length=3)
+    assert np.array_equal(text([f"red{separator}circle"]), text(["red circle"]))
+
+
+def test_captions_that_are_cut_are_counted():
+    text = make_text(["a b c d"], length=3)
+    assert text.count_cut(["a b c", "a b c d", "红红红红", ""]) == 2
+
+
+def test_without_a_vocabulary_there_are_no_ids():
+    with pytest.raises(ValueError, match=r"no vocabulary yet: call adapt\(captions\)"):
+        TextPreprocessor()(["red"])
+    assert TextPreprocessor().vocabulary_size() == 2
 
 
 @pytest.mark.parametrize("captions", [[], [1, 2], ["a", None], "one caption"])
