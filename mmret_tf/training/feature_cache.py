@@ -57,7 +57,7 @@ class FeatureCache:
         directory: Folder of the cache; it is made, or brought up to date.
         augmented: Sources that training augments.
         views: Number of views (视图) of each augmented source, the plain one included. Views with
-            odd numbers are mirrored.
+            odd numbers are mirrored. Of pictures, the first two are whole and the others crops.
 
     Raises:
         ValueError: The backbone is not frozen, a source cannot be used, or the folder holds

@@ -1,7 +1,7 @@
 """How ScannIndex compares with other engines of vector search, over the same vectors and queries.
 
     python tests/benchmarks/search.py --sizes 100000 1000000 --dim 256 --run runs/flickr8k \
-        --data ../shared/flickr8k --output search.json
+        --data flickr8k --output search.json
 
 Needs Linux and, for the other engines, `pip install faiss-cpu hnswlib usearch`; missing ones are
 left out. Prints a table for each data set: recall at 10 on queries that no index was tuned on,
@@ -526,7 +526,7 @@ def main() -> None:
     )
     parser.add_argument("--dim", type=int, default=256, help="width of the clustered sets, even")
     parser.add_argument("--run", help="a run; its captions and images are searched too")
-    parser.add_argument("--data", default="../shared/flickr8k", help="collection of the run")
+    parser.add_argument("--data", default="flickr8k", help="collection of the run")
     parser.add_argument("--split", default="train", help="split of the collection")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument(

@@ -87,12 +87,15 @@ class ImageTower(Tower):
         return sum(seen) / len(seen)
 
     def view_features(self, sources: tf.Tensor, seeds: tf.Tensor, view: int):
-        """View 0 has all scales, as in a search; the other views cycle through the scales."""
+        """Views 0 and 1 are not cropped. View 0 has all scales, as in a search; the other views
+        cycle through the scales."""
         if view == 0:
             return self.features(self.preprocess(sources))
-        mirror = tf.fill([tf.shape(sources)[0]], view % 2 == 1)
-        scale = self.scales[view // 2 % len(self.scales)]
-        return self.features(self.augment(sources, seeds, mirror), scales=[scale])
+        if view == 1:
+            images = tf.reverse(self.preprocess(sources), [2])
+        else:
+            images = self.augment(sources, seeds, tf.fill([tf.shape(sources)[0]], view % 2 == 1))
+        return self.features(images, scales=[self.scales[view // 2 % len(self.scales)]])
 
     def _scaled(self, images):
         """Levels 0 to 255, scaled as the backbone expects."""
