@@ -79,7 +79,7 @@ def checked_ids(ids: Ids, n: int | None = None) -> np.ndarray:
 
 
 def printable(text: str) -> str:
-    """Text of untrusted origin on one line, fit for a terminal, a log or a table.
+    r"""Text of untrusted origin on one line, fit for a terminal, a log or a table.
 
     Control characters, escape sequences and marks of writing direction become spaces. Half a
     character, as in a file name that is not UTF-8, becomes an escape.

@@ -65,7 +65,7 @@ def open_array(path: Path, shape: Sequence[int], dtype: str = "float32") -> np.n
         raise ValueError(f"{path} is not a NumPy array: {error}") from None
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path} is not a NumPy array: it is an archive of several")
-    if array.dtype != dtype or array.shape != tuple(shape) or array.ndim != 2:
+    if array.dtype != dtype or array.shape != tuple(shape):
         raise ValueError(
             f"{path} must hold {dtype} {list(shape)}; got {array.dtype} {list(array.shape)}"
         )

@@ -194,7 +194,7 @@ def given(monkeypatch):
 
     def note(config, run):
         configs.append(config)
-        return {"is_interrupted": True, "best_epoch": 3, "quarantined": []}
+        return {"is_interrupted": True, "best_epoch": 3, "quarantined": [], "captions_cut": 2}
 
     monkeypatch.setattr(trainer, "train", note)
     monkeypatch.setattr(cli, "_build_index", lambda run: None)
@@ -208,6 +208,7 @@ def test_options_win_over_the_configuration_and_lists_repeat(given, tmp_path, ca
     options += ["--scales", 224, "--scales", 288, "--no-bag-of-words", "--feature-layers", "conv4"]
     code, out, err = mmret(capsys, "train", *options)
     assert code == 0 and "Interrupted: kept the model of epoch 3." in out, err
+    assert "2 training captions are longer than --sequence-length and were cut." in out
     expected = TrainConfig(data="photos", units=8, seed=3, scales=(224, 288), dropout=0.5)
     changes = {"weight_decay": 0, "bag_of_words": False, "feature_layers": ("conv4",)}
     assert given == [dataclasses.replace(expected, **changes)]

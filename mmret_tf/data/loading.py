@@ -7,6 +7,7 @@ import os
 import warnings
 from pathlib import Path
 
+from mmret_tf._checks import printable
 from mmret_tf.data.cleaning import problems_of, usable_records
 from mmret_tf.data.collection import Collection
 from mmret_tf.data.drawn.scene_files import cached_scenes
@@ -139,7 +140,7 @@ def _values(reading: Reading, record: Record, name: str) -> list[str | Path]:
 
 
 def _some(quarantined: list[tuple[str, str]]) -> str:
-    some = "; ".join(": ".join(each) for each in quarantined[:3]) or "none"
+    some = "; ".join(printable(": ".join(each)) for each in quarantined[:3]) or "none"
     return some + ("; ..." if len(quarantined) > 3 else "")
 
 

@@ -19,7 +19,9 @@ class WholeModel(keras.Model):
         """Specifications of the inputs of `call`, with any number of rows."""
         raise NotImplementedError
 
-    def export(self, filepath: str | os.PathLike, *args, input_signature=None, **kwargs) -> None:
+    def export(
+        self, filepath: str | os.PathLike, *args: Any, input_signature: Any = None, **kwargs: Any
+    ) -> None:
         """Keras' `export`, which needs no call before. To serve a gallery, with preprocessing, use
         `export_saved_model`.
 
@@ -31,7 +33,7 @@ class WholeModel(keras.Model):
         signature = [self.input_specs()] if input_signature is None else input_signature
         super().export(filepath, *args, input_signature=signature, **kwargs)
 
-    def save(self, filepath: str | os.PathLike, *args, **kwargs) -> None:
+    def save(self, filepath: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Keras' `save`, to a `.keras` file; other formats cannot be loaded again.
 
         Args:
@@ -45,7 +47,7 @@ class WholeModel(keras.Model):
             raise ValueError(f"expected a file name that ends in .keras; got {filepath!r}")
         super().save(filepath, *args, **kwargs)
 
-    def quantize(self, mode=None, **kwargs) -> None:
+    def quantize(self, mode: str | None = None, **kwargs: Any) -> None:
         """Not supported: Keras could not load such a model again.
 
         Args:

@@ -168,7 +168,9 @@ def test_files_that_are_not_models_are_refused(tmp_path):
     content = bytearray((tmp_path / "damaged.keras").read_bytes())
     content[len(content) // 2] ^= 1  # one bit of the weights
     (tmp_path / "damaged.keras").write_bytes(content)
-    with pytest.raises(ValueError, match="damaged.keras is damaged: Bad CRC"):
+    with pytest.raises(
+        ValueError, match="damaged.keras is not a .keras file, or is damaged: Bad CRC"
+    ):
         read_keras_file(tmp_path / "damaged.keras")
 
 

@@ -23,6 +23,9 @@ class FakeEncoder(Encoder):
     def encode(self, modality, sources, batch_size=None):
         return np.array([self.vectors[modality]] * len(sources), np.float32)
 
+    def remark(self, query):
+        return "The model knows no such sound." if "sound" in query else ""
+
 
 @pytest.fixture
 def searcher():
@@ -121,3 +124,11 @@ def test_a_fused_encoder_embeds_queries_of_several_modalities(searcher):
     # A weight asks for the weighted sum, and a query of one modality has nothing to fuse.
     assert scores(searcher.search(**query, text_weight=1)) == {"x": 0, "y": 1, "z": 0}
     assert scores(searcher.search(text="a")) == {"x": 0, "y": 1, "z": 0}
+
+
+def test_a_remark_stands_beside_the_results(searcher):
+    results = searcher.search(sound="bang", k=1)
+    assert results.remark == "The model knows no such sound."
+    assert repr(results).splitlines()[1:] == [results.remark]
+    assert f"<p>{results.remark}</p>" in results._repr_html_()
+    assert searcher.search(text="x").remark == ""

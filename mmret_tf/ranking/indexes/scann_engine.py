@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmret_tf._checks import checked_count, checked_queries
-from mmret_tf.ranking.indexes.scann_files import build_searcher, import_scann
+from mmret_tf.ranking.indexes.scann_files import DIMENSIONS_PER_CODE, build_searcher, import_scann
 from mmret_tf.ranking.indexes.tuning import Setting, Trial, fastest_setting
 from mmret_tf.ranking.snapshot import Found, Segment
 from mmret_tf.similarity.nearest import MARGIN, best
@@ -30,9 +30,8 @@ LEAF_SAMPLE = 250
 # Rows that codes are learnt from. More do not improve them, but take memory.
 CODE_SAMPLE = 20_000
 
-# Dimensions that share a code of four bits, and the paper's threshold, which prefers errors across
-# a vector to errors along it.
-DIMENSIONS_PER_CODE, ANISOTROPIC = 2, 0.2
+# The paper's threshold, which prefers errors across a vector to errors along it.
+ANISOTROPIC = 0.2
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from mmret_tf._files import open_array
 from mmret_tf._machine import cores, quiet_stderr
+
+# Dimensions that share a code of four bits.
+DIMENSIONS_PER_CODE, CODES = 2, 16
 
 ASSETS = re.compile(r'(assets \{\n  asset_type: \w+\n  asset_path: "\w+\.(npy|pb)"\n\}\n)+')
 
@@ -31,17 +35,28 @@ def build_searcher(builder: Any) -> Any:
     return searcher
 
 
-def open_searcher(folder: Path) -> Any:
+def open_searcher(folder: Path, n: int, dim: int, leaves: int) -> Any:
     """Open ScaNN's files without its own loader, which unpickles ids.
 
+    Its C++ code trusts the arrays, so they are checked before.
+
+    Args:
+        folder: The files.
+        n, dim: Number and width of the embeddings.
+        leaves: Number of leaves.
+
     Raises:
-        ValueError: The files name others, or ScaNN cannot read them.
+        ValueError: The files name others, hold something else, or ScaNN cannot read them.
         ImportError: ScaNN cannot be imported.
     """
     path = folder / "scann_assets.pbtxt"
     assets = path.read_text(encoding="utf-8") if path.is_file() else ""
     if not ASSETS.fullmatch(assets):
         raise ValueError("scann_assets.pbtxt names files outside the folder, or none")
+    tokens = open_array(folder / "datapoint_to_token.npy", (n,), "int32")
+    codes = open_array(folder / "hashed_dataset.npy", (n, -(-dim // DIMENSIONS_PER_CODE)), "uint8")
+    if not (tokens.min() >= 0 and tokens.max() < leaves and codes.max() < CODES):
+        raise ValueError("the leaves or the codes are out of their range")
     scann = import_scann()
     try:
         with quiet_stderr():

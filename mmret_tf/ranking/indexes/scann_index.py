@@ -252,10 +252,11 @@ class ScannIndex(Index):
             return cls(snapshot, goal, config)
         for name in ("k", "leaves_to_search", "reorder"):
             checked_count(stats[name], name)
-        searcher, base = open_searcher(folder), snapshot.base
+        base, config_used = snapshot.base, config or ScannConfig(stats["leaves"])
+        searcher = open_searcher(folder, *base.vectors.shape, config_used.leaves)
         if searcher.size() != len(base):
             raise ValueError(f"{len(base)} embeddings, but {searcher.size()} items in ScaNN")
-        engine = ScannEngine(base, config or ScannConfig(stats["leaves"]), searcher, stats)
+        engine = ScannEngine(base, config_used, searcher, stats)
         return cls(replace(snapshot, engine=engine), goal, config)
 
 

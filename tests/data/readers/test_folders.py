@@ -29,3 +29,9 @@ def test_one_text_may_describe_several_pictures(tmp_path):
     records = read_layout(tmp_path).records
     assert [record.id for record in records] == ["a.jpg", "a.png"]
     assert all(record.sources["text"] == ["a dog"] for record in records)
+
+
+def test_jfif_is_a_suffix_of_jpeg(tmp_path):
+    draw(tmp_path / "a.jpg").rename(tmp_path / "a.jfif")
+    write(tmp_path / "a.txt", "a dog")
+    assert load_quietly(tmp_path).ids == ["a.jfif"]

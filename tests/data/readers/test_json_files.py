@@ -232,3 +232,11 @@ def test_bad_items_of_karpathy_are_set_aside(tmp_path):
         ("dataset_x.json images[1]", "`sentences` must be a list, got null"),
         ("alone.jpg", "image without a caption"),
     ]
+
+
+def test_karpathy_beside_the_images_of_flickr30k(tmp_path):
+    draw(tmp_path / "flickr30k-images" / "1.jpg", 9)
+    image = {"filename": "1.jpg", "split": "test", "sentences": [{"raw": "a dog"}]}
+    write(tmp_path / "dataset_flickr30k.json", json.dumps({"images": [image]}))
+    pairs = load_quietly(tmp_path)
+    assert pairs.ids == ["1.jpg"] and pairs.quarantined == []

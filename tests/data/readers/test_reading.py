@@ -1,18 +1,19 @@
 """What readers share: records, rows that are set aside, and files that are not trusted."""
 
 import json
+import unicodedata
 
 import pytest
-from conftest import write
+from conftest import draw, load_quietly, write
 
 from mmret_tf.data.readers import reading as module
 from mmret_tf.data.readers.reading import (
     Reading,
     Record,
     files_below,
+    find_file,
     get_field,
     is_inside,
-    locate,
 )
 
 
@@ -151,11 +152,11 @@ def test_paths_inside_a_folder(tmp_path):
         assert not is_inside(folder, path), path
 
 
-def test_an_image_is_located_in_the_first_place_that_has_it(tmp_path):
+def test_a_file_is_found_in_the_first_place_that_has_it(tmp_path):
     write(tmp_path / "b" / "x.jpg")
     write(tmp_path / "c" / "x.jpg")
-    assert locate(tmp_path, "x.jpg", (".", "b", "c")) == "b/x.jpg"
-    assert locate(tmp_path, "y.jpg", (".", "b", "c")) == "y.jpg"
+    assert find_file(tmp_path, "x.jpg", (".", "b", "c")) == "b/x.jpg"
+    assert find_file(tmp_path, "y.jpg", (".", "b", "c")) == "y.jpg"
 
 
 def test_files_below_a_folder_without_the_hidden_ones(tmp_path):
@@ -165,3 +166,50 @@ def test_files_below_a_folder_without_the_hidden_ones(tmp_path):
     ):
         write(tmp_path / name)
     assert list(files_below(tmp_path, (".jpg", ".png"))) == ["a.PNG", "b.jpg", "sub/c.jpg"]
+
+
+SPELLINGS = {
+    "as it is": lambda file: file.name,
+    "in a folder of images": lambda file: file.name,
+    "absolute": str,
+    "of Windows": lambda file: f"photos\\{file.name}",
+    "accents apart": lambda file: unicodedata.normalize("NFD", file.name),
+    "accents composed": lambda file: unicodedata.normalize("NFC", file.name),
+}
+FOLDERS = {"in a folder of images": "Images", "of Windows": "photos"}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("layout", ["captions.jsonl", "captions.csv"])
+def test_a_file_is_found_however_a_row_spells_its_name(spelling, form, layout, tmp_path):
+    if layout == "captions.jsonl" and spelling == "in a folder of images":
+        return  # a row of this layout has the path below the collection
+    folder = tmp_path / FOLDERS.get(spelling, "")
+    file = draw(folder / unicodedata.normalize(form, "café.png"), 9)
+    name = SPELLINGS[spelling](file)
+    if layout == "captions.jsonl":
+        write(tmp_path / layout, json.dumps({"image": name, "caption": "a cup"}))
+    else:
+        write(tmp_path / layout, "image,caption", f'"{name}",a cup')
+    pairs = load_quietly(tmp_path)
+    assert pairs.image_paths == [file] and pairs.quarantined == []
+
+
+@pytest.mark.parametrize("name", ["x" * 304 + ".png", "../outside.png", "/etc/passwd"])
+def test_one_bad_name_costs_its_row_alone(name, tmp_path):
+    draw(tmp_path / "a.png", 9)
+    write(tmp_path / "captions.csv", "image,caption", "a.png,a dog", f"{name},a cat")
+    pairs = load_quietly(tmp_path)
+    assert pairs.ids == ["a.png"] and len(pairs.quarantined) == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
+def test_a_file_in_utf_16_is_refused_with_the_reason(encoding, tmp_path):
+    draw(tmp_path / "a.png", 9)
+    text = "\ufeffimage,caption\na.png,a dog\n".removeprefix(
+        "\ufeff" if encoding == "utf-16" else ""
+    )
+    (tmp_path / "captions.csv").write_bytes(text.encode(encoding))
+    with pytest.raises(ValueError, match="captions.csv is UTF-16: save it as UTF-8"):
+        load_quietly(tmp_path)

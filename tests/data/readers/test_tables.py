@@ -129,3 +129,15 @@ def test_a_table_needs_its_header(name, text, message, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         load_pairs(tmp_path)
+
+
+def test_several_columns_of_captions(tmp_path):
+    for name in ("a.png", "b.png"):
+        draw(tmp_path / name, 9)
+    rows = ("image,caption,Caption,caption", "a.png,first,second,third", "b.png,only,,")
+    write(tmp_path / "captions.csv", *rows)
+    pairs = load_quietly(tmp_path)
+    assert pairs.captions == [["first", "second", "third"], ["only"]] and not pairs.quarantined
+    write(tmp_path / "captions.csv", "image,image,caption", "a.png,b.png,which")
+    with pytest.raises(ValueError, match="more than one column image"):
+        load_quietly(tmp_path)
