@@ -79,11 +79,10 @@ class DualEncoder(MultiEncoder):
         """Side in pixels of the image tower's pictures."""
         return self.image_tower.image_size
 
-    @classmethod
-    def from_config(cls, config: dict) -> "DualEncoder":
-        config = keras.saving.deserialize_keras_object(config)
-        image_tower, text_tower = config.pop("towers")
-        return cls(image_tower, text_tower, **config)
+    def get_config(self) -> dict:
+        config = super().get_config()
+        config["image_tower"], config["text_tower"] = config.pop("towers")
+        return config
 
 
 def load_model(path: str | os.PathLike) -> MultiEncoder:

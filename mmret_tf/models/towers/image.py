@@ -51,6 +51,8 @@ class ImageTower(Tower):
         super().__init__(head, **kwargs)
         if not 0 < min_crop <= 1:
             raise ValueError(f"min_crop must be above 0 and at most 1; got {min_crop}")
+        if not isinstance(backbone, keras.Model):
+            raise ValueError(f"backbone must be a keras.Model; got a {type(backbone).__name__}")
         self.backbone = backbone
         self.image_size = image_size
         self.scaling = scaling

@@ -146,11 +146,10 @@ class TextTower(Tower):
 
     def remark(self, source: Any) -> str:
         ids = self.compiled_preprocess(tf.constant([text_source(source).content])).numpy()
-        if not ids.any():
-            return "The query is empty, so the ranking means nothing."
-        if ids.max() == UNKNOWN:
-            return "The model knows no word of the query, so the ranking means nothing."
-        return ""
+        if ids.max() > UNKNOWN:
+            return ""
+        problem = "knows no word of the query" if source.strip() else "was given an empty query"
+        return f"The model {problem}: the ranking means nothing."
 
     def features(self, inputs, training: bool = False):
         """The states of all members' readers, concatenated: token ids -> `[batch, width]`."""

@@ -142,3 +142,17 @@ def test_a_tower_can_be_summarised(shared_model, capsys):
 def test_settings_that_do_not_fit_are_refused(arguments, message, text_preprocessor):
     with pytest.raises(ValueError, match=message):
         text_tower(**{"text": text_preprocessor, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("query", "remark"),
+    [
+        ("a red circle", ""),
+        ("zebra 红", ""),
+        ("zebra", "The model knows no word of the query: the ranking means nothing."),
+        ("🐶🐶", "The model knows no word of the query: the ranking means nothing."),
+        (" \n", "The model was given an empty query: the ranking means nothing."),
+    ],
+)
+def test_a_query_without_a_known_word_has_a_remark(query, remark):
+    assert text_tower(make_text(), units=4, embedding_dim=4).remark(query) == remark
