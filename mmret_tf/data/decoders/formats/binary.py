@@ -4,6 +4,8 @@
 zeros, a truncated header can be read without a bounds check at every byte.
 """
 
+import functools
+
 import tensorflow as tf
 
 from mmret_tf.data.decoders.pictures import MAX_PIXELS
@@ -12,6 +14,15 @@ PADDING = 64
 
 # Pixels that are laid over white at once, in wider numbers than bytes.
 BLOCK_PIXELS = 2**20
+
+
+# A format's decoder is a function of its own, called and not copied into its caller: a graph passes
+# through every operation of the branches that it does not take.
+format_decoder = functools.partial(
+    tf.function,
+    input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec([None], tf.uint8)],
+    experimental_attributes={"_noinline": True},
+)
 
 
 def starts_with(data: tf.Tensor, start: int | tf.Tensor, magic: bytes) -> tf.Tensor:

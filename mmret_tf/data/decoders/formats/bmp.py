@@ -5,6 +5,7 @@ import tensorflow as tf
 from mmret_tf.data.decoders.formats.binary import (
     PADDING,
     checked,
+    format_decoder,
     integer,
     over_white,
     required,
@@ -19,6 +20,7 @@ RAW, MASKS = 0, 3  # kinds of compression
 MASKS_555, MASKS_565 = (0x7C00, 0x3E0, 0x1F), (0xF800, 0x7E0, 0x1F)
 
 
+@format_decoder
 def decode(contents: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
     """The picture, uint8 `[height, width, 3]`."""
     header = integer(data, 14, 4, "little")

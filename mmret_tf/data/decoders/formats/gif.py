@@ -2,7 +2,13 @@
 
 import tensorflow as tf
 
-from mmret_tf.data.decoders.formats.binary import PADDING, checked, integer, required
+from mmret_tf.data.decoders.formats.binary import (
+    PADDING,
+    checked,
+    format_decoder,
+    integer,
+    required,
+)
 
 MAGIC = b"GIF8"
 
@@ -16,6 +22,7 @@ BYTES = [bytes([value]) for value in range(256)]
 GREYS = bytes(value // 3 for value in range(768))
 
 
+@format_decoder
 def decode(contents: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
     """The picture, uint8 `[height, width, 3]`.
 

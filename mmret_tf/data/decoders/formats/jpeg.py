@@ -6,20 +6,27 @@ from mmret_tf.data.decoders.formats.binary import (
     PADDING,
     checked,
     exif_orientation,
-    integer,
+    format_decoder,
     starts_with,
 )
 
 MAGIC = b"\xff\xd8\xff"
 
-# Markers without a length: stuffed zeros, TEM and restarts. After the last two, no header follows.
-BARE, LAST = (0x00, 0x01, *range(0xD0, 0xD8)), (0xD9, 0xDA)
-EXIF, ADOBE = 0xE1, 0xEE
+# What a reader does at each marker: it passes over a segment, or over a marker without a length,
+# such as a stuffed zero or a restart; it ends; it reads a frame, EXIF, or Adobe's segment.
+PASS, BARE, LAST, FRAME, EXIF, ADOBE = range(6)
+ACTIONS = [PASS] * 256
+ACTIONS[0x00] = ACTIONS[0x01] = BARE
+ACTIONS[0xD0:0xD8] = [BARE] * 8
+ACTIONS[0xC0:0xD0] = [FRAME] * 16
+ACTIONS[0xC4] = ACTIONS[0xC8] = ACTIONS[0xCC] = PASS  # tables and extensions
+ACTIONS[0xD9] = ACTIONS[0xDA] = LAST  # the end, or the pixels
+ACTIONS[0xE1], ACTIONS[0xEE] = EXIF, ADOBE
+
 ADOBE_SEGMENT = b"\xff\xee\0\x0eAdobe\0\x64" + bytes(5)
-# The headers of a frame, of every process.
-FRAMES = tuple(marker for marker in range(0xC0, 0xD0) if marker not in (0xC4, 0xC8, 0xCC))
 
 
+@format_decoder
 def decode(contents: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The picture, uint8 `[height, width, 3]`, and its orientation."""
     height, width, orientation, is_plain_cmyk = read_header(data)
@@ -41,20 +48,22 @@ def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Te
     at, height, width, orientation = tf.constant(2), tf.constant(0), tf.constant(0), tf.constant(1)
     is_cmyk, is_adobe = tf.constant(False), tf.constant(False)
     while at < end:
-        marker, length = tf.cast(data[at + 1], tf.int32), integer(data, at + 2, 2)
-        if data[at] != 0xFF or marker == 0xFF:  # no marker, or a fill byte before one
-            at += 1
-        elif tf.reduce_any(marker == tf.constant(BARE)):
-            at += 2
-        elif tf.reduce_any(marker == tf.constant(LAST)):
-            at = end
-        else:
-            if height == 0 and tf.reduce_any(marker == tf.constant(FRAMES)):
-                height, width = integer(data, at + 5, 2), integer(data, at + 7, 2)
-                is_cmyk = data[at + 9] == 4
-            elif marker == EXIF and starts_with(data, at + 4, b"Exif\0\0"):
+        # 0xFF, the marker, two bytes of length; a frame continues with depth, size and components.
+        segment = tf.unstack(tf.cast(tf.slice(data, [at], [10]), tf.int32))
+        action = tf.gather(ACTIONS, segment[1])
+        length = 256 * segment[2] + segment[3]
+        step = tf.where(action == BARE, 2, tf.maximum(2 + length, 4))
+        if segment[0] != 0xFF or segment[1] == 0xFF:  # no marker, or a fill byte before one
+            step = tf.constant(1)
+        elif action >= LAST:
+            if action == LAST:
+                step = end - at
+            elif action == FRAME and height == 0:
+                height, width = 256 * segment[5] + segment[6], 256 * segment[7] + segment[8]
+                is_cmyk = segment[9] == 4
+            elif action == EXIF and starts_with(data, at + 4, b"Exif\0\0"):
                 orientation = exif_orientation(data, at + 4)
-            elif marker == ADOBE and starts_with(data, at + 4, b"Adobe") and length >= 14:
-                is_adobe = tf.constant(True)
-            at += 2 + tf.maximum(length, 2)
+            elif action == ADOBE and starts_with(data, at + 4, b"Adobe"):
+                is_adobe = length >= 14
+        at += step
     return height, width, orientation, is_cmyk & ~is_adobe

@@ -6,6 +6,7 @@ from mmret_tf.data.decoders.formats.binary import (
     PADDING,
     checked,
     exif_orientation,
+    format_decoder,
     integer,
     over_white,
     required,
@@ -18,20 +19,26 @@ NONE = -1  # no colour is transparent
 CHUNK = 12  # bytes of a chunk besides its content: length, name and checksum
 
 
+@format_decoder
 def decode(contents: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The picture, uint8 `[height, width, 3]`, and its orientation."""
     is_first = starts_with(data, 12, b"IHDR")
     contents = required(contents, is_first, "not a whole image: its header does not come first")
     contents = checked(contents, integer(data, 20, 4), integer(data, 16, 4))
     # As it is stored: asked for four channels, the decoder gets alpha wrong below 8 bits.
-    image = tf.io.decode_png(contents)
-    transparent, orientation = _read_chunks(data)
-    depth, channels = tf.cast(data[24], tf.int32), tf.shape(image)[2]
-    # As Pillow has it: unscaled, except for black and white, and not at 16 bits.
-    if transparent[0] != NONE and depth <= 8 and (channels == 1 or channels == 3):
-        levels = transparent[:channels] * tf.where(depth == 1, 255, 1)
-        is_clear = tf.reduce_all(image == tf.cast(levels, tf.uint8), axis=2, keepdims=True)
-        image = tf.where(is_clear, tf.constant(255, tf.uint8), image)
+    image, orientation = tf.io.decode_png(contents), tf.constant(1)
+    # Most have neither chunk, nor their names by chance, and are not walked through.
+    if (
+        tf.strings.length(tf.strings.regex_replace(contents, "tRNS|eXIf", ""))
+        < tf.size(data) - PADDING
+    ):
+        transparent, orientation = _read_chunks(data)
+        depth, channels = tf.cast(data[24], tf.int32), tf.shape(image)[2]
+        # As Pillow has it: unscaled, except for black and white, and not at 16 bits.
+        if transparent[0] != NONE and depth <= 8 and (channels == 1 or channels == 3):
+            levels = transparent[:channels] * tf.where(depth == 1, 255, 1)
+            is_clear = tf.reduce_all(image == tf.cast(levels, tf.uint8), axis=2, keepdims=True)
+            image = tf.where(is_clear, tf.constant(255, tf.uint8), image)
     return over_white(image), orientation
 
 

@@ -6,6 +6,7 @@ from mmret_tf.data.decoders.formats.binary import (
     PADDING,
     checked,
     exif_orientation,
+    format_decoder,
     integer,
     over_white,
     required,
@@ -17,6 +18,7 @@ MAGIC = b"RIFF"
 ANIMATION, EXIF = 2, 8  # bits of the flags of an extended file
 
 
+@format_decoder
 def decode(contents: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The picture, uint8 `[height, width, 3]`, and its orientation."""
     orientation = tf.constant(1)
