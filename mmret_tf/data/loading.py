@@ -37,7 +37,8 @@ def load(
       "id", "split" and "attributes" are optional, "caption" may hold one string, and "images"
       several images. A row may have images alone; a row of text alone needs an "id". The general
       form is `{"id": "a", "sources": {"image": [...], "text": [...]}}`.
-    - `captions.csv`: columns image and caption, optionally split; a row for each caption.
+    - `captions.csv`: columns image and caption, optionally split; a row for each caption, or
+      several columns of captions.
     - Karpathy's `dataset_*.json`, images beside it or in `images/`; "restval" is "train".
     - MS-COCO: `captions_*.json`, perhaps in `annotations/`, images in `train2017/` and so on.
     - Flickr8k: `captions.txt` or `Flickr8k.token.txt`, `Images/`, `Flickr_8k.trainImages.txt`...
