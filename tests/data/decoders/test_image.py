@@ -99,16 +99,16 @@ def test_bytes_that_are_not_an_image_are_refused_with_a_reason(picture, encoded,
 
 
 def test_crafted_and_mutated_pictures_are_refused_or_as_pillow_has_them():
-    """The script `picture_files.py` tries 20 times as many."""
-    whole, changed = tried(n_crafted=50, n_mutated=500)
+    """The script `picture_files.py` tries many more."""
+    whole, changed = tried(n_crafted=50, n_mutated=200)
     assert not whole.wrong and not changed.wrong, f"{whole}\n{changed}"
     assert not whole.reasons and whole.taken == 50
-    assert changed.taken > 50 and changed.refused > 50
+    assert changed.taken > 20 and changed.refused > 50
 
 
 def test_every_way_in_gives_the_same_picture(tmp_path):
     random = np.random.default_rng(0)
-    for number in range(40):
+    for number in range(20):
         name, contents = crafted(random)
         path = tmp_path / str(number)
         path.write_bytes(contents)

@@ -36,7 +36,7 @@ def decode(contents: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
     is_known = tf.logical_or(kind == RAW, tf.logical_and(is_masked, bits % 16 == 0))
     with tf.control_dependencies([checked(contents, height, width)]):
         data = required(data, is_known, "a compressed BMP: save it without compression")
-    rows = _rows(data, height, width, bits)
+    rows = _rows(data, height, width, header, bits)
     if bits <= 8:
         image = _by_palette(data, _indices(rows, width, bits), header, bits)
     elif bits == 16:
@@ -50,12 +50,16 @@ def decode(contents: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def _rows(data: tf.Tensor, height: tf.Tensor, width: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+def _rows(
+    data: tf.Tensor, height: tf.Tensor, width: tf.Tensor, header: tf.Tensor, bits: tf.Tensor
+) -> tf.Tensor:
     """The bytes of each row, uint8 `[height, stride]`; rows fill whole groups of four bytes."""
     is_known = tf.reduce_any(bits == tf.constant([1, 4, 8, 16, 24, 32]))
     bits = required(bits, is_known, "a BMP with an unknown number of bits a pixel")
     stride = (tf.cast(width, tf.int64) * tf.cast(bits, tf.int64) + 31) // 32 * 4
     start = tf.cast(integer(data, 10, 4, "little"), tf.int64)
+    if bits <= 8 and start == tf.cast(14 + header, tf.int64):  # it forgets the palette
+        start += 4 * tf.cast(_count_colours(data, header, bits), tf.int64)
     end = start + stride * tf.cast(height, tf.int64)
     # The last row may lack the bytes that fill its group.
     needed = end - stride + (tf.cast(width, tf.int64) * tf.cast(bits, tf.int64) + 7) // 8
@@ -72,14 +76,17 @@ def _indices(rows: tf.Tensor, width: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
     return tf.reshape(parts, (tf.shape(rows)[0], -1))[:, :width]
 
 
+def _count_colours(data: tf.Tensor, header: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    """The number of colours in the palette."""
+    count = tf.where(header == CORE_HEADER, 0, integer(data, 46, 4, "little"))
+    return tf.where(count == 0, tf.bitwise.left_shift(1, bits), count)
+
+
 def _by_palette(
     data: tf.Tensor, indices: tf.Tensor, header: tf.Tensor, bits: tf.Tensor
 ) -> tf.Tensor:
     """Colours of the palette behind the header, uint8 `[height, width, 3]`."""
-    count, entry = tf.constant(0), tf.constant(3)
-    if header != CORE_HEADER:
-        count, entry = integer(data, 46, 4, "little"), tf.constant(4)
-    count = tf.where(count == 0, tf.bitwise.left_shift(1, bits), count)
+    count, entry = _count_colours(data, header, bits), tf.where(header == CORE_HEADER, 3, 4)
     is_enough = tf.cast(tf.reduce_max(indices), tf.int32) < count
     indices = required(indices, is_enough, "a BMP with colours outside of its palette")
     start = 14 + header

@@ -28,6 +28,14 @@ def test_a_short_palette():
         check_image(contents[:pixels] + b"\x03" + contents[pixels + 1 :])
 
 
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_pixels_that_are_said_to_start_at_the_palette_start_behind_it(bits):
+    contents = bmp_file(np.random.default_rng(0), bits)
+    wrong = contents[:10] + bytes([14 + 40, 0, 0, 0]) + contents[14:]
+    assert np.array_equal(decode_image(wrong), by_pillow(contents))
+    assert np.array_equal(decode_image(wrong), by_pillow(wrong))
+
+
 @pytest.mark.parametrize(
     ("at", "value", "reason"),
     [
