@@ -78,14 +78,16 @@ def checked_ids(ids: Ids, n: int | None = None) -> np.ndarray:
     return np.array(ids, object if types == {str} else np.int64)
 
 
-def printable(text: str) -> str:
-    r"""Text of untrusted origin on one line, fit for a terminal, a log or a table.
+def one_line(text: str) -> str:
+    """Text of untrusted origin as one line of valid Unicode; half a character becomes an escape."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())
 
-    Control characters, escape sequences and marks of writing direction become spaces. Half a
-    character, as in a file name that is not UTF-8, becomes an escape.
+
+def printable(text: str) -> str:
+    r"""`one_line`, fit for a terminal, a log or a table: control characters, escape sequences and
+    marks of writing direction become spaces.
 
     >>> printable("a\x1b[2Jb\nc\u202e")
     'a [2Jb c'
     """
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
+    return one_line("".join(each if each.isprintable() else " " for each in one_line(text)))

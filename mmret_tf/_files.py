@@ -82,7 +82,8 @@ def partial_folder(folder: Path) -> Path:
 def locked_folder(folder: Path) -> Iterator[None]:
     """Make a folder for unfinished content, and keep other processes out of it.
 
-    The lock ends with the process, whatever ends it. There is none on systems without `fcntl`.
+    The lock is released when the process ends, even if it is killed. Systems without `fcntl` have
+    no lock.
 
     Args:
         folder: Is made if it is missing.
@@ -96,13 +97,15 @@ def locked_folder(folder: Path) -> Iterator[None]:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The other may have finished, and removed this folder, before the lock was ours.
-        if not folder.exists() or os.fstat(descriptor).st_ino != folder.stat().st_ino:
-            raise BlockingIOError
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The other process may have removed this folder before the lock was ours.
+            is_locked = os.fstat(descriptor).st_ino == folder.stat().st_ino
+        except (BlockingIOError, FileNotFoundError):
+            is_locked = False
+        if not is_locked:
+            raise ValueError(f"another process is writing {folder}: try again later")
         yield
-    except BlockingIOError:
-        raise ValueError(f"another process is writing {folder}: try again later") from None
     finally:
         os.close(descriptor)
 
@@ -137,7 +140,7 @@ def claimed_folder(folder: Path, kind: str) -> Iterator[Path]:
 
 def _check_replaceable(folder: Path, old: Path, kind: str) -> None:
     """Put back what a kill left moved away; ValueError if the folder holds files of others."""
-    if not folder.exists() and old.exists():  # killed between the two moves of `replaced_folder`
+    if not folder.exists() and old.exists():  # killed between the two moves of `replaced_content`
         old.rename(folder)
     if folder.is_file():
         raise ValueError(f"{folder} is a file; expected a folder to write")
@@ -196,7 +199,7 @@ def replaced_content(folder: Path, partial: Path, manifest: dict) -> Iterator[Pa
 def read_manifest(folder: Path, kind: str, version: int) -> tuple[Path, dict]:
     """Check a folder against its `manifest.json`; return where its files stand, and that.
 
-    They stand in the folder, or beside it where a kill came between the moves of `replace_folder`.
+    They stand in the folder; where a kill came between the moves of `replaced_content`, beside it.
 
     The folder must hold exactly the files that are listed, with the listed sizes and SHA-256. That
     finds damage, and files that slipped in; it is not a signature: whoever can write the folder can

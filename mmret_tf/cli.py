@@ -47,10 +47,8 @@ DEMO = Path("runs/demo")
 
 def with_settings(command: Callable) -> Callable:
     """Give a command an option for each setting of `TrainConfig`, in place of `**settings`."""
-    lists = {
-        tuple[int, ...]: list[int],
-        tuple[str, ...]: list[str],
-    }  # typer takes no tuple of any length
+    # Typer takes no tuple of any length.
+    lists = {tuple[int, ...]: list[int], tuple[str, ...]: list[str]}
     signature = inspect.signature(command)
     parameters = [each for each in signature.parameters.values() if each.kind != each.VAR_KEYWORD]
     for field in dataclasses.fields(TrainConfig):

@@ -58,6 +58,8 @@ LAYERS = {
     "TextPreprocessor": (make_text, np.array(["a red circle", "圆"])),
     "Temperature": (Temperature, None),
 }
+# Of one precision, or with layers that are given from outside.
+FIXED = ("Temperature", "TextPreprocessor", "EnsembleFusion")
 LOSSES = {
     "CosineSimilarityLoss": losses.CosineSimilarityLoss(0.1),
     "ContrastiveCosine": losses.ContrastiveCosine(0.1),
@@ -117,16 +119,10 @@ def test_layers_compute_alike_eagerly_in_a_graph_and_symbolically(name, policy):
         assert one.shape[1:] == other.shape[1:]
 
 
-@every_layer
+@pytest.mark.parametrize("name", [name for name in LAYERS if name not in FIXED])
 def test_inner_layers_follow_the_policy_of_their_layer(name):
     """A layer of its own precision, made under the global float32."""
     make, inputs = LAYERS[name]
-    if name in (
-        "Temperature",
-        "TextPreprocessor",
-        "EnsembleFusion",
-    ):  # fixed, or given from outside
-        return
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     layer = make()
@@ -253,6 +249,9 @@ def test_losses_follow_keras_compile():
     once = value(loss=loss)
     assert value(loss=lambda y_true, y_pred: loss(y_true, y_pred)) == pytest.approx(once)
     assert value(loss=loss, loss_weights=3.0) == pytest.approx(3 * once)
+    model.compile("adam", lambda y_true, y_pred: loss(y_true, y_pred))
+    with pytest.raises(ValueError, match="sample weights need a keras.losses.Loss"):
+        model.evaluate(inputs, groups, sample_weight=np.ones(8), verbose=0)
     for wrong in ({"loss": [loss, loss]}, {"loss": loss, "loss_weights": [1.0, 2.0]}):
         with pytest.raises(ValueError, match="one loss.*loss_weights as a number"):
             value(**wrong)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from posixpath import dirname, join, normpath
 
+from mmret_tf._checks import one_line
 from mmret_tf._machine import cores
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.pairs import source_ids
@@ -47,7 +48,7 @@ def problems_of(reading: Reading, split: str | None) -> list[tuple[str, str]]:
         return split_of.get(problem.record_id, split) == split
 
     return [
-        (_one_line(problem.place), _one_line(problem.reason))
+        (one_line(problem.place), one_line(problem.reason))
         for problem in reading.problems
         if concerns(problem)
     ]
@@ -149,8 +150,3 @@ def _problem_of_file(file: Path, modality: str) -> str | None:
     except ValueError as error:
         return str(error)
     return None
-
-
-def _one_line(text: str) -> str:
-    """Text from an untrusted collection, as one line of valid Unicode."""
-    return " ".join(text.encode("utf-8", "backslashreplace").decode("utf-8").split())

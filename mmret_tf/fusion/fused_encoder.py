@@ -117,7 +117,7 @@ class FusedEncoder(WholeModel, Encoder):
     def recipe(self) -> str:
         """SHA-256 of the fusion and the imputer, which names the chunks of an embedding store."""
         layers = [layer for layer in (self.fusion, self.imputer) if layer is not None]
-        # Keras numbers unnamed layers anew in each process.
+        # Keras renumbers unnamed layers in each process.
         configs = [{**each.get_config(), "name": type(each).__name__} for each in layers]
         return weights_digest(configs, [weight for each in layers for weight in each.weights])
 

@@ -155,7 +155,7 @@ def read_keras_file(path: str | os.PathLike, compile: bool = True) -> keras.Mode
         model = None if is_old else keras.saving.load_model(path, compile=compile)
     except Exception as error:  # a broken file may raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} is not a .keras file, or is damaged: {reason:.300}") from None
+        raise ValueError(f"{path} is not a .keras file, or is damaged: {reason:.300}") from error
     if is_old:
         raise ValueError(f"{path} was made by mmret_tf 0.1: train the model again")
     return model

@@ -22,7 +22,7 @@ def weights_digest(settings: Any, weights: Sequence[Any]) -> str:
     digest = hashlib.sha256(json.dumps(settings).encode())
     for weight in weights:
         value = np.ascontiguousarray(ops.convert_to_numpy(weight))
-        # Names are left out: Keras numbers unnamed layers and weights anew in each process.
+        # Names are left out: Keras renumbers unnamed layers in each process.
         digest.update(json.dumps([str(value.dtype), list(np.shape(weight))]).encode())
         digest.update(value.tobytes())
     return digest.hexdigest()

@@ -1,12 +1,13 @@
 """What all Keras models here share: weights from the start, saving, and an export of their own."""
 
+import abc
 import os
 from typing import Any
 
 import keras
 
 
-class WholeModel(keras.Model):
+class WholeModel(keras.Model, abc.ABC):
     """A Keras model whose weights are all made in `__init__`.
 
     A subclass defines `input_specs`, from which `export` takes its signature.
@@ -15,9 +16,9 @@ class WholeModel(keras.Model):
     def build(self, input_shape):
         """All weights are made in `__init__`."""
 
+    @abc.abstractmethod
     def input_specs(self) -> Any:
         """Specifications of the inputs of `call`, with any number of rows."""
-        raise NotImplementedError
 
     def export(
         self, filepath: str | os.PathLike, *args: Any, input_signature: Any = None, **kwargs: Any

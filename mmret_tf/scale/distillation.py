@@ -22,7 +22,7 @@ def distill_image_tower(
     """Teach a smaller image tower to embed like the model's (知识蒸馏). Section 8.3; arXiv
     1503.02531.
 
-    The student learns from pictures alone, cropped and mirrored anew in each epoch: its embedding
+    The student learns from pictures alone, with new crops and mirrors in each epoch: its embedding
     of a crop is pulled to the teacher's embedding of the same crop, by their cosine. The space
     stays the same, so the text tower needs no training, and a gallery keeps its embeddings.
 

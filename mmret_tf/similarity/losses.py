@@ -62,8 +62,12 @@ def _numbered(groups):
 class GroupLoss(keras.losses.Loss):
     """The base class of losses whose targets are group ids: integers of any size, or strings."""
 
+    def _targets(self, y_true):
+        """Targets that Keras can cast to the type of the loss."""
+        return _numbered(y_true)
+
     def __call__(self, y_true, y_pred, sample_weight=None):
-        return super().__call__(_numbered(y_true), y_pred, sample_weight)
+        return super().__call__(self._targets(y_true), y_pred, sample_weight)
 
 
 def _check_above_zero(name: str, value: float | None) -> None:
@@ -104,9 +108,8 @@ class CosineSimilarityLoss(GroupLoss):
         self.margin = margin
         self.labels = labels
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        kind = keras.losses.Loss if self.labels == "pairs" else GroupLoss
-        return kind.__call__(self, y_true, y_pred, sample_weight)
+    def _targets(self, y_true):
+        return y_true if self.labels == "pairs" else super()._targets(y_true)
 
     def call(self, y_true, y_pred):
         if self.labels == "pairs":

@@ -66,8 +66,8 @@ class KeepBest(keras.callbacks.Callback):
     """Save the model after the epoch with the highest `val_recall_sum`, whole or not at all;
     without a validation set, after every epoch.
 
-    Keras' ModelCheckpoint would start anew when a killed run resumes; here the choice follows from
-    the metrics of all epochs.
+    Keras' ModelCheckpoint would forget the best epoch when a killed run resumes; here the choice
+    follows from the metrics of all epochs.
 
     Args:
         model: The model to save: that which is trained, or one that shares its weights.

@@ -6,7 +6,7 @@
         --image-size 224
 
 Calibrates on training pictures and compares on the split. With another image size the run's image
-tower is built anew for it, with the run's weights: what is then measured is closeness and speed at
+tower is rebuilt for it, with the run's weights: what is then measured is closeness and speed at
 that size, since the recall of such a tower means nothing. `--distill` also teaches a smaller tower.
 """
 

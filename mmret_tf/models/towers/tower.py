@@ -39,7 +39,7 @@ class TowerForm(Protocol):
         """What is wrong with a query, or ""."""
 
 
-class Tower(WholeModel, abc.ABC):
+class Tower(WholeModel):
     """A backbone and a head for one modality. Section 2.2.
 
     Call: the result of `preprocess` -> float32 `[batch, embedding_dim]`, unit rows.

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
-from data.decoders.picture_files import crafted, tried
+from data.decoders.picture_files import crafted, exif_block, tried
 from PIL import Image, ImageOps
 
 from mmret_tf.data.decoders.image import (
@@ -116,6 +116,28 @@ def test_every_way_in_gives_the_same_picture(tmp_path):
         assert np.array_equal(load_image(path, 8), decoded), name
         with Image.open(path) as image:
             assert np.abs(load_image(image, 8).astype(int) - decoded).max() <= 1, name
+
+
+ENDLESS = {
+    "JPEG": lambda file: file[:20] + bytes(20_000) + file[20:],
+    "PNG": lambda file: file[:33] + b"\0\0\0\0eXIfcrc." * 20_000 + file[33:],
+    "WEBP": lambda file: file + b"JUNK\0\0\0\0" * 20_000,
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_header_without_an_end_is_refused_after_some_steps(kind, picture, encoded):
+    exif = b"Exif\0\0" + exif_block(6)  # so that a WebP is searched for it
+    with pytest.raises(ValueError, match="its header does not end"):
+        check_image(ENDLESS[kind](encoded(picture(), kind, exif=exif)))
+
+
+def test_blocks_without_an_end_are_refused_after_some_steps(picture, encoded):
+    contents = encoded(picture(), "GIF")
+    at = contents.index(b"\x2c\0\0\0\0")
+    blocks = b"\x21\xfe" + b"\1a" * 300_000 + b"\0"
+    with pytest.raises(ValueError, match="its header does not end"):
+        check_image(contents[:at] + blocks + contents[at:])
 
 
 def test_no_cut_of_a_jpeg_header_crashes(picture, encoded):

@@ -12,6 +12,10 @@ from mmret_tf.data.decoders.pictures import MAX_PIXELS
 
 PADDING = 64
 
+# Steps through a header, of some 40 microseconds each; a file that needs more is refused.
+MOST_STEPS = 2**14
+ENDLESS = "not a whole image: its header does not end"
+
 # Pixels that are laid over white at once, in wider numbers than bytes.
 BLOCK_PIXELS = 2**20
 
@@ -25,6 +29,11 @@ format_decoder = functools.partial(
 )
 
 
+# For functions without tests of tensors: AutoGraph would spend a fifth of a second on each.
+plain = tf.autograph.experimental.do_not_convert
+
+
+@plain
 def starts_with(data: tf.Tensor, start: int | tf.Tensor, magic: bytes) -> tf.Tensor:
     """Whether `magic` is at position `start`, a boolean scalar.
 
@@ -34,6 +43,7 @@ def starts_with(data: tf.Tensor, start: int | tf.Tensor, magic: bytes) -> tf.Ten
     return tf.reduce_all(data[start : start + len(magic)] == tf.constant(list(magic), tf.uint8))
 
 
+@plain
 def integer(
     data: tf.Tensor, start: int | tf.Tensor, length: int, order: str | tf.Tensor = "big"
 ) -> tf.Tensor:
@@ -51,12 +61,14 @@ def integer(
     return tf.bitcast(tf.cast(value, tf.uint32), tf.int32)
 
 
+@plain
 def required(value: tf.Tensor, is_right: tf.Tensor, reason: str | tf.Tensor) -> tf.Tensor:
     """The value, or an error with the reason. What needs the value is not computed before."""
     with tf.control_dependencies([tf.debugging.Assert(is_right, [reason])]):
         return tf.identity(value)
 
 
+@plain
 def checked(contents: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
     """The contents, once the size is known to be neither empty nor above `MAX_PIXELS`."""
     contents = required(

@@ -8,6 +8,7 @@ from mmret_tf.data.decoders.formats.binary import (
     format_decoder,
     integer,
     over_white,
+    plain,
     required,
 )
 
@@ -68,6 +69,7 @@ def _rows(
     return tf.reshape(data[start:end], (height, tf.cast(stride, tf.int32)))
 
 
+@plain
 def _indices(rows: tf.Tensor, width: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
     """Numbers of 1, 4 or 8 bits, highest bits first: uint8 `[height, width]`."""
     shifts = tf.cast(tf.range(8 - bits, -1, -bits), tf.uint8)
@@ -76,12 +78,14 @@ def _indices(rows: tf.Tensor, width: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
     return tf.reshape(parts, (tf.shape(rows)[0], -1))[:, :width]
 
 
+@plain
 def _count_colours(data: tf.Tensor, header: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
     """The number of colours in the palette."""
     count = tf.where(header == CORE_HEADER, 0, integer(data, 46, 4, "little"))
     return tf.where(count == 0, tf.bitwise.left_shift(1, bits), count)
 
 
+@plain
 def _by_palette(
     data: tf.Tensor, indices: tf.Tensor, header: tf.Tensor, bits: tf.Tensor
 ) -> tf.Tensor:

@@ -3,10 +3,13 @@
 import tensorflow as tf
 
 from mmret_tf.data.decoders.formats.binary import (
+    ENDLESS,
+    MOST_STEPS,
     PADDING,
     checked,
     format_decoder,
     integer,
+    plain,
     required,
 )
 
@@ -14,6 +17,10 @@ MAGIC = b"GIF8"
 
 EXTENSION, CONTROL, FRAME, TRAILER = 0x21, 0xF9, 0x2C, 0x3B
 NONE = -1  # no colour is transparent
+HAS_PALETTE, INTERLACED = 128, 64  # flags; the lowest three bits are the size of the palette
+
+# Blocks of up to 255 bytes, of some 7 microseconds each.
+MOST_BLOCKS = 2**18
 
 # Every byte as a string: pieces of a file are joined as strings.
 BYTES = [bytes([value]) for value in range(256)]
@@ -32,22 +39,24 @@ def decode(contents: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
     """
     width, height = integer(data, 6, 2, "little"), integer(data, 8, 2, "little")
     contents = checked(contents, height, width)
-    palette, size = tf.constant(13), _palette_size(data[10])
-    at, transparent = _find_frame(data, palette + size)
+    flags, palette = tf.cast(data[10], tf.int32), tf.constant(13)
+    at, transparent = _find_frame(data, palette + _palette_size(flags))
     at = required(at, data[at] == FRAME, "not a whole image: it has no frame")
     left, top = integer(data, at + 1, 2, "little"), integer(data, at + 3, 2, "little")
     columns, rows = integer(data, at + 5, 2, "little"), integer(data, at + 7, 2, "little")
     is_inside = tf.logical_and(left + columns <= width, top + rows <= height)
-    at = required(at, is_inside, "a GIF whose frame exceeds its screen: save it anew")
-    flags = tf.cast(data[at + 9], tf.int32)
-    pixels = at + 10 + _palette_size(data[at + 9])
-    if flags >= 128:
-        palette, size = at + 10, _palette_size(data[at + 9])
+    at = required(at, is_inside, "a GIF whose frame exceeds its screen: save it again")
+    frame_flags = tf.cast(data[at + 9], tf.int32)
+    pixels = at + 10 + _palette_size(frame_flags)
+    if frame_flags >= HAS_PALETTE:
+        flags, palette = frame_flags, at + 10
 
     colours, fill = tf.constant(GREYS), tf.zeros([3], tf.uint8)
-    if size > 0:
-        colours = tf.strings.substr(contents, palette, size)
+    if flags >= HAS_PALETTE:
+        colours = tf.strings.substr(contents, palette, _palette_size(flags))
         fill = data[palette : palette + 3]
+    else:
+        flags = tf.constant(HAS_PALETTE + 7)  # of 256 colours
     size = tf.strings.length(colours)
     if transparent != NONE:
         before = tf.strings.substr(colours, 0, tf.minimum(3 * transparent, size))
@@ -56,19 +65,16 @@ def decode(contents: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
         colours = tf.strings.substr(colours, 0, size)
         fill = tf.fill([3], tf.constant(255, tf.uint8))
     extent = tf.strings.substr(contents, at + 5, 4)
-    bits = tf.cast(
-        tf.round(tf.math.log(tf.cast(size, tf.float32) / 3) / tf.math.log(2.0)), tf.int32
-    )
     end = _skip_blocks(data, pixels + 1)
     file = [
         b"GIF89a",
         extent,
-        tf.gather(BYTES, 127 + bits),  # a palette of 2**bits colours
+        tf.gather(BYTES, HAS_PALETTE + flags % 8),
         b"\0\0",
         colours,
         b"\x2c\0\0\0\0",
         extent,
-        tf.gather(BYTES, flags % 128 // 64 * 64),  # interlaced or not
+        tf.gather(BYTES, frame_flags // INTERLACED % 2 * INTERLACED),
         tf.strings.substr(contents, pixels, end - pixels),
         b";",
     ]
@@ -79,17 +85,17 @@ def decode(contents: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(image, (None, None, 3))
 
 
+@plain
 def _palette_size(flags: tf.Tensor) -> tf.Tensor:
-    """Bytes of the palette that a byte of flags announces, 0 if it announces none."""
-    flags = tf.cast(flags, tf.int32)
-    return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(2, flags % 8), 0)
+    """Bytes of the palette that some flags announce, 0 if they announce none."""
+    return tf.where(flags >= HAS_PALETTE, 3 * tf.bitwise.left_shift(2, flags % 8), 0)
 
 
 def _find_frame(data: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The position of the first frame, and its transparent colour or `NONE`."""
-    transparent = tf.constant(NONE)
+    transparent, steps = tf.constant(NONE), 0
     end = tf.size(data) - PADDING
-    while at < end and data[at] != FRAME and data[at] != TRAILER:
+    while at < end and steps < MOST_STEPS and data[at] != FRAME and data[at] != TRAILER:
         if data[at] != EXTENSION:  # skipped, as by Pillow
             at += 1
         else:
@@ -97,11 +103,14 @@ def _find_frame(data: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
                 is_clear = data[at + 3] % 2 == 1
                 transparent = tf.where(is_clear, tf.cast(data[at + 6], tf.int32), NONE)
             at = _skip_blocks(data, at + 2)
+        steps += 1
     return at, transparent
 
 
 def _skip_blocks(data: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
     """The position behind some blocks, each of which starts with its length; the last is empty."""
-    while data[at] > 0:
+    blocks = 0
+    while data[at] > 0 and blocks < MOST_BLOCKS:
         at = tf.minimum(at + 1 + tf.cast(data[at], tf.int32), tf.size(data) - 1)
-    return at + 1
+        blocks += 1
+    return required(at + 1, data[at] == 0, ENDLESS)

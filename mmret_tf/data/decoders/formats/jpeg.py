@@ -3,10 +3,13 @@
 import tensorflow as tf
 
 from mmret_tf.data.decoders.formats.binary import (
+    ENDLESS,
+    MOST_STEPS,
     PADDING,
     checked,
     exif_orientation,
     format_decoder,
+    required,
     starts_with,
 )
 
@@ -46,8 +49,8 @@ def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Te
     """
     end = tf.size(data) - PADDING
     at, height, width, orientation = tf.constant(2), tf.constant(0), tf.constant(0), tf.constant(1)
-    is_cmyk, is_adobe = tf.constant(False), tf.constant(False)
-    while at < end:
+    is_cmyk, is_adobe, steps = tf.constant(False), tf.constant(False), 0
+    while at < end and steps < MOST_STEPS:
         # 0xFF, the marker, two bytes of length; a frame continues with depth, size and components.
         segment = tf.unstack(tf.cast(tf.slice(data, [at], [10]), tf.int32))
         action = tf.gather(ACTIONS, segment[1])
@@ -66,4 +69,6 @@ def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Te
             elif action == ADOBE and starts_with(data, at + 4, b"Adobe"):
                 is_adobe = length >= 14
         at += step
+        steps += 1
+    height = required(height, at >= end, ENDLESS)
     return height, width, orientation, is_cmyk & ~is_adobe

@@ -3,6 +3,8 @@
 import tensorflow as tf
 
 from mmret_tf.data.decoders.formats.binary import (
+    ENDLESS,
+    MOST_STEPS,
     PADDING,
     checked,
     exif_orientation,
@@ -28,10 +30,8 @@ def decode(contents: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     # As it is stored: asked for four channels, the decoder gets alpha wrong below 8 bits.
     image, orientation = tf.io.decode_png(contents), tf.constant(1)
     # Most have neither chunk, nor their names by chance, and are not walked through.
-    if (
-        tf.strings.length(tf.strings.regex_replace(contents, "tRNS|eXIf", ""))
-        < tf.size(data) - PADDING
-    ):
+    without = tf.strings.regex_replace(contents, "tRNS|eXIf", "")
+    if tf.strings.length(without) < tf.strings.length(contents):
         transparent, orientation = _read_chunks(data)
         depth, channels = tf.cast(data[24], tf.int32), tf.shape(image)[2]
         # As Pillow has it: unscaled, except for black and white, and not at 16 bits.
@@ -45,9 +45,9 @@ def decode(contents: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def _read_chunks(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The transparent colour, int32 `[3]`, `NONE` without one; and the orientation."""
     end = tf.size(data) - PADDING
-    at, is_before_pixels = tf.constant(8), tf.constant(True)
+    at, is_before_pixels, steps = tf.constant(8), tf.constant(True), 0
     transparent, orientation = tf.fill([3], NONE), tf.constant(1)
-    while at < end:
+    while at < end and steps < MOST_STEPS:
         length, content = integer(data, at, 4), at + 8
         if starts_with(data, at + 4, b"IDAT"):
             is_before_pixels = tf.constant(False)
@@ -57,4 +57,5 @@ def _read_chunks(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             orientation = exif_orientation(data, content)
         # A negative length is one above 2**31: the file ends in this chunk.
         at = tf.where(tf.logical_and(length >= 0, length < end - at), at + CHUNK + length, end)
-    return transparent, orientation
+        steps += 1
+    return transparent, required(orientation, at >= end, ENDLESS)

@@ -3,6 +3,8 @@
 import tensorflow as tf
 
 from mmret_tf.data.decoders.formats.binary import (
+    ENDLESS,
+    MOST_STEPS,
     PADDING,
     checked,
     exif_orientation,
@@ -50,12 +52,13 @@ def decode(contents: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def _orientation(data: tf.Tensor) -> tf.Tensor:
     """The orientation in the chunk EXIF; 1 if it has none."""
     end = tf.size(data) - PADDING
-    at, orientation = tf.constant(12), tf.constant(1)
-    while at < end:
+    at, orientation, steps = tf.constant(12), tf.constant(1), 0
+    while at < end and steps < MOST_STEPS:
         length = integer(data, at + 4, 4, "little")
         if starts_with(data, at, b"EXIF"):
             orientation = exif_orientation(data, at + 8)
         # Chunks have an even number of bytes.
         is_whole = tf.logical_and(length >= 0, length < end - at)
         at = tf.where(is_whole, at + 8 + length + length % 2, end)
-    return orientation
+        steps += 1
+    return required(orientation, at >= end, ENDLESS)

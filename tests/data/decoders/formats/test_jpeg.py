@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from data.decoders.picture_files import by_pillow, exif_block
-from PIL import Image
 
 from mmret_tf.data.decoders.formats.binary import PADDING
 from mmret_tf.data.decoders.formats.jpeg import read_header
@@ -61,4 +60,3 @@ def test_orientation_and_adobe_marker(picture, encoded):
     assert header(inks)[3] == 0 and header(plain)[3] == 1
     for each in (inks, plain):
         assert np.abs(decode_image(each).numpy() - by_pillow(each)).max() <= 1
-    assert Image.MAX_IMAGE_PIXELS  # nobody switched Pillow's limit off
