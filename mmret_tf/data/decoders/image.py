@@ -11,7 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from mmret_tf.data.decoders.formats import bmp, gif, jpeg, png, webp
-from mmret_tf.data.decoders.formats.binary import PADDING, required, starts_with
+from mmret_tf.data.decoders.formats.binary import (
+    PADDING,
+    exif_orientation,
+    over_white,
+    plain,
+    required,
+    starts_with,
+)
 from mmret_tf.data.decoders.pictures import ImageSource, picture_source
 
 
@@ -39,20 +46,19 @@ def decode_image(contents: tf.Tensor) -> tf.Tensor:
     contents = required(contents, tf.strings.length(contents) > 0, "empty file")
     data = tf.pad(tf.io.decode_raw(contents, tf.uint8), [[0, PADDING]])
     is_webp = starts_with(data, 0, webp.MAGIC) & starts_with(data, 8, b"WEBP")
-    orientation = tf.constant(1)
     if starts_with(data, 0, jpeg.MAGIC):
-        image, orientation = jpeg.decode(contents, data)
+        image, exif = jpeg.decode(contents, data)
     elif starts_with(data, 0, png.MAGIC):
-        image, orientation = png.decode(contents, data)
+        image, exif = png.decode(contents, data)
     elif starts_with(data, 0, gif.MAGIC):
-        image = gif.decode(contents, data)
+        image, exif = gif.decode(contents, data)
     elif starts_with(data, 0, bmp.MAGIC):
-        image = bmp.decode(contents, data)
+        image, exif = bmp.decode(contents, data)
     else:
         reason = "not an image: expected JPEG, PNG, GIF, BMP or WebP"
         contents = required(contents, is_webp, reason)
-        image, orientation = webp.decode(contents, data)
-    return _upright(tf.ensure_shape(image, (None, None, 3)), orientation)
+        image, exif = webp.decode(contents, data)
+    return _upright(over_white(image), exif_orientation(data, exif))
 
 
 def crop_and_resize(
@@ -159,12 +165,10 @@ def decode_failure(error: tf.errors.OpError) -> str:
     return said[1] if said else "not a whole image: truncated or damaged"
 
 
+@plain
 def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Turn a picture upright by its EXIF orientation, 1 (upright) to 8."""
-    if orientation >= 5:
-        image = tf.transpose(image, (1, 0, 2))
-    if tf.reduce_any(orientation == tf.constant([2, 3, 6, 7])):
-        image = tf.reverse(image, [1])
-    if tf.reduce_any(orientation == tf.constant([3, 4, 7, 8])):
-        image = tf.reverse(image, [0])
-    return tf.ensure_shape(image, (None, None, 3))
+    image = tf.transpose(image, tf.where(orientation >= 5, (1, 0, 2), (0, 1, 2)))
+    is_flipped = tf.reduce_any(orientation == [[3, 4, 7, 8], [2, 3, 6, 7]], axis=1)
+    steps = tf.where(is_flipped, -1, 1)
+    return tf.ensure_shape(image[:: steps[0], :: steps[1]], (None, None, 3))

@@ -16,6 +16,15 @@ PADDING = 64
 MOST_STEPS = 2**14
 ENDLESS = "not a whole image: its header does not end"
 
+# The position of EXIF in a file without it.
+NO_EXIF = 0
+
+# An entry of EXIF starts with its tag, its type and its count: the orientation is 0x0112, and one
+# number of two bytes.
+ENTRY = 12
+ORIENTATION_LITTLE = (0x12, 0x01, 3, 0, 1, 0, 0, 0)
+ORIENTATION_BIG = (0x01, 0x12, 0, 3, 0, 0, 0, 1)
+
 # Pixels that are laid over white at once, in wider numbers than bytes.
 BLOCK_PIXELS = 2**20
 
@@ -92,7 +101,7 @@ def over_white(image: tf.Tensor) -> tf.Tensor:
     [[[255, 255, 255], [10, 20, 30]]]
     """
     shape = tf.shape(image)
-    if shape[2] == 2 or shape[2] == 4:
+    if shape[2] % 2 == 0:
         # In blocks: whole, the wider numbers would take several times the memory of the picture.
         rows = tf.maximum(BLOCK_PIXELS // shape[1], 1)
         blocks = tf.TensorArray(tf.uint8, 0, dynamic_size=True, infer_shape=False)
@@ -102,11 +111,11 @@ def over_white(image: tf.Tensor) -> tf.Tensor:
             laid = levels[:, :, :-1] * alpha + 255 * (1 - alpha)
             blocks = blocks.write(blocks.size(), tf.cast(tf.round(laid), tf.uint8))
         image = blocks.concat()
-    if tf.shape(image)[2] == 1:
-        image = tf.repeat(image, 3, axis=2)
+    image = tf.broadcast_to(image, (shape[0], shape[1], 3))
     return tf.ensure_shape(image, (None, None, 3))
 
 
+@plain
 def exif_orientation(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     """The orientation, 1 (upright) to 8, in the EXIF block at a position; 1 if it has none."""
     start += 6 * tf.cast(starts_with(data, start, b"Exif\0\0"), tf.int32)
@@ -114,14 +123,13 @@ def exif_orientation(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     is_known = is_little | starts_with(data, start, b"MM\0*")
     end = tf.size(data) - PADDING
     directory = start + integer(data, start + 4, 4, is_little)
-    orientation = tf.constant(1)
-    if is_known and directory > start and directory < end:
-        count = tf.minimum(integer(data, directory, 2, is_little), (end - directory) // 12)
-        for entry in tf.range(count):
-            at = directory + 2 + 12 * entry
-            # One number of two bytes.
-            is_short = integer(data, at + 2, 2, is_little) == 3
-            is_one = integer(data, at + 4, 4, is_little) == 1
-            if integer(data, at, 2, is_little) == 0x0112 and is_short and is_one:
-                orientation = integer(data, at + 8, 2, is_little)
+    is_inside = is_known & (directory > start) & (directory < end)
+    directory = tf.where(is_inside, directory, 0)
+    count = tf.minimum(integer(data, directory, 2, is_little), (end - directory) // ENTRY)
+    entries = data[directory + 2 : directory + 2 + ENTRY * tf.where(is_inside, count, 0)]
+    entries = tf.cast(tf.reshape(entries, (-1, ENTRY)), tf.int32)
+    expected = tf.where(is_little, ORIENTATION_LITTLE, ORIENTATION_BIG)
+    values = tf.reduce_sum(entries[:, 8:10] * tf.where(is_little, [1, 256], [256, 1]), axis=1)
+    found = values[tf.reduce_all(entries[:, :8] == expected, axis=1)]
+    orientation = tf.concat([[1], found], axis=0)[-1]
     return tf.where((orientation >= 1) & (orientation <= 8), orientation, 1)

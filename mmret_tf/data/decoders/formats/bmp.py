@@ -3,11 +3,11 @@
 import tensorflow as tf
 
 from mmret_tf.data.decoders.formats.binary import (
+    NO_EXIF,
     PADDING,
     checked,
     format_decoder,
     integer,
-    over_white,
     plain,
     required,
 )
@@ -17,24 +17,24 @@ MAGIC = b"BM"
 CORE_HEADER = 12  # bytes of the oldest header; the others have 40 or more
 RAW, MASKS = 0, 3  # kinds of compression
 
-# Masks of red, green and blue in 16 bits.
+# Masks of red, green and blue in 16 and in 32 bits, and of alpha.
 MASKS_555, MASKS_565 = (0x7C00, 0x3E0, 0x1F), (0xF800, 0x7E0, 0x1F)
+MASKS_888, ALPHA = (0xFF0000, 0xFF00, 0xFF), -0x1000000
 
 
 @format_decoder
-def decode(contents: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
-    """The picture, uint8 `[height, width, 3]`."""
+def decode(contents: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The picture and the position of its EXIF block."""
     header = integer(data, 14, 4, "little")
-    if header == CORE_HEADER:
-        width, height = integer(data, 18, 2, "little"), integer(data, 20, 2, "little")
-        bits, kind = integer(data, 24, 2, "little"), tf.constant(RAW)
-    else:
-        width, height = integer(data, 18, 4, "little"), integer(data, 22, 4, "little")
-        bits, kind = integer(data, 28, 2, "little"), integer(data, 30, 4, "little")
-    is_top_down = height < 0
+    is_core = header == CORE_HEADER
+    width = tf.where(is_core, integer(data, 18, 2, "little"), integer(data, 18, 4, "little"))
+    height = tf.where(is_core, integer(data, 20, 2, "little"), integer(data, 22, 4, "little"))
+    bits = tf.where(is_core, integer(data, 24, 2, "little"), integer(data, 28, 2, "little"))
+    kind = tf.where(is_core, RAW, integer(data, 30, 4, "little"))
+    row_step = tf.where(height < 0, 1, -1)  # a negative height: from top to bottom
     height = tf.abs(height)
     is_masked = kind == MASKS
-    is_known = tf.logical_or(kind == RAW, tf.logical_and(is_masked, bits % 16 == 0))
+    is_known = (kind == RAW) | (is_masked & (bits % 16 == 0))
     with tf.control_dependencies([checked(contents, height, width)]):
         data = required(data, is_known, "a compressed BMP: save it without compression")
     rows = _rows(data, height, width, header, bits)
@@ -42,15 +42,13 @@ def decode(contents: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
         image = _by_palette(data, _indices(rows, width, bits), header, bits)
     elif bits == 16:
         image = _from_16_bits(data, rows, width, is_masked)
-    elif bits == 24:
-        image = tf.reshape(rows[:, : 3 * width], (height, width, 3))[:, :, ::-1]
     else:
-        image = _from_32_bits(data, tf.reshape(rows, (height, width, 4)), header, is_masked)
-    if not is_top_down:
-        image = image[::-1]
-    return tf.ensure_shape(image, (None, None, 3))
+        pixels = tf.reshape(rows[:, : width * bits // 8], (height, width, bits // 8))
+        image = _from_bytes(data, pixels, header, is_masked)
+    return image[::row_step], tf.constant(NO_EXIF)
 
 
+@plain
 def _rows(
     data: tf.Tensor, height: tf.Tensor, width: tf.Tensor, header: tf.Tensor, bits: tf.Tensor
 ) -> tf.Tensor:
@@ -59,12 +57,12 @@ def _rows(
     bits = required(bits, is_known, "a BMP with an unknown number of bits a pixel")
     stride = (tf.cast(width, tf.int64) * tf.cast(bits, tf.int64) + 31) // 32 * 4
     start = tf.cast(integer(data, 10, 4, "little"), tf.int64)
-    if bits <= 8 and start == tf.cast(14 + header, tf.int64):  # it forgets the palette
-        start += 4 * tf.cast(_count_colours(data, header, bits), tf.int64)
+    is_on_palette = (bits <= 8) & (start == tf.cast(14 + header, tf.int64))  # it was forgotten
+    start += tf.where(is_on_palette, 4 * tf.cast(_count_colours(data, header, bits), tf.int64), 0)
     end = start + stride * tf.cast(height, tf.int64)
     # The last row may lack the bytes that fill its group.
     needed = end - stride + (tf.cast(width, tf.int64) * tf.cast(bits, tf.int64) + 7) // 8
-    is_whole = tf.logical_and(start > 0, needed <= tf.size(data, tf.int64) - PADDING)
+    is_whole = (start > 0) & (needed <= tf.size(data, tf.int64) - PADDING)
     start = required(start, is_whole, "not a whole image: truncated or damaged")
     return tf.reshape(data[start:end], (height, tf.cast(stride, tf.int32)))
 
@@ -100,42 +98,41 @@ def _by_palette(
     return tf.gather(palette, tf.cast(indices, tf.int32))
 
 
+@plain
 def _from_16_bits(
     data: tf.Tensor, rows: tf.Tensor, width: tf.Tensor, is_masked: tf.Tensor
 ) -> tf.Tensor:
     """Colours of 5 or 6 bits, scaled to 8: uint8 `[height, width, 3]`."""
-    masks = tf.constant(MASKS_555)
-    if is_masked:
-        masks = tf.stack([integer(data, 54 + 4 * each, 4, "little") for each in range(3)])
-    is_565 = tf.reduce_all(masks == MASKS_565)
-    is_known = tf.logical_or(is_565, tf.reduce_all(masks == MASKS_555))
+    masks = tf.where(is_masked, _masks(data)[:3], MASKS_555)
+    is_known = tf.reduce_all(masks == MASKS_555) | tf.reduce_all(masks == MASKS_565)
     rows = required(rows, is_known, "a BMP with unusual colour masks")
     pixels = tf.cast(rows[:, : 2 * width], tf.int32)
-    pixels = pixels[:, 0::2] + 256 * pixels[:, 1::2]
-    levels = []
-    for mask in tf.unstack(masks):
-        lowest = tf.bitwise.bitwise_and(mask, -mask)
-        levels.append(tf.bitwise.bitwise_and(pixels, mask) // lowest * 255 // (mask // lowest))
-    return tf.cast(tf.stack(levels, axis=2), tf.uint8)
+    pixels = pixels[:, 0::2, None] + 256 * pixels[:, 1::2, None]
+    lowest = tf.bitwise.bitwise_and(masks, -masks)
+    levels = tf.bitwise.bitwise_and(pixels, masks) // lowest * 255 // (masks // lowest)
+    return tf.cast(levels, tf.uint8)
 
 
-def _from_32_bits(
+@plain
+def _from_bytes(
     data: tf.Tensor, pixels: tf.Tensor, header: tf.Tensor, is_masked: tf.Tensor
 ) -> tf.Tensor:
-    """Four bytes a pixel, blue, green, red and unused, or as the masks say, over white."""
-    if not is_masked:
-        return pixels[:, :, 2::-1]
-    masks = tf.stack([integer(data, 54 + 4 * each, 4, "little") for each in range(4)])
-    if header < 56:  # shorter headers know no alpha
-        masks = tf.concat([masks[:3], [0]], axis=0)
-    if tf.reduce_all(masks == 0):
-        masks = tf.constant([0xFF0000, 0xFF00, 0xFF, -0x1000000])
-    is_byte = masks[:, None] == tf.constant([0xFF, 0xFF00, 0xFF0000, -0x1000000])
-    is_known = tf.reduce_all(
-        tf.logical_or(tf.reduce_any(is_byte, axis=1), [False] * 3 + [masks[3] == 0])
-    )
+    """Three or four bytes a pixel, blue, green, red and unused, or as the masks say.
+
+    Returns:
+        uint8 `[height, width, 3]`, or 4 with alpha.
+    """
+    masks = tf.where(header < 56, _masks(data) * [1, 1, 1, 0], _masks(data))  # 56: knows alpha
+    masks = tf.where(tf.reduce_all(masks == 0), [*MASKS_888, ALPHA], masks)
+    masks = tf.where(is_masked, masks, [*MASKS_888, 0])
+    is_byte = masks[:, None] == [*MASKS_888[::-1], ALPHA]
+    is_known = tf.reduce_all(tf.reduce_any(is_byte, axis=1) | [False, False, False, masks[3] == 0])
     pixels = required(pixels, is_known, "a BMP with unusual colour masks")
     places = tf.argmax(tf.cast(is_byte, tf.int32), axis=1)
-    if masks[3] == 0:
-        return tf.gather(pixels, places[:3], axis=2)
-    return over_white(tf.gather(pixels, places, axis=2))
+    return tf.gather(pixels, places[: tf.where(masks[3] == 0, 3, 4)], axis=2)
+
+
+@plain
+def _masks(data: tf.Tensor) -> tf.Tensor:
+    """The bits of red, green, blue and alpha, int32 `[4]`."""
+    return tf.stack([integer(data, 54 + 4 * each, 4, "little") for each in range(4)])

@@ -1,10 +1,12 @@
 """GIF: the first frame, on its screen. TensorFlow's decoder paints what is transparent black."""
 
+import numpy as np
 import tensorflow as tf
 
 from mmret_tf.data.decoders.formats.binary import (
     ENDLESS,
     MOST_STEPS,
+    NO_EXIF,
     PADDING,
     checked,
     format_decoder,
@@ -25,13 +27,15 @@ MOST_BLOCKS = 2**18
 # Every byte as a string: pieces of a file are joined as strings.
 BYTES = [bytes([value]) for value in range(256)]
 
+BLACK, WHITE = np.uint8([0, 0, 0]), np.uint8([255, 255, 255])
+
 # The palette of a file without one.
 GREYS = bytes(value // 3 for value in range(768))
 
 
 @format_decoder
-def decode(contents: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
-    """The picture, uint8 `[height, width, 3]`.
+def decode(contents: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The picture and the position of its EXIF block.
 
     The first frame is decoded as a file of its own, whose palette has white for the transparent
     colour. So the other frames take no memory, whatever their sizes. The screen around a frame has
@@ -44,26 +48,22 @@ def decode(contents: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
     at = required(at, data[at] == FRAME, "not a whole image: it has no frame")
     left, top = integer(data, at + 1, 2, "little"), integer(data, at + 3, 2, "little")
     columns, rows = integer(data, at + 5, 2, "little"), integer(data, at + 7, 2, "little")
-    is_inside = tf.logical_and(left + columns <= width, top + rows <= height)
+    is_inside = (left + columns <= width) & (top + rows <= height)
     at = required(at, is_inside, "a GIF whose frame exceeds its screen: save it again")
     frame_flags = tf.cast(data[at + 9], tf.int32)
     pixels = at + 10 + _palette_size(frame_flags)
-    if frame_flags >= HAS_PALETTE:
-        flags, palette = frame_flags, at + 10
-
-    colours, fill = tf.constant(GREYS), tf.zeros([3], tf.uint8)
-    if flags >= HAS_PALETTE:
-        colours = tf.strings.substr(contents, palette, _palette_size(flags))
-        fill = data[palette : palette + 3]
-    else:
-        flags = tf.constant(HAS_PALETTE + 7)  # of 256 colours
-    size = tf.strings.length(colours)
-    if transparent != NONE:
-        before = tf.strings.substr(colours, 0, tf.minimum(3 * transparent, size))
-        after = tf.strings.substr(colours, tf.minimum(3 * transparent + 3, size), size)
-        colours = tf.strings.join([before, b"\xff\xff\xff", after])
-        colours = tf.strings.substr(colours, 0, size)
-        fill = tf.fill([3], tf.constant(255, tf.uint8))
+    is_local = frame_flags >= HAS_PALETTE
+    flags, palette = tf.where(is_local, frame_flags, flags), tf.where(is_local, at + 10, palette)
+    has_palette = flags >= HAS_PALETTE
+    flags = tf.where(has_palette, flags, HAS_PALETTE + 7)  # greys are 256
+    size = _palette_size(flags)
+    colours = tf.where(has_palette, tf.strings.substr(contents, palette, size), GREYS)
+    fill = tf.where(has_palette, data[palette : palette + 3], BLACK)
+    before = tf.strings.substr(colours, 0, tf.minimum(3 * transparent, size))
+    after = tf.strings.substr(colours, tf.minimum(3 * transparent + 3, size), size)
+    cleared = tf.strings.substr(tf.strings.join([before, WHITE.tobytes(), after]), 0, size)
+    is_clear = transparent != NONE
+    colours, fill = tf.where(is_clear, cleared, colours), tf.where(is_clear, WHITE, fill)
     extent = tf.strings.substr(contents, at + 5, 4)
     end = _skip_blocks(data, pixels + 1)
     file = [
@@ -82,7 +82,7 @@ def decode(contents: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
     around = [[top, height - top - rows], [left, width - left - columns]]
     is_frame = tf.pad(tf.ones_like(frame[:, :, :1]), [*around, [0, 0]]) == 1
     image = tf.where(is_frame, tf.pad(frame, [*around, [0, 0]]), fill)
-    return tf.ensure_shape(image, (None, None, 3))
+    return image, tf.constant(NO_EXIF)
 
 
 @plain
@@ -93,16 +93,15 @@ def _palette_size(flags: tf.Tensor) -> tf.Tensor:
 
 def _find_frame(data: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The position of the first frame, and its transparent colour or `NONE`."""
-    transparent, steps = tf.constant(NONE), 0
-    end = tf.size(data) - PADDING
-    while at < end and steps < MOST_STEPS and data[at] != FRAME and data[at] != TRAILER:
-        if data[at] != EXTENSION:  # skipped, as by Pillow
-            at += 1
-        else:
-            if data[at + 1] == CONTROL:
-                is_clear = data[at + 3] % 2 == 1
-                transparent = tf.where(is_clear, tf.cast(data[at + 6], tf.int32), NONE)
-            at = _skip_blocks(data, at + 2)
+    end, transparent, steps = tf.size(data) - PADDING, tf.constant(NONE), 0
+    kind = data[at]
+    while (at < end) & (kind != FRAME) & (kind != TRAILER) & (steps < MOST_STEPS):
+        is_extension = kind == EXTENSION
+        colour = tf.where(data[at + 3] % 2 == 1, tf.cast(data[at + 6], tf.int32), NONE)
+        transparent = tf.where(is_extension & (data[at + 1] == CONTROL), colour, transparent)
+        behind = _skip_blocks(data, tf.where(is_extension, at + 2, end))
+        at = tf.where(is_extension, behind, at + 1)  # other bytes are skipped, as by Pillow
+        kind = data[tf.minimum(at, end)]
         steps += 1
     return at, transparent
 
@@ -110,7 +109,7 @@ def _find_frame(data: tf.Tensor, at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def _skip_blocks(data: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
     """The position behind some blocks, each of which starts with its length; the last is empty."""
     blocks = 0
-    while data[at] > 0 and blocks < MOST_BLOCKS:
+    while (data[at] > 0) & (blocks < MOST_BLOCKS):
         at = tf.minimum(at + 1 + tf.cast(data[at], tf.int32), tf.size(data) - 1)
         blocks += 1
     return required(at + 1, data[at] == 0, ENDLESS)

@@ -5,15 +5,19 @@ import pytest
 import tensorflow as tf
 from data.decoders.picture_files import by_pillow, exif_block
 
-from mmret_tf.data.decoders.formats.binary import PADDING
+from mmret_tf.data.decoders.formats.binary import PADDING, exif_orientation
 from mmret_tf.data.decoders.formats.jpeg import read_header
 from mmret_tf.data.decoders.image import check_image, decode_image
+
+READ = tf.function(read_header, input_signature=[tf.TensorSpec([None], tf.uint8)])
 
 
 def header(contents):
     """Height, width, orientation, and whether it is CMYK without Adobe's marker."""
-    read = tf.function(read_header, input_signature=[tf.TensorSpec([None], tf.uint8)])
-    return [int(each) for each in read(np.frombuffer(contents + bytes(PADDING), np.uint8))]
+    data = tf.constant(np.frombuffer(contents + bytes(PADDING), np.uint8))
+    height, width, exif, is_plain_cmyk = READ(data)
+    found = height, width, exif_orientation(data, exif), is_plain_cmyk
+    return [int(each) for each in found]
 
 
 def frame(height, width):
