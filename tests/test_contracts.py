@@ -28,8 +28,14 @@ SEQUENCES = {"image": rows(4, 3, 8), "text": rows(4, 5, 8, seed=1)}
 SCORES = {"image": rows(3, 6), "text": rows(3, 6, seed=1)}
 
 
-def adapted(imputer, **settings):
-    imputer.adapt(PAIR, **settings)
+def adapted(imputer):
+    imputer.adapt(PAIR)
+    return imputer
+
+
+def started(imputer):
+    """With weights, but without training."""
+    imputer.start({name: values.shape for name, values in PAIR.items()})
     return imputer
 
 
@@ -52,7 +58,7 @@ LAYERS = {
     "ConstantImputer": (lambda: mm.fusion.ConstantImputer(0.5), PAIR),
     "MeanImputer": (lambda: adapted(mm.fusion.MeanImputer()), PAIR),
     "NearestImputer": (lambda: adapted(mm.fusion.NearestImputer(2)), PAIR),
-    "ModalityPredictor": (lambda: adapted(mm.fusion.ModalityPredictor(8), epochs=1), PAIR),
+    "ModalityPredictor": (lambda: started(mm.fusion.ModalityPredictor(8)), PAIR),
     "WeightedScores": (lambda: mm.fusion.WeightedScores(), SCORES),
     "ReciprocalRankFusion": (lambda: mm.fusion.ReciprocalRankFusion(), SCORES),
     "TextPreprocessor": (make_text, np.array(["a red circle", "圆"])),
