@@ -1,11 +1,12 @@
-"""The model that section 5 of the document prints: image features and text features, joined.
+"""The model of section 5 of the document: image features and text features, joined.
 
-Three things in the listing cannot work and are changed here:
+The listing trains, but it cannot search. The least that mends it is changed here:
 
-- Its `call` uses two models from outside the class, so Keras finds nothing to train, and it does
-  not pass `training` on. Here the model owns both, and passes it on.
-- It does not say what the labels are: see `item_labels`.
-- `np.argsort(predictions)` sorts the coordinates of vectors: see `rank_items`.
+- The class takes the two models, and has `get_config`: without it, a saved file does not load.
+- `call` passes `training` on: without it, batch normalization and dropout work as in prediction.
+- Labels come from `item_labels`: the listing does not state their shape.
+- `rank_items` compares queries with a gallery: `tf.argsort` of a prediction sorts the coordinates
+  of the query, and no item takes part.
 
 It is the contrast to `DualEncoder`: every item needs both modalities, and nothing aligns the image
 half of a vector with the text half.
@@ -31,10 +32,12 @@ class MultimodalRetrievalModel(WholeModel):
 
     Call: `{"image": [batch, height, width, 3], "text": [batch, length]}` -> `[batch, width]`, not
     scaled to unit length. Pictures must be scaled as `image_model` expects: for ResNet50,
-    `keras.applications.resnet50.preprocess_input` of levels 0 to 255.
+    `keras.applications.resnet50.preprocess_input` of levels 0 to 255. Texts of different lengths
+    need an `Embedding` with `mask_zero=True`: without it, padding is read like words.
 
     `compile`, `fit`, `predict` and `save` are Keras' own. Labels are the embeddings that the pairs
-    should get, `[batch, width]`, from `item_labels`; the loss is `keras.losses.CosineSimilarity`.
+    should get, `[batch, width]`, from `item_labels`. The loss is `keras.losses.CosineSimilarity`,
+    minus the cosine; `keras.metrics.CosineSimilarity` is the cosine itself.
 
     Args:
         image_model: Functional or Sequential model that returns `[batch, features]`, such as
@@ -150,7 +153,8 @@ def item_labels(item_ids: Sequence[str] | Sequence[int], width: int, seed: int =
 
 
 def rank_items(queries: npt.ArrayLike, items: npt.ArrayLike, k: int | None = None) -> np.ndarray:
-    """Rank items by cosine similarity: what section 5 means by `np.argsort(predictions)`.
+    """Rank items by cosine similarity: what section 5 means by
+    `tf.argsort(predictions, direction="DESCENDING")`.
 
     The most similar item comes first; of equally similar ones, the earlier row.
 

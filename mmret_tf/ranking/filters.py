@@ -1,7 +1,7 @@
 """Filters on the attributes of items (属性过滤): from a condition to the rows that fulfil it.
 
 A condition is a dictionary that JSON can hold, in MongoDB's form:
-`{"colour": "red", "price": {"$gte": 10, "$lt": 20}}`. Section 6(1): a shop's customers search among
+`{"colour": "red", "price": {"$gte": 10, "$lt": 20}}`. Section 6: a shop's customers search among
 the goods that they can afford.
 """
 
@@ -135,7 +135,7 @@ def checked_records(
 
 
 def check_condition(where: Mapping[str, Any], names: Collection[str]) -> None:
-    """Check a condition on the attributes of items. Section 6(1).
+    """Check a condition on the attributes of items. Section 6.
 
     A condition is one of these; all entries of one dictionary must hold:
 
