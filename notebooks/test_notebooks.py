@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, and are kept with their outputs."""
 
+import os
 import re
 from pathlib import Path
 
@@ -44,6 +45,9 @@ def test_notebook_tells_where_it_stands_in_the_document(path):
 @notebooks
 def test_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))  # drawn scenes are cached there
+    # Notebooks that run side by side would wait for each other's threads.
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", str(max(1, os.cpu_count() // workers)))
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
     assert shows_a_picture(code_cells(notebook)[-1])

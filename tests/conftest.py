@@ -1,16 +1,22 @@
 """What tests share: a small backbone and model, collections, and a Keras home of their own."""
 
 import json
+import os
 import warnings
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from mmret_tf.data import TextPreprocessor, load_pairs
 from mmret_tf.models import DualEncoder, image_tower, text_tower
 from mmret_tf.similarity import ContrastiveCosine
+
+# Processes that run side by side would wait for each other's threads.
+workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+tf.config.threading.set_intra_op_parallelism_threads(max(1, os.cpu_count() // workers))
 
 CAPTIONS = ["a red circle", "a blue square", "红色的圆", "蓝色的方块"]
 
