@@ -2,9 +2,9 @@
 
     python tests/benchmarks/serving.py --run runs/demo --data scenes
 
-Exports the run for both engines, runs every signature in a fresh process through the V1 loader, as
-TensorFlow Serving does, with 1, 3 and 64 rows, and prints the largest differences from what Python
-answers. Then the median time of one text query, encoding and exact search among 10,000 items, on
+Exports the run for both engines, runs every signature in a fresh process with 1, 3 and 64 rows, and
+prints the largest differences from what Python answers. The loader is TensorFlow Serving's: in a V1
+session, and through the C API without Python's TensorFlow. Then the median time of one text query, encoding and exact search among 10,000 items, on
 one core.
 """
 
@@ -52,10 +52,16 @@ def compare(searcher: mm.Searcher, pairs: mm.data.Pairs, engine: str, folder: Pa
         texts = [captions[row * 7 % len(captions)] for row in range(rows)]
         paths = [pairs.image_paths[row % len(pairs)] for row in range(rows)]
         asked += ask_everything(searcher, texts, [path.read_bytes() for path in paths], K)
-    print(f"{engine:<25} rows  largest difference  same ids")
     export = mm.export_saved_model(searcher, folder / engine, 1, engine, K)
     requests = [request for request, _ in asked]
-    answers = run(export, requests, *(["scann"] if engine == "scann" else []))
+    ops = ["scann"] if engine == "scann" else []
+    for loader in ([], ["c_api"]):
+        print(f"{' '.join([engine, *loader]):<25} rows  largest difference  same ids")
+        show(asked, run(export, requests, *ops, *loader))
+
+
+def show(asked: list, answers: list) -> None:
+    """A line for each answer."""
     for ((signature, _), right), answer in zip(asked, answers, strict=True):
         same = ""
         if signature.startswith("encode"):

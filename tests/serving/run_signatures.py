@@ -1,11 +1,12 @@
-"""Run requests through a SavedModel as TensorFlow Serving does: by the V1 loader, in a V1 session.
+"""Run requests through a SavedModel as TensorFlow Serving does: by its loader, in a session.
 
-    python run_signatures.py EXPORT [scann]
+    python run_signatures.py EXPORT [scann] [c_api]
 
 reads a list of requests from each line, JSON, and writes a line with the list of their answers. A
 request is [signature, {input: [values]}], with a picture as {"b64": ...}; an answer is {output:
 [values]} or {"error": message}. A request with a third part, a number of runs, is answered with
-{"seconds": of each run}. The process cannot import this project, and ScaNN only if it is named.
+{"seconds": of each run}. The process cannot import this project, and has the ops of ScaNN only if
+they are named. With `c_api` it cannot import TensorFlow either, and loads through its C API.
 """
 
 import base64
@@ -14,19 +15,18 @@ import sys
 import time
 
 if __name__ == "__main__":
-    sys.modules["mmret_tf"] = None
-    if "scann" in sys.argv[2:]:
+    barred = {"mmret_tf", "scann", "tensorflow"} - {*sys.argv[2:]}
+    for name in barred if "c_api" in sys.argv[2:] else barred - {"tensorflow"}:
+        sys.modules[name] = None
+
+
+def load(folder, with_scann=False):
+    """A function from a signature and inputs to outputs; ValueError for what TensorFlow refuses."""
+    if with_scann:
         import scann  # noqa: F401  registers its ops
-    else:
-        sys.modules["scann"] = None
+    import tensorflow as tf
 
-import tensorflow as tf  # noqa: E402
-
-v1 = tf.compat.v1
-
-
-def load(folder):
-    """A function from a signature and inputs to outputs."""
+    v1 = tf.compat.v1
     session = v1.Session(graph=tf.Graph())
     with session.graph.as_default():
         loaded = v1.saved_model.loader.load(session, ["serve"], folder)
@@ -35,7 +35,10 @@ def load(folder):
         definition = loaded.signature_def[signature]
         feeds = {definition.inputs[name].name: value for name, value in inputs.items()}
         fetches = {name: tensor.name for name, tensor in definition.outputs.items()}
-        return session.run(fetches, feeds)
+        try:
+            return session.run(fetches, feeds)
+        except tf.errors.OpError as error:
+            raise ValueError(str(error)) from None
 
     return run
 
@@ -45,7 +48,7 @@ def answer(run, signature, inputs, runs=0):
     inputs = {name: from_json(values) for name, values in inputs.items()}
     try:
         outputs = run(signature, inputs)
-    except (tf.errors.OpError, ValueError) as error:
+    except ValueError as error:
         return {"error": str(error)}
     if runs:
         clock = [time.perf_counter()]
@@ -67,6 +70,8 @@ def to_json(value):
 
 
 if __name__ == "__main__":
-    run = load(sys.argv[1])
+    if "c_api" in sys.argv[2:]:
+        from c_api import load
+    run = load(sys.argv[1], "scann" in sys.argv[2:])
     for line in sys.stdin:
         print(json.dumps([answer(run, *request) for request in json.loads(line)]), flush=True)

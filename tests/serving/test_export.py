@@ -1,4 +1,5 @@
-"""Exports for TensorFlow Serving, loaded as it does: by the V1 loader, in a fresh process."""
+"""Exports for TensorFlow Serving, loaded as it does, in a fresh process: by the V1 loader, and by
+the C API without Python's TensorFlow."""
 
 import base64
 import io
@@ -53,10 +54,10 @@ def run(server):
     return lambda asked: [ask(*request) for request in asked]
 
 
-def run_with_scann(export, asked):
-    """Answers of a fresh process that has the ops of ScaNN, and not this package."""
+def run_alone(export, asked, *options):
+    """Answers of a fresh process without this package; the options are of `run_signatures.py`."""
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("run_signatures.py"), export, "scann"],
+        [sys.executable, Path(__file__).with_name("run_signatures.py"), export, *options],
         input=json.dumps(asked),
         capture_output=True,
         text=True,
@@ -106,6 +107,7 @@ def ask(searcher, rows):
 
 def check(answers, asked):
     for given, ((signature, _), right) in zip(answers, asked, strict=True):
+        assert "error" not in given, given
         if signature.startswith("encode"):
             np.testing.assert_allclose(given["embedding"], right, atol=1e-5)
             continue
@@ -130,7 +132,16 @@ def test_an_export_for_the_ops_of_scann_answers_as_python_does(searcher, tmp_pat
     with_integers = make_searcher(searcher.encoder, ids=[2**40 - row for row in range(300)])
     export = export_saved_model(with_integers, tmp_path / "scann", 1, "scann", k=7)
     asked = [each for each in ask(with_integers, 3) if each[0][0] in both]
-    check(run_with_scann(export, [request for request, _ in asked]), asked)
+    for options in (["scann"], ["scann", "c_api"]):
+        check(run_alone(export, [request for request, _ in asked], *options), asked)
+
+
+def test_the_loader_of_a_server_needs_nothing_of_python(searcher, small):
+    asked = [*ask(searcher, 1), *ask(searcher, 3)]
+    refused = ["search_by_image", to_json({"image": [b"no picture"]})]
+    *answers, last = run_alone(small, [*(request for request, _ in asked), refused], "c_api")
+    check(answers, asked)
+    assert "not an image: expected JPEG" in last["error"]
 
 
 def test_a_trained_fusion_embeds_the_queries_without_a_weight(tmp_path, only):
