@@ -4,8 +4,8 @@
 
 Exports the run for both engines, runs every signature in a fresh process with 1, 3 and 64 rows, and
 prints the largest differences from what Python answers. The loader is TensorFlow Serving's: in a V1
-session, and through the C API without Python's TensorFlow. Then the median time of one text query, encoding and exact search among 10,000 items, on
-one core.
+session, and through the C API without Python's TensorFlow. Then the median time of one text query,
+encoding and exact search among 10,000 items, on one core.
 """
 
 import argparse
