@@ -61,7 +61,7 @@ def open_array(path: Path, shape: Sequence[int], dtype: str = "float32") -> np.n
     """Memory-map an array of a known shape and type; ValueError for any other file."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # whatever a damaged header does to NumPy's parser
         raise ValueError(f"{path} is not a NumPy array: {error}") from None
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path} is not a NumPy array: it is an archive of several")

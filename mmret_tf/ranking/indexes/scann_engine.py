@@ -114,22 +114,8 @@ class ScannEngine:
         cls, base: Segment, config: ScannConfig, progress: Callable[[str], None]
     ) -> "ScannEngine":
         """Partition and encode the rows; the engine still has to be tuned."""
-        (n, dim), is_cosine = base.vectors.shape, base.metric == "cosine"
-        progress(f"partitioning {n:,} items into {config.leaves:,} leaves")
-        measure = "dot_product" if is_cosine else "squared_l2"
-        builder = import_scann().builder(base.vectors, 10, measure)
-        # Leaves are chosen by the inner product with their centres. Spherical centres have one
-        # length; plain means would be shorter for wider leaves, which would be missed.
-        sample_size = min(LEAF_SAMPLE * config.leaves, n)
-        builder = builder.tree(
-            config.leaves, 1, training_sample_size=sample_size, spherical=is_cosine
-        )
-        builder = builder.score_ah(
-            min(DIMENSIONS_PER_CODE, dim),
-            training_sample_size=CODE_SAMPLE,
-            anisotropic_quantization_threshold=ANISOTROPIC if is_cosine else math.nan,
-        )
-        return cls(base, config, build_searcher(builder.reorder(100)), {})
+        progress(f"partitioning {len(base):,} items into {config.leaves:,} leaves")
+        return cls(base, config, build_searcher(make_builder(base, config.leaves)), {})
 
     def nearest(
         self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None, wider: int = 1
@@ -222,6 +208,23 @@ class ScannEngine:
         noise = np.random.default_rng(1).standard_normal(rows.shape, np.float32) / dim**0.5
         noise *= np.linalg.norm(rows, axis=1, keepdims=True)
         return checked_queries(rows + 0.1 * noise, dim, self.base.metric)
+
+
+def make_builder(base: Segment, leaves: int) -> Any:
+    """ScaNN's builder of a searcher over a segment."""
+    (n, dim), is_cosine = base.vectors.shape, base.metric == "cosine"
+    measure = "dot_product" if is_cosine else "squared_l2"
+    builder = import_scann().builder(base.vectors, 10, measure)
+    # Leaves are chosen by the inner product with their centres. Spherical centres have one length;
+    # plain means would be shorter for wider leaves, which would be missed.
+    sample_size = min(LEAF_SAMPLE * leaves, n)
+    builder = builder.tree(leaves, 1, training_sample_size=sample_size, spherical=is_cosine)
+    builder = builder.score_ah(
+        min(DIMENSIONS_PER_CODE, dim),
+        training_sample_size=CODE_SAMPLE,
+        anisotropic_quantization_threshold=ANISOTROPIC if is_cosine else math.nan,
+    )
+    return builder.reorder(100)
 
 
 def sample(rows: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from mmret_tf._files import open_array
 from mmret_tf._machine import cores, quiet_stderr
+from mmret_tf.ranking.indexes.scann_protobufs import check_protobufs
 
 # Dimensions that share a code of four bits.
 DIMENSIONS_PER_CODE, CODES = 2, 16
@@ -35,13 +36,14 @@ def build_searcher(builder: Any) -> Any:
     return searcher
 
 
-def open_searcher(folder: Path, n: int, dim: int, leaves: int) -> Any:
+def open_searcher(folder: Path, builder: Any, n: int, dim: int, leaves: int) -> Any:
     """Open ScaNN's files without its own loader, which unpickles ids.
 
-    Its C++ code trusts the arrays, so they are checked before.
+    Its C++ code trusts its files, so they are checked before.
 
     Args:
         folder: The files.
+        builder: ScaNN's builder with the settings of the index.
         n, dim: Number and width of the embeddings.
         leaves: Number of leaves.
 
@@ -57,6 +59,7 @@ def open_searcher(folder: Path, n: int, dim: int, leaves: int) -> Any:
     codes = open_array(folder / "hashed_dataset.npy", (n, -(-dim // DIMENSIONS_PER_CODE)), "uint8")
     if not (tokens.min() >= 0 and tokens.max() < leaves and codes.max() < CODES):
         raise ValueError("the leaves or the codes are out of their range")
+    check_protobufs(folder, builder, dim, leaves, CODES)
     scann = import_scann()
     try:
         with quiet_stderr():

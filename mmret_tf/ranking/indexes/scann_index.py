@@ -20,6 +20,7 @@ from mmret_tf.ranking.indexes.scann_engine import (
     Goal,
     ScannConfig,
     ScannEngine,
+    make_builder,
     sample,
 )
 from mmret_tf.ranking.indexes.scann_files import (
@@ -253,7 +254,9 @@ class ScannIndex(Index):
         for name in ("k", "leaves_to_search", "reorder"):
             checked_count(stats[name], name)
         base, config_used = snapshot.base, config or ScannConfig(stats["leaves"])
-        searcher = open_searcher(folder, *base.vectors.shape, config_used.leaves)
+        leaves = config_used.leaves
+        builder = make_builder(base, leaves)
+        searcher = open_searcher(folder, builder, *base.vectors.shape, leaves)
         if searcher.size() != len(base):
             raise ValueError(f"{len(base)} embeddings, but {searcher.size()} items in ScaNN")
         engine = ScannEngine(base, config_used, searcher, stats)

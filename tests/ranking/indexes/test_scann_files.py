@@ -21,7 +21,7 @@ def test_the_log_of_the_training_is_shown_for_debugging_alone(debug, capfd, monk
 def test_assets_outside_the_folder_are_refused(path, tmp_path):
     (tmp_path / "scann_assets.pbtxt").write_text(ASSET.replace("ah_codebook.pb", path))
     with pytest.raises(ValueError, match="names files outside the folder, or none"):
-        open_searcher(tmp_path, 4, 2, 1)
+        open_searcher(tmp_path, None, 4, 2, 1)
 
 
 def save_arrays(folder, tokens=(0, 0, 0, 0), codes=((3,), (15,), (0,), (1,))):
@@ -29,15 +29,15 @@ def save_arrays(folder, tokens=(0, 0, 0, 0), codes=((3,), (15,), (0,), (1,))):
     np.save(folder / "hashed_dataset.npy", np.array(codes, np.uint8))
 
 
-def test_missing_files_are_reported_as_scann_says_it(tmp_path):
+def test_missing_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="names files outside the folder, or none"):
-        open_searcher(tmp_path, 4, 2, 1)
+        open_searcher(tmp_path, None, 4, 2, 1)
     (tmp_path / "scann_assets.pbtxt").write_text(ASSET)
     with pytest.raises(ValueError, match="datapoint_to_token.npy is not a NumPy array"):
-        open_searcher(tmp_path, 4, 2, 1)
+        open_searcher(tmp_path, None, 4, 2, 1)
     save_arrays(tmp_path)
-    with pytest.raises(ValueError, match="ScaNN reports .*scann_config.pb"):
-        open_searcher(tmp_path, 4, 2, 1)
+    with pytest.raises(ValueError, match="scann_config.pb is missing or damaged"):
+        open_searcher(tmp_path, None, 4, 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -54,4 +54,4 @@ def test_arrays_are_checked_before_scann_trusts_them(arrays, message, tmp_path):
     (tmp_path / "scann_assets.pbtxt").write_text(ASSET)
     save_arrays(tmp_path, **arrays)
     with pytest.raises(ValueError, match=message):
-        open_searcher(tmp_path, 4, 2, 1)
+        open_searcher(tmp_path, None, 4, 2, 1)
