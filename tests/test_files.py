@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import two_writers
 
 from mmret_tf._files import (
     open_array,
@@ -94,6 +95,19 @@ def test_an_archive_of_arrays_is_no_array(tmp_path):
         np.save(path, np.ones((2, 3), np.float32))
         with pytest.raises(ValueError, match="must hold"):
             open_array(path, shape, dtype)
+
+
+def test_a_damaged_header_is_no_array(tmp_path):
+    path = tmp_path / "a.npy"
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2,".ljust(118)
+    path.write_bytes(b"\x93NUMPY\x01\x00v\x00" + header + bytes(24))
+    with pytest.raises(ValueError, match="a.npy is not a NumPy array"):
+        open_array(path, (2, 3))
+
+
+def test_two_writers_leave_one_whole_folder():
+    """More rounds by the script itself."""
+    assert two_writers.main(rounds=2) == []
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

@@ -1,0 +1,116 @@
+"""Two processes write one store, one index and one export at the same time, again and again.
+
+    python tests/two_writers.py --rounds 40
+
+After each round the folder must be whole and hold what a writer that reported success wrote; the
+other one must have written before it, or have been told to wait in one line. Anything else is
+printed, and the exit status is 1.
+"""
+
+import argparse
+import collections
+import contextlib
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from conftest import CAPTIONS, make_model
+
+import mmret_tf as mm
+
+KINDS = ("store", "index", "export")
+NAMES = ("one", "two")
+
+
+def make_writers(name):
+    """Functions that write into a folder, and the vectors that each kind then holds."""
+    model = make_model()
+    if name == "two":
+        model.text_tower.set_weights([-weight for weight in model.text_tower.get_weights()])
+    collection = mm.Collection(CAPTIONS, {"text": [[caption] for caption in CAPTIONS]})
+    vectors = model.encode_texts(CAPTIONS)
+    index = mm.BruteForceIndex.build(vectors, CAPTIONS)
+    items = [{"id": caption, "captions": [caption]} for caption in CAPTIONS]
+    searcher = mm.Searcher(model, index, items)
+    return vectors, {
+        "store": lambda folder: mm.EmbeddingStore.export(model, collection, folder),
+        "index": index.save,
+        "export": lambda folder: mm.export_saved_model(searcher, folder, 1),
+    }
+
+
+def read(kind, folder):
+    """The vectors in a whole folder."""
+    if kind == "store":
+        return np.asarray(mm.EmbeddingStore.open(folder).embeddings)
+    if kind == "index":
+        return np.asarray(mm.load_index(folder).vectors)
+    loaded = tf.saved_model.load(str(folder / "1"))
+    return loaded.signatures["encode_text"](text=tf.constant(CAPTIONS))["embedding"].numpy()
+
+
+def write(name):
+    """Write what each line asks for, and print a line for it."""
+    _, writers = make_writers(name)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        kind, folder = line.strip().split(maxsplit=1)
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                writers[kind](Path(folder))
+            said = "wrote"
+        except ValueError as error:
+            is_told = "another process is writing" in str(error) or "1 exists" in str(error)
+            said = "waited" if is_told and "\n" not in str(error) else repr(error)
+        except Exception as error:
+            said = repr(error)
+        print(said, flush=True)
+
+
+def start(name):
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--write", name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    return process
+
+
+def main(rounds):
+    """Print how often both or one of the writers wrote; return what went wrong."""
+    processes, counts, wrong = [start(name) for name in NAMES], collections.Counter(), []
+    vectors = [make_writers(name)[0] for name in NAMES]
+    assert not np.allclose(*vectors, atol=0.1)
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+    with tempfile.TemporaryDirectory() as temporary:
+        for number in range(rounds):
+            for kind in KINDS:
+                folder = Path(temporary, f"{kind}{number if kind == 'export' else ''}")
+                for process in processes:
+                    print(kind, folder, file=process.stdin, flush=True)
+                said = [process.stdout.readline().strip() for process in processes]
+                wrote = [each for each, word in zip(vectors, said, strict=True) if word == "wrote"]
+                is_known = {*said} <= {"wrote", "waited"}
+                if not is_known or not any(
+                    np.allclose(read(kind, folder), each, atol=1e-6) for each in wrote
+                ):
+                    wrong.append(f"{number}, {kind}: {said}")
+                counts[f"{kind}, {len(wrote)} wrote"] += 1
+    for process in processes:
+        process.stdin.close()
+        process.wait()
+    print(f"{rounds} rounds: {dict(sorted(counts.items()))}", *wrong, sep="\n  ")
+    return wrong
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--write", choices=NAMES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    sys.exit(write(options.write) if options.write else bool(main(options.rounds)))
