@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import full_disk
 import numpy as np
 import pytest
 import two_writers
@@ -108,6 +109,13 @@ def test_a_damaged_header_is_no_array(tmp_path):
 def test_two_writers_leave_one_whole_folder():
     """More rounds by the script itself."""
     assert two_writers.main(rounds=2) == []
+
+
+def test_a_full_disk_ends_an_index_in_one_line():
+    """All commands, with more or less space, by the script itself."""
+    if not full_disk.can_mount():
+        pytest.skip("file systems can be mounted by root alone")
+    assert full_disk.main(commands=["index"], free=[0]) == []
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
