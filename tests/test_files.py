@@ -108,7 +108,7 @@ def test_a_damaged_header_is_no_array(tmp_path):
 
 def test_two_writers_leave_one_whole_folder():
     """More rounds by the script itself."""
-    assert two_writers.main(rounds=2) == []
+    assert two_writers.main(rounds=1) == []
 
 
 def test_a_full_disk_ends_an_index_in_one_line():
