@@ -119,6 +119,16 @@ def write_jsonl(folder, *rows):
     return write(folder / "captions.jsonl", *(json.dumps(r, ensure_ascii=False) for r in rows))
 
 
+def write_config(folder, data, **settings):
+    """The configuration of a small training on a collection, and its backbone; its path."""
+    make_backbone().save(folder / "backbone.keras")
+    settings |= {"data": str(data), "backbone": str(folder / "backbone.keras")}
+    settings |= {"image_size": 16, "embedding_dim": 8, "word_dim": 8, "units": 8}
+    path = folder / "config.json"
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    return path
+
+
 def load_quietly(*args, loader=load_pairs, **kwargs):
     """Load a collection from which something is set aside on purpose."""
     with warnings.catch_warnings():

@@ -2,21 +2,20 @@
 
     sudo python tests/full_disk.py
 
-Mounts small temporary file systems, which needs root. For each command and each amount of free
-space: the run of before must still answer, unless the command succeeded. Anything else is printed,
+Mounts small temporary file systems, which needs root. Each command, with each amount of free space,
+must succeed or be refused in one line, and the run must answer as before. Anything else is printed,
 and the exit status is 1.
 """
 
 import argparse
 import contextlib
-import json
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from conftest import make_backbone, write_jsonl
+from conftest import write_config, write_jsonl
 from PIL import Image
 
 import mmret_tf as mm
@@ -47,11 +46,8 @@ def make_run(folder):
         split = "train" if number < 40 else "dev"
         rows.append({"image": f"{number}.png", "caption": f"{colour} {number}", "split": split})
     write_jsonl(pictures, *rows)
-    make_backbone().save(folder / "backbone.keras")
-    config = {"data": str(pictures), "backbone": str(folder / "backbone.keras"), "epochs": 1}
-    config |= {"image_size": 16, "embedding_dim": 8, "word_dim": 8, "units": 8, "batch_size": 8}
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    done = mmret("train", "--config", folder / "config.json", "--run", folder / "run")
+    config = write_config(folder, pictures, epochs=1, batch_size=8)
+    done = mmret("train", "--config", config, "--run", folder / "run")
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
@@ -77,7 +73,7 @@ def can_mount():
 
 
 def fill(folder, free):
-    """Leave so many KiB free."""
+    """Fill the disk up to the last `free` KiB."""
     with open(folder / "filler", "wb") as file:
         file.write(bytes(max(shutil.disk_usage(folder).free - 1024 * free, 0)))
 

@@ -11,7 +11,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 import typer
-from conftest import make_backbone, write_jsonl
+from conftest import write_config, write_jsonl
 from PIL import Image
 
 from mmret_tf import cli
@@ -69,11 +69,8 @@ def photos(tmp_path_factory):
 def trained(photos, tmp_path_factory):
     """A run that `python -m mmret_tf train` made in a process of its own, and what it printed."""
     folder = tmp_path_factory.mktemp("trained")
-    make_backbone().save(folder / "backbone.keras")
-    settings = {"data": str(photos), "backbone": str(folder / "backbone.keras"), "epochs": 1}
-    settings |= {"image_size": 16, "embedding_dim": 8, "word_dim": 8, "units": 8}
-    (folder / "config.json").write_text(json.dumps(settings))
-    options = ["--config", folder / "config.json", "--batch-size", 4, "--run", folder / "run"]
+    config = write_config(folder, photos, epochs=1)
+    options = ["--config", config, "--batch-size", 4, "--run", folder / "run"]
     return Run(folder / "run"), python("-m", "mmret_tf", "train", *options)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
-from conftest import make_backbone, write_jsonl
+from conftest import write_config, write_jsonl
 from PIL import Image
 
 import mmret_tf as mm
@@ -50,10 +50,7 @@ def pictures(tmp_path_factory):
             rows.append({"image": f"{split}-{colour}.png", "caption": caption, "split": split})
     Image.new("RGB", (20, 20), "red").save(os.fsencode(folder) + "/红.png".encode())
     write_jsonl(folder, *rows, {"image": "红.png", "caption": "红", "split": "train"})
-    make_backbone().save(folder / "backbone.keras")
-    settings = {"data": str(folder), "backbone": str(folder / "backbone.keras"), "epochs": 2}
-    settings |= {"image_size": 16, "embedding_dim": 8, "word_dim": 8, "units": 8, "batch_size": 4}
-    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    write_config(folder, folder, epochs=2, batch_size=4)
     return folder
 
 

@@ -101,7 +101,7 @@ def test_the_checker_sees_wrong_numbers():
     assert wrong == ["3.1(6)", "7.3", "9.1", "6.2", "3.3"]
 
 
-def test_most_files_of_the_package_and_every_notebook_quote_one():
+def test_every_notebook_quotes_a_section_and_the_package_many():
     counts = {path: len([*quoted(text_of(path))]) for path in FILES}
     assert sum(counts.values()) > 200
     notebooks = [path for path in FILES if path.suffix == ".ipynb"]

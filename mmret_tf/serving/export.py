@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mmret_tf._checks import checked_count, one_line
+from mmret_tf._checks import checked_count
 from mmret_tf._files import locked_folder, replaced_file
 from mmret_tf._machine import cores
 from mmret_tf.data.decoders.pictures import encode_png
@@ -78,6 +78,7 @@ def export_saved_model(
 
     Raises:
         ValueError: The version exists, or an argument does not fit.
+        OSError: The files cannot be written, on a full disk, say.
 
     >>> import tempfile
     >>> import mmret_tf as mm
@@ -127,7 +128,7 @@ def export_saved_model(
             _write_warm_up(new, name, signatures, encoder.embedding_dim)
             new.rename(final)
         except tf.errors.OpError as error:  # such as a full disk
-            raise OSError(f"{final} cannot be written: {one_line(error.message)}") from error
+            raise OSError(f"{final} cannot be written: {error.message}") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     for file, text in (

@@ -8,6 +8,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import numpy as np
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 STRING = 7
 DTYPES = {1: np.float32, 3: np.int32, 4: np.uint8, 9: np.int64, 10: np.bool_}
@@ -15,7 +17,6 @@ STRING_BYTES = 24  # of a TF_TString
 
 # Fields of MetaGraphDef, SignatureDef and TensorInfo (tensorflow/core/protobuf/meta_graph.proto).
 SIGNATURES, (INPUTS, OUTPUTS), (NAME, DTYPE) = 5, (1, 2), (1, 2)
-VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5
 
 
 class Output(ctypes.Structure):
@@ -153,26 +154,8 @@ def read_signatures(meta_graph):
 def fields(message):
     """The values of each field of a protocol buffer, by number; an entry of a map is a message with
     its key as field 1 and its value as field 2."""
-    found, at = defaultdict(list), 0
-    while at < len(message):
-        key, at = varint(message, at)
-        number, kind = key >> 3, key & 7
-        if kind == VARINT:
-            value, at = varint(message, at)
-        else:
-            length, at = {EIGHT_BYTES: (8, at), FOUR_BYTES: (4, at)}.get(kind) or varint(
-                message, at
-            )
-            value, at = message[at : at + length], at + length
-        found[number].append(value)
+    found = defaultdict(list)
+    # To a message without fields of its own, every field is unknown.
+    for field in UnknownFieldSet(Empty.FromString(message)):
+        found[field.field_number].append(field.data)
     return found
-
-
-def varint(message, at):
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at

@@ -1,7 +1,7 @@
 """ScaNN's protocol buffers are checked before its C++ code reads them: it trusts every number.
 
 The configuration must be the one that the builder writes, the tree flat with one centre a leaf, and
-the codebook of one size. What holds is what ScaNN itself writes for these settings.
+the codebook of one size: what ScaNN itself writes for these settings.
 """
 
 import math
@@ -45,8 +45,7 @@ def check_protobufs(folder: Path, builder: Any, dim: int, leaves: int, codes: in
     # As text: the threshold of plain quantization is NaN, which equals nothing.
     _require(str(config) == str(expected), "scann_config.pb has other settings")
 
-    path = folder / "serialized_partitioner.pb"
-    tree = _read(path, partitioner_pb2.SerializedPartitioner)
+    tree = _read(folder / "serialized_partitioner.pb", partitioner_pb2.SerializedPartitioner)
     values, root = _scalars(tree), tree.kmeans.kmeans_tree.root
     is_flat = values.keys() <= TREE_FIELDS and values[f"{LEAF}.leaf_id"] == [*range(leaves)]
     is_flat &= values["n_tokens"] == [leaves] and root.leaf_id == -1

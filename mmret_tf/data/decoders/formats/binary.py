@@ -12,7 +12,7 @@ from mmret_tf.data.decoders.pictures import MAX_PIXELS
 
 PADDING = 64
 
-# Steps through a header, of some 40 microseconds each; a file that needs more is refused.
+# Steps through a header, of some 30 microseconds each; a file that needs more is refused.
 MOST_STEPS = 2**14
 ENDLESS = "not a whole image: its header does not end"
 
@@ -38,7 +38,7 @@ format_decoder = functools.partial(
 )
 
 
-# For functions without tests of tensors: AutoGraph would spend a fifth of a second on each.
+# For functions without tests of tensors: AutoGraph would take up to half a second for each.
 plain = tf.autograph.experimental.do_not_convert
 
 

@@ -16,9 +16,9 @@ from mmret_tf.data.decoders.formats.binary import (
 MAGIC = b"\xff\xd8\xff"
 
 # What a reader does at each marker: it passes over a segment, or over a marker without a length,
-# such as a stuffed zero or a restart; it ends; it reads a frame, EXIF, or Adobe's segment.
-PASS, BARE, LAST, FRAME, EXIF, ADOBE = range(6)
-SKIP = 6  # no marker
+# such as a stuffed zero or a restart; it ends; it reads a frame, EXIF, or Adobe's segment; it skips
+# a byte that is no marker.
+PASS, BARE, LAST, FRAME, EXIF, ADOBE, SKIP = range(7)
 ACTIONS = [PASS] * 256
 ACTIONS[0x00] = ACTIONS[0x01] = BARE
 ACTIONS[0xD0:0xD8] = [BARE] * 8
@@ -66,6 +66,7 @@ def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Te
         is_named = (action == ADOBE) & starts_with(data, at + 4, b"Adobe")
         is_adobe = tf.where(is_named, length >= 14, is_adobe)
         whole = tf.maximum(2 + length, 4)
+        # In the order of the actions.
         at += tf.gather(tf.stack([whole, 2, end - at, whole, whole, whole, 1]), action)
         steps += 1
     height = required(height, at >= end, ENDLESS)
