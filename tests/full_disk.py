@@ -83,11 +83,11 @@ def answers(run):
     return [(result.id, round(result.score, 5)) for result in found]
 
 
-def main(commands=COMMANDS, free=FREE):
-    """Print what each command did; return what went wrong."""
+def main(whole=None, commands=COMMANDS, free=FREE):
+    """Print what each command did with a run, by default a new one; return what went wrong."""
     wrong = []
     with tempfile.TemporaryDirectory() as temporary:
-        whole = make_run(Path(temporary))
+        whole = whole or make_run(Path(temporary))
         right = answers(whole)
         for command in commands:
             for kilobytes in free:
@@ -95,7 +95,7 @@ def main(commands=COMMANDS, free=FREE):
                     shutil.copytree(whole, folder / "run")
                     fill(folder, kilobytes)
                     options = [
-                        each.replace("DISK", str(folder)).replace("TEMPORARY", temporary)
+                        each.replace("DISK", str(folder)).replace("TEMPORARY", str(whole.parent))
                         for each in COMMANDS[command]
                     ]
                     done = mmret(command, "--run", folder / "run", *options)

@@ -57,8 +57,8 @@ def draw_curves(history: Sequence[dict[str, float]], path: str | os.PathLike) ->
     ...     draw_curves(history, f"{folder}/curves.png").name
     'curves.png'
     """
-    if not history or any("loss" not in epoch for epoch in history):
-        raise ValueError("history must have at least one epoch, and a loss in each")
+    if not isinstance(history, list | tuple) or not history or not all(map(_is_epoch, history)):
+        raise ValueError("history must be a list of at least one epoch: its loss and other numbers")
     figure = _figure(10, 4)
     left, right = figure.subplots(1, 2)
     epochs = np.arange(1, len(history) + 1)
@@ -233,6 +233,15 @@ def draw_evaluation(
         drawn.append(folder / f"{name}.png")
         draw_gallery(answers, drawn[-1], [pairs.ids[image_of[row]] for row in rows])
     return drawn
+
+
+def _is_epoch(value: object) -> bool:
+    """Whether this is a dict of numbers with a loss."""
+    return (
+        isinstance(value, dict)
+        and "loss" in value
+        and all(isinstance(each, int | float) for each in value.values())
+    )
 
 
 def _figure(width: float, height: float) -> "Figure":

@@ -182,7 +182,7 @@ def _encode_chunks(
 ) -> list[Path]:
     """Bring the partial folder up to date; return its chunks in order, `[CHUNK_ROWS, dim]` each.
 
-    A chunk is named after all that decides its content, so a file of that name is always right.
+    A chunk is named after all that decides its content, so a whole file of that name is right.
     """
     n = len(collection)
     made_by = [VERSION, fingerprint, encoder.form, encoder.recipe]
@@ -202,7 +202,7 @@ def _encode_chunks(
 
     progress = Progress(n, "item") if len(chunks) > 1 else None
     for block, chunk in zip(blocks, chunks, strict=True):
-        if not chunk.exists():
+        if not _is_whole(chunk, (block.stop - block.start, encoder.embedding_dim)):
             rows = encoder.encode_items({name: each[block] for name, each in used.items()})
             _check_rows(rows, collection.ids[block], encoder.embedding_dim)
             temporary = chunk.with_name(f"{chunk.name}.partial")
@@ -214,6 +214,14 @@ def _encode_chunks(
         if progress is not None:
             progress.update(block.stop)
     return chunks
+
+
+def _is_whole(chunk: Path, shape: tuple[int, int]) -> bool:
+    """Whether a chunk is there, and holds as many numbers as it should."""
+    try:
+        return bool(open_array(chunk, shape).size)
+    except ValueError:
+        return False
 
 
 def _check_rows(embeddings: np.ndarray, ids: list[str], dim: int) -> None:

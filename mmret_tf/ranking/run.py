@@ -54,10 +54,16 @@ class Run:
         return load_model(self.model)
 
     def read_report(self) -> dict[str, Any]:
-        """The report of the training; `{}` if there is none."""
+        """The report of the training; `{}` if there is none, ValueError if it is damaged."""
         if not self.report.is_file():
             return {}
-        return json.loads(self.report.read_text(encoding="utf-8"))
+        try:
+            report = json.loads(self.report.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{self.report} is damaged: {error}") from None
+        if not isinstance(report, dict):
+            raise ValueError(f"{self.report} is damaged: it must hold a JSON object")
+        return report
 
     def open_searcher(self, encoder: Encoder | None = None) -> Searcher:
         """A searcher over the run's index.

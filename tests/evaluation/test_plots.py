@@ -93,9 +93,12 @@ def test_curves_of_a_run_without_development_split_say_so(tmp_path, figures):
     assert [text.get_text() for text in figures[0].axes[1].texts] == ["not measured"]
 
 
-@pytest.mark.parametrize("history", [[], [{"spread": 0.5}]])
+@pytest.mark.parametrize(
+    "history",
+    [[], [{"spread": 0.5}], {"loss": 1}, [1], ["loss"], [{"loss": "1"}], [{"loss": 1.0, "a": [2]}]],
+)
 def test_curves_need_a_loss(tmp_path, history):
-    with pytest.raises(ValueError, match="at least one epoch, and a loss in each"):
+    with pytest.raises(ValueError, match="at least one epoch: its loss and other numbers"):
         draw_curves(history, tmp_path / "curves.png")
 
 

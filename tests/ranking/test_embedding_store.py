@@ -230,6 +230,20 @@ def test_a_killed_export_resumes(folder, tmp_path):
     assert [path.name for path in folder.parent.iterdir()] == ["embeddings"]
 
 
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", "[2, 4]", "cut"])
+def test_a_damaged_chunk_of_a_killed_export_is_made_again(folder, content):
+    interrupt(FakeEncoder(fails_at=7), make_collection(), folder)
+    chunk = min(folder.with_name("embeddings.partial").glob("*.npy"))
+    if content == "[2, 4]":
+        np.save(chunk, np.ones((2, 4), np.float32))
+    else:
+        chunk.write_bytes(chunk.read_bytes()[:-1] if content == "cut" else content)
+    resumed = FakeEncoder()
+    store = EmbeddingStore.export(resumed, make_collection(), folder)
+    assert len(resumed.encoded) == 7  # the fourth chunk, and the damaged one
+    np.testing.assert_array_equal(store.embeddings, EXPECTED)
+
+
 @pytest.mark.parametrize(("weight", "prefix"), [(2.0, ""), (1.0, "other")])
 def test_a_killed_export_of_another_model_or_other_ids_is_not_resumed(folder, weight, prefix):
     interrupt(FakeEncoder(fails_at=7), make_collection(), folder)

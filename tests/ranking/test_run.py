@@ -53,6 +53,13 @@ def test_the_report_is_read(tmp_path):
     assert opened.read_report() == {"caption": "红"}
 
 
+@pytest.mark.parametrize("content", ["", '{"history": ', "[" * 100_000, "[1]", "\ud800"])
+def test_a_damaged_report_is_refused(tmp_path, content):
+    Run(tmp_path).report.write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ValueError, match="report.json is damaged: "):
+        Run(tmp_path).read_report()
+
+
 def test_a_fusion_of_the_run_embeds_its_queries(copied, shared_model):
     fused = FusedEncoder(load_model(copied.model), GatedFusion(4))
     fused.save(copied.fusion)

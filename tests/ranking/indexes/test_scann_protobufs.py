@@ -1,8 +1,8 @@
 """ScaNN's protocol buffers: what it did not write for these settings never reaches its C++ code."""
 
+import forge_scann
 import numpy as np
 import pytest
-from ranking.indexes import forge_scann
 
 from mmret_tf.ranking.indexes.scann_files import import_scann
 from mmret_tf.ranking.indexes.scann_protobufs import check_protobufs

@@ -1,6 +1,6 @@
 """Forge ScaNN's files in saved indexes, checksums included, and open them in another process.
 
-    python tests/ranking/indexes/forge_scann.py --folders 500
+    python tests/forge_scann.py --folders 500
 
 In each folder some bytes of one file are changed, cut off or appended, or a field of a protocol
 buffer gets an extreme value or another length. It must open and answer, or be refused with a
@@ -10,19 +10,17 @@ ValueError; a crash of the process or another error is printed, and the exit sta
 import argparse
 import collections
 import contextlib
-import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from forging import FINE, Opener, answer_lines, damaged_bytes, extreme, stamp_again
 from scann.partitioning.partitioner_pb2 import SerializedPartitioner
 from scann.proto.centers_pb2 import CentersForAllSubspaces
 from scann.proto.scann_pb2 import ScannConfig as Settings
 
-from mmret_tf._files import _manifest_sha256, _stamp
 from mmret_tf.ranking import ScannConfig, ScannIndex, load_index
 
 FORGED = ("scann_config.pb", "serialized_partitioner.pb", "ah_codebook.pb", "scann_assets.pbtxt")
@@ -45,27 +43,14 @@ def make_index(folder):
 def forge(folder, random):
     """Damage one file and mend its checksum in the manifest; return the file's name."""
     path = folder / str(random.choice(FORGED))
-    content = bytearray(path.read_bytes())
-    kind = random.integers(4)
+    content = path.read_bytes()
     if path.name in MESSAGES and random.random() < 0.7:
-        message = MESSAGES[path.name].FromString(bytes(content))
+        message = MESSAGES[path.name].FromString(content)
         change_field(message, random)
-        content = message.SerializeToString()
-    elif kind == 0:  # cut off
-        del content[random.integers(len(content)) :]
-    elif kind == 1:  # appended, such as another message's field
-        content += random.bytes(random.integers(1, 30))
-    else:  # changed, to extremes or at random
-        for at in random.integers(len(content), size=random.integers(1, 6)):
-            content[at] = (
-                random.choice([0, 1, 127, 128, 255]) if kind == 2 else random.integers(256)
-            )
-    path.write_bytes(content)
-    manifest = folder / "manifest.json"
-    written = json.loads(manifest.read_text("utf-8"))
-    written["files"][path.name] = _stamp(path)
-    written["sha256"] = _manifest_sha256(written)
-    manifest.write_text(json.dumps(written), "utf-8")
+        path.write_bytes(message.SerializeToString())
+    else:
+        path.write_bytes(damaged_bytes(content, random, range(len(content))))
+    stamp_again(path)
     return path.name
 
 
@@ -90,59 +75,19 @@ def change_field(message, random):
         change_field(value, random)
 
 
-def extreme(value, random):
-    if isinstance(value, bool | str):
-        return not value if isinstance(value, bool) else value + "x"
-    if isinstance(value, float):
-        return float(random.choice([np.nan, np.inf, -1.0, 0.0, 1e38]))
-    return int(random.choice([-1, 0, 1, 2, 3, 1000, 2**31 - 1]))
-
-
-class Opener:
-    """A process that opens folders; another one follows where it is killed."""
-
-    def __init__(self):
-        self.process = None
-
-    def __call__(self, folder):
-        """What it makes of a folder: "opened", "refused", or what went wrong."""
-        if self.process is None:
-            self.process = subprocess.Popen(
-                [sys.executable, __file__, "--open"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        print(folder, file=self.process.stdin, flush=True)
-        said = self.process.stdout.readline().strip()
-        if not said:
-            said = f"killed: {self.process.wait()}"
-            self.process = None
-        return said
-
-    def close(self):
-        if self.process:
-            self.process.stdin.close()
-            self.process.wait()
-
-
-def open_all():
-    """Open each folder named on a line, and print a line for it."""
-    for line in sys.stdin:
-        try:
-            ids, scores = load_index(line.strip()).search(np.ones((3, DIM), np.float32), k=5)
-            said = "opened" if np.isfinite(scores).all() else f"scores {scores.tolist()}"
-        except ValueError as error:
-            said = "refused" if "\n" not in str(error) else f"several lines: {error!r}"
-        except Exception as error:
-            said = repr(error)
-        print(said, flush=True)
+def use(folder):
+    """Open an index and search it."""
+    _, scores = load_index(folder).search(np.ones((3, DIM), np.float32), k=5)
+    assert np.isfinite(scores).all(), scores
 
 
 def main(folders, seed=0):
     """Print how many were opened and refused; return what went wrong."""
     random, counts, wrong = np.random.default_rng(seed), collections.Counter(), []
-    with tempfile.TemporaryDirectory() as temporary, contextlib.closing(Opener()) as outcome:
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        contextlib.closing(Opener(__file__)) as outcome,
+    ):
         whole = Path(temporary, "whole")
         make_index(whole)
         assert outcome(whole) == "opened"
@@ -151,8 +96,8 @@ def main(folders, seed=0):
             shutil.copytree(whole, folder)
             name = forge(folder, random)
             said = outcome(folder)
-            counts[said if said in ("opened", "refused") else "wrong"] += 1
-            if said not in ("opened", "refused"):
+            counts[said if said in FINE else "wrong"] += 1
+            if said not in FINE:
                 wrong.append(f"{number}, {name}: {said}")
             shutil.rmtree(folder)
     print(f"{folders} forged: {dict(counts)}", *wrong, sep="\n  ")
@@ -165,4 +110,4 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--open", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    sys.exit(open_all() if options.open else bool(main(options.folders, options.seed)))
+    sys.exit(answer_lines(use) if options.open else bool(main(options.folders, options.seed)))
