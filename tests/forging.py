@@ -100,7 +100,7 @@ def stamp_again(path):
         if path != manifest:
             written["files"][path.name] = _stamp(path)
         written["sha256"] = _manifest_sha256(written)
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, AttributeError):
         return  # the manifest itself is beyond repair
     manifest.write_text(json.dumps(written), "utf-8")
 

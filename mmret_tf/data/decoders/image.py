@@ -44,7 +44,8 @@ def decode_image(contents: tf.Tensor) -> tf.Tensor:
     (TensorShape([2, 3, 3]), [255, 255, 255])
     """
     contents = required(contents, tf.strings.length(contents) > 0, "empty file")
-    data = tf.pad(tf.io.decode_raw(contents, tf.uint8), [[0, PADDING]])
+    # Joined as strings: bytes that were padded later would be kept beside the result.
+    data = tf.io.decode_raw(tf.strings.join([contents, bytes(PADDING)]), tf.uint8)
     is_webp = starts_with(data, 0, webp.MAGIC) & starts_with(data, 8, b"WEBP")
     if starts_with(data, 0, jpeg.MAGIC):
         image, exif = jpeg.decode(contents, data)
@@ -154,7 +155,8 @@ def square_decoder(image_size: int) -> tf.types.experimental.PolymorphicFunction
 def check_image(contents: bytes) -> None:
     """Refuse bytes that `decode_image` cannot decode; ValueError with the reason."""
     try:
-        decode_image(contents)
+        # TensorFlow takes bytes as they are through three copies, and an object through none.
+        decode_image(tf.constant(np.array(contents, object)))
     except tf.errors.OpError as error:
         raise ValueError(decode_failure(error)) from None
 

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
+from data.decoders import picture_memory
 from data.decoders.picture_files import crafted, exif_block, tried
 from PIL import Image, ImageOps
 
@@ -227,3 +228,8 @@ def test_grey_and_transparent_arrays():
     assert load_image(np.full((4, 4, 1), 7.2), 4).tolist() == grey
     clear = np.zeros((4, 4, 4), np.uint8)
     assert load_image(clear, 4).tolist() == np.full((4, 4, 3), 255).tolist()
+
+
+def test_decoding_takes_at_most_16_bytes_a_pixel():
+    """Every format, at the largest size, by the script itself."""
+    assert picture_memory.main(side=2048, names=["16_bits.bmp"]) == []

@@ -5,6 +5,7 @@ zeros, a truncated header can be read without a bounds check at every byte.
 """
 
 import functools
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -25,8 +26,8 @@ ENTRY = 12
 ORIENTATION_LITTLE = (0x12, 0x01, 3, 0, 1, 0, 0, 0)
 ORIENTATION_BIG = (0x01, 0x12, 0, 3, 0, 0, 0, 1)
 
-# Pixels that are laid over white at once, in wider numbers than bytes.
-BLOCK_PIXELS = 2**20
+# Pixels that are computed at once, in wider numbers than bytes.
+BLOCK_PIXELS = 2**16
 
 
 # A format's decoder is a function of its own, called and not copied into its caller: a graph passes
@@ -88,6 +89,25 @@ def checked(contents: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tens
     return required(contents, pixels <= MAX_PIXELS, reason)
 
 
+def in_blocks(colours: Callable, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    """Compute the rows of a picture some at a time, to keep the numbers in between few.
+
+    Args:
+        colours: Function of the first row and of the one behind the last: uint8
+            `[rows, width, channels]`.
+        height, width: Size of the picture.
+
+    Returns:
+        uint8 `[height, width, channels]`.
+    """
+    step = tf.maximum(BLOCK_PIXELS // tf.maximum(width, 1), 1)
+    blocks = tf.TensorArray(tf.uint8, 0, dynamic_size=True, infer_shape=False)
+    for first in tf.range(0, height, step):
+        tf.autograph.experimental.set_loop_options(parallel_iterations=1)  # or memory is for ten
+        blocks = blocks.write(blocks.size(), colours(first, tf.minimum(first + step, height)))
+    return blocks.concat()
+
+
 def over_white(image: tf.Tensor) -> tf.Tensor:
     """Colours of a picture with transparency over white.
 
@@ -102,17 +122,20 @@ def over_white(image: tf.Tensor) -> tf.Tensor:
     """
     shape = tf.shape(image)
     if shape[2] % 2 == 0:
-        # In blocks: whole, the wider numbers would take several times the memory of the picture.
-        rows = tf.maximum(BLOCK_PIXELS // shape[1], 1)
-        blocks = tf.TensorArray(tf.uint8, 0, dynamic_size=True, infer_shape=False)
-        for start in tf.range(0, shape[0], rows):
-            levels = tf.cast(image[start : start + rows], tf.float32)
-            alpha = levels[:, :, -1:] / 255
-            laid = levels[:, :, :-1] * alpha + 255 * (1 - alpha)
-            blocks = blocks.write(blocks.size(), tf.cast(tf.round(laid), tf.uint8))
-        image = blocks.concat()
+        image = in_blocks(
+            lambda first, behind: laid_over_white(image[first:behind]), shape[0], shape[1]
+        )
     image = tf.broadcast_to(image, (shape[0], shape[1], 3))
     return tf.ensure_shape(image, (None, None, 3))
+
+
+@plain
+def laid_over_white(image: tf.Tensor) -> tf.Tensor:
+    """The colours, uint8, of a picture whose last channel is alpha."""
+    levels = tf.cast(image, tf.float32)
+    alpha = levels[:, :, -1:] / 255
+    laid = levels[:, :, :-1] * alpha + 255 * (1 - alpha)
+    return tf.cast(tf.round(laid), tf.uint8)
 
 
 @plain

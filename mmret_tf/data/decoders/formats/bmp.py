@@ -7,7 +7,9 @@ from mmret_tf.data.decoders.formats.binary import (
     PADDING,
     checked,
     format_decoder,
+    in_blocks,
     integer,
+    laid_over_white,
     plain,
     required,
 )
@@ -31,28 +33,36 @@ def decode(contents: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     height = tf.where(is_core, integer(data, 20, 2, "little"), integer(data, 22, 4, "little"))
     bits = tf.where(is_core, integer(data, 24, 2, "little"), integer(data, 28, 2, "little"))
     kind = tf.where(is_core, RAW, integer(data, 30, 4, "little"))
-    row_step = tf.where(height < 0, 1, -1)  # a negative height: from top to bottom
-    height = tf.abs(height)
+    is_bottom_up = height > 0
+    row_step, height = tf.where(is_bottom_up, -1, 1), tf.abs(height)
     is_masked = kind == MASKS
     is_known = (kind == RAW) | (is_masked & (bits % 16 == 0))
     with tf.control_dependencies([checked(contents, height, width)]):
         data = required(data, is_known, "a compressed BMP: save it without compression")
-    rows = _rows(data, height, width, header, bits)
-    if bits <= 8:
-        image = _by_palette(data, _indices(rows, width, bits), header, bits)
-    elif bits == 16:
-        image = _from_16_bits(data, rows, width, is_masked)
-    else:
-        pixels = tf.reshape(rows[:, : width * bits // 8], (height, width, bits // 8))
-        image = _from_bytes(data, pixels, header, is_masked)
-    return image[::row_step], tf.constant(NO_EXIF)
+    start, stride = _find_rows(data, height, width, header, bits)
+
+    def colours(first, behind):
+        if is_bottom_up:
+            first, behind = height - behind, height - first
+        first, behind = tf.cast(first, tf.int64), tf.cast(behind, tf.int64)
+        rows = data[start + first * stride : start + behind * stride]
+        rows = tf.reshape(rows, (behind - first, stride))
+        if bits <= 8:
+            image = _by_palette(data, _indices(rows, width, bits), header, bits)
+        elif bits == 16:
+            image = _from_16_bits(data, rows, width, is_masked)
+        else:
+            image = _from_bytes(data, rows, width, header, bits, is_masked)
+        return image[::row_step]
+
+    return in_blocks(colours, height, width), tf.constant(NO_EXIF)
 
 
 @plain
-def _rows(
+def _find_rows(
     data: tf.Tensor, height: tf.Tensor, width: tf.Tensor, header: tf.Tensor, bits: tf.Tensor
-) -> tf.Tensor:
-    """The bytes of each row, uint8 `[height, stride]`; rows fill whole groups of four bytes."""
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The position of the pixels, and the bytes of a row, which fill whole groups of four."""
     is_known = tf.reduce_any(bits == tf.constant([1, 4, 8, 16, 24, 32]))
     bits = required(bits, is_known, "a BMP with an unknown number of bits a pixel")
     stride = (tf.cast(width, tf.int64) * tf.cast(bits, tf.int64) + 31) // 32 * 4
@@ -63,8 +73,7 @@ def _rows(
     # The last row may lack the bytes that fill its group.
     needed = end - stride + (tf.cast(width, tf.int64) * tf.cast(bits, tf.int64) + 7) // 8
     is_whole = (start > 0) & (needed <= tf.size(data, tf.int64) - PADDING)
-    start = required(start, is_whole, "not a whole image: truncated or damaged")
-    return tf.reshape(data[start:end], (height, tf.cast(stride, tf.int32)))
+    return required(start, is_whole, "not a whole image: truncated or damaged"), stride
 
 
 @plain
@@ -115,21 +124,28 @@ def _from_16_bits(
 
 @plain
 def _from_bytes(
-    data: tf.Tensor, pixels: tf.Tensor, header: tf.Tensor, is_masked: tf.Tensor
+    data: tf.Tensor,
+    rows: tf.Tensor,
+    width: tf.Tensor,
+    header: tf.Tensor,
+    bits: tf.Tensor,
+    is_masked: tf.Tensor,
 ) -> tf.Tensor:
-    """Three or four bytes a pixel, blue, green, red and unused, or as the masks say.
-
-    Returns:
-        uint8 `[height, width, 3]`, or 4 with alpha.
-    """
+    """Three or four bytes a pixel, blue, green, red and unused, or as the masks say: uint8
+    `[height, width, 3]`, what is transparent over white."""
     masks = tf.where(header < 56, _masks(data) * [1, 1, 1, 0], _masks(data))  # 56: knows alpha
     masks = tf.where(tf.reduce_all(masks == 0), [*MASKS_888, ALPHA], masks)
     masks = tf.where(is_masked, masks, [*MASKS_888, 0])
     is_byte = masks[:, None] == [*MASKS_888[::-1], ALPHA]
     is_known = tf.reduce_all(tf.reduce_any(is_byte, axis=1) | [False, False, False, masks[3] == 0])
-    pixels = required(pixels, is_known, "a BMP with unusual colour masks")
+    rows = required(rows, is_known, "a BMP with unusual colour masks")
+    pixels = tf.reshape(rows[:, : width * bits // 8], (-1, width, bits // 8))
     places = tf.argmax(tf.cast(is_byte, tf.int32), axis=1)
-    return tf.gather(pixels, places[: tf.where(masks[3] == 0, 3, 4)], axis=2)
+    # Without alpha its place is that of a colour, and all is opaque.
+    alpha = tf.where(
+        masks[3] == 0, tf.constant(255, tf.uint8), tf.gather(pixels, places[3:], axis=2)
+    )
+    return laid_over_white(tf.concat([tf.gather(pixels, places[:3], axis=2), alpha], axis=2))
 
 
 @plain
