@@ -4,6 +4,7 @@ Names of `mm` are imported on first use, so `--help` does not wait for TensorFlo
 """
 
 import dataclasses
+import functools
 import inspect
 import json
 import logging
@@ -22,7 +23,7 @@ from mmret_tf._checks import printable
 from mmret_tf._files import write_json
 from mmret_tf._tables import compression_table, metrics_table
 from mmret_tf.doctor import examine, keras_problem
-from mmret_tf.training.config import TrainConfig, setting_help
+from mmret_tf.training.config import FORM, TrainConfig, setting_help
 
 app = typer.Typer(
     add_completion=False,
@@ -45,23 +46,38 @@ Compressed = Annotated[
 DEMO = Path("runs/demo")
 
 
-def with_settings(command: Callable) -> Callable:
-    """Give a command an option for each setting of `TrainConfig`, in place of `**settings`."""
+def with_settings(*names: str) -> Callable[[Callable], Callable]:
+    """Give a command an option for these settings of `TrainConfig`, by default for all.
+
+    They take the place of its last parameter, which gets those that were given.
+    """
     # Typer takes no tuple of any length.
     lists = {tuple[int, ...]: list[int], tuple[str, ...]: list[str]}
-    signature = inspect.signature(command)
-    parameters = [each for each in signature.parameters.values() if each.kind != each.VAR_KEYWORD]
-    for field in dataclasses.fields(TrainConfig):
-        default = field.default if field.default not in ((), "") else "none"
-        help_text = f"{setting_help()[field.name]} Default: {default}"
-        kind = Annotated[lists.get(field.type, field.type) | None, typer.Option(help=help_text)]
-        parameters.append(
-            inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind
+
+    def decorate(command):
+        signature = inspect.signature(command)
+        *parameters, last = signature.parameters.values()
+
+        @functools.wraps(command)
+        def with_given(**values):
+            settings = {field.name: values.pop(field.name) for field in fields}
+            given = {name: value for name, value in settings.items() if value not in (None, [])}
+            return command(**values, **{last.name: given})
+
+        fields = [
+            each for each in dataclasses.fields(TrainConfig) if each.name in names or not names
+        ]
+        for field in fields:
+            default = field.default if field.default not in ((), "") else "none"
+            help_text = f"{setting_help()[field.name]} Default: {default}"
+            kind = Annotated[lists.get(field.type, field.type) | None, typer.Option(help=help_text)]
+            parameters.append(
+                inspect.Parameter(field.name, last.KEYWORD_ONLY, default=None, annotation=kind)
             )
-        )
-    command.__signature__ = signature.replace(parameters=parameters)
-    return command
+        with_given.__signature__ = signature.replace(parameters=parameters)
+        return with_given
+
+    return decorate
 
 
 @app.callback()
@@ -89,21 +105,20 @@ def demo(
 
 
 @app.command(epilog="Example: mmret train --data photos --weights imagenet --run runs/photos")
-@with_settings
+@with_settings()
 def train(
     run: RunFolder,
     config: Annotated[
         Path | None,
         typer.Option(help="Settings, as a run's config.json; options given here win."),
     ] = None,
-    **settings,
+    settings: dict | None = None,
 ) -> None:
     """Train on captioned images; leave model, embeddings, index and report in the run."""
-    given = {name: value for name, value in settings.items() if value not in (None, [])}
-    if config is None and "data" not in given:
+    if config is None and "data" not in settings:
         raise ValueError("give --data, or --config with the settings of a run")
     base = TrainConfig() if config is None else TrainConfig.load(config)
-    report = mm.train(dataclasses.replace(base, **given), run)
+    report = mm.train(dataclasses.replace(base, **settings), run)
     _build_index(mm.ranking.Run(run))
     if report["captions_cut"]:
         console.print(
@@ -120,6 +135,7 @@ def train(
 
 
 @app.command(epilog="Example: mmret evaluate --run runs/photos --data photos --split test")
+@with_settings(*FORM)
 def evaluate(
     run: RunFolder,
     data: Data,
@@ -130,10 +146,12 @@ def evaluate(
     plots: Annotated[
         bool, typer.Option("--plots", help="Also draw curves, similarities, recall and answers.")
     ] = False,
+    form: dict | None = None,
 ) -> None:
     """Rank the images and captions of a collection against each other; write evaluation.json."""
     run = mm.ranking.Run(run)
-    images, texts, pairs = mm.evaluation.embed_pairs(run.load_model(), mm.load_pairs(data, split))
+    pairs = mm.load_pairs(data, split, **form)
+    images, texts, pairs = mm.evaluation.embed_pairs(run.load_model(), pairs)
     metrics = mm.evaluation.measure(images, texts, pairs, folds)
     write_json(run.evaluation, {"data": data, "split": split} | metrics)
     console.print(metrics_table(metrics))
@@ -144,15 +162,17 @@ def evaluate(
 
 
 @app.command(epilog="Example: mmret compress --run runs/photos --data photos --split dev")
+@with_settings(*FORM)
 def compress(
     run: RunFolder,
     data: Data,
     split: OneSplit = None,
     precision: Annotated[Literal["int8", "float16"], typer.Option(help="Of the result.")] = "int8",
+    form: dict | None = None,
 ) -> None:
     """Make a smaller, faster image tower, and report what it saves and costs on a collection."""
     run = mm.ranking.Run(run)
-    pairs = mm.load_pairs(data, split)
+    pairs = mm.load_pairs(data, split, **form)
     compressed = mm.scale.compress_image_tower(run.load_model(), pairs.image_paths, precision)
     compressed.save(run.compressed)
     report = mm.scale.compression_report(compressed, pairs)
@@ -165,6 +185,7 @@ def compress(
 
 
 @app.command(epilog="Example: mmret embed --run runs/photos --data more_photos")
+@with_settings(*FORM)
 def embed(
     run: RunFolder,
     data: Data,
@@ -173,11 +194,12 @@ def embed(
     dtype: Annotated[
         Literal["float32", "float16", "int8"], typer.Option(help="Storage type of the embeddings.")
     ] = "float32",
+    form: dict | None = None,
 ) -> None:
     """Embed a collection as the run's gallery. Run `mmret index` afterwards."""
     run = mm.ranking.Run(run)
     model = run.load_model()
-    items = mm.load(data, split)
+    items = mm.load(data, split, **form)
     images = [source for each in items.sources.get("image", []) for source in each]
     encoder, form = model, None
     if compressed:

@@ -184,6 +184,32 @@ def test_a_gallery_of_one_split_and_one_of_text_alone(run, photos, tmp_path, cap
     assert code == 0 and len(re.findall("  [ab]\n", out)) == 2, err
 
 
+def test_a_folder_of_pictures_is_embedded_and_searched(run, tmp_path, capsys):
+    run = copied(run, tmp_path / "run")
+    for name, colour in (("a.png", "red"), ("2019/红.png", "blue")):
+        path = tmp_path / "Pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), colour).save(path)
+    code, out, err = mmret(capsys, "embed", "--run", run, "--data", tmp_path / "Pictures")
+    assert code == 0 and "2 embeddings" in out and not err
+    assert mmret(capsys, "index", "--run", run)[0] == 0
+    code, out, err = mmret(capsys, "search", "--run", run, "red", "--gallery", tmp_path / "g.png")
+    assert code == 0 and "a.png" in out and "红.png" in out, err
+    assert (tmp_path / "g.png").exists()
+
+
+def test_the_columns_of_a_table_are_named_by_options(run, tmp_path, capsys):
+    run = copied(run, tmp_path / "run")
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "a.png")
+    (tmp_path / "mine.csv").write_bytes("文件|说明\na.png|红\n".encode("gbk"))
+    embed = ["embed", "--run", run, "--data", tmp_path / "mine.csv", "--encoding", "gbk"]
+    code, _, err = mmret(capsys, *embed)
+    assert code == 2 and "name them with image_column and caption_column" in err
+    code, out, err = mmret(capsys, *embed, "--image-column", "文件", "--caption-column", "说明")
+    assert code == 0 and "1 embeddings" in out, err
+    assert EmbeddingStore.open(run / "embeddings").items[0]["captions"] == ["红"]
+
+
 @pytest.fixture
 def given(monkeypatch):
     """The configurations that `mmret train` would have trained with."""

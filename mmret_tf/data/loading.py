@@ -14,7 +14,7 @@ from mmret_tf.data.drawn.scene_files import cached_scenes
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.pairs import Pairs
 from mmret_tf.data.readers.reader import read_layout
-from mmret_tf.data.readers.reading import Reading, Record
+from mmret_tf.data.readers.reading import Reading, Record, TableForm
 from mmret_tf.data.splits import count_splits, normal_split
 
 
@@ -23,6 +23,7 @@ def load(
     split: str | None = None,
     size: int = 2000,
     seed: int = 0,
+    **form: str,
 ) -> Collection:
     """Load a collection. Sections 2.1, 3.1(1) and 7.2.
 
@@ -37,15 +38,23 @@ def load(
       "id", "split" and "attributes" are optional, "caption" may hold one string, and "images"
       several images. A row may have images alone; a row of text alone needs an "id". The general
       form is `{"id": "a", "sources": {"image": [...], "text": [...]}}`.
-    - `captions.csv`: columns image and caption, optionally split; a row for each caption, or
-      several columns of captions.
+    - Hugging Face's `imagefolder`: `metadata.jsonl` or `metadata.csv` with `file_name` and a
+      column of text, beside the images or in a folder for each split. Other columns are
+      attributes.
+    - `captions.csv`, `captions.tsv`: columns image and caption, optionally split; a row for each
+      caption, or several columns of captions. Columns of other usual names (filepath, file_name,
+      image_name; title, text, comment) and the separators ; | and tab are found as well.
     - Karpathy's `dataset_*.json`, images beside it or in `images/`; "restval" is "train".
     - MS-COCO: `captions_*.json`, perhaps in `annotations/`, images in `train2017/` and so on.
     - Flickr8k: `captions.txt` or `Flickr8k.token.txt`, `Images/`, `Flickr_8k.trainImages.txt`...
+    - Any other `.csv` or `.tsv`, if it is the only one, or one for each split.
     - `a.jpg` and `a.txt`, a caption a line, in any subfolder.
+    - Pictures alone, in any subfolder: items without captions. Folders of one depth are classes,
+      with their name as the attribute "label".
 
-    Where a layout names no splits, a hash of the id decides: 80 % of the items are "train", 10 %
-    "dev" and 10 % "test", the same on every machine.
+    Where a layout names no splits, the folders `train/`, `validation/` and `test/` do. Without
+    these a hash of the id decides: 80 % of the items are "train", 10 % "dev" and 10 % "test", the
+    same on every machine.
 
     Args:
         source: "scenes" (drawn pictures, see `draw_scenes`; a folder of that name is "./scenes"),
@@ -54,6 +63,8 @@ def load(
             the training split of scenes. Files of other splits are not decoded.
         size: Number of scenes.
         seed: Seed of the scenes.
+        form: How to read a table: "image_column", "caption_column" ("label" makes the class of a
+            picture its caption), "separator" and "encoding", see `TableForm`.
 
     Returns:
         A `Collection`. Its files were decoded once, to be checked.
@@ -66,7 +77,7 @@ def load(
     >>> len(items), items.ids[0], len(items.pairs())
     (3, 'dev-0-00000', 3)
     """
-    collection, source = _load(source, split, size, seed)
+    collection, source = _load(source, split, size, seed, form)
     _warn(collection.quarantined, len(collection))
     return collection
 
@@ -79,12 +90,13 @@ def load_pairs(
     split: str | None = None,
     size: int = 2000,
     seed: int = 0,
+    **form: str,
 ) -> Pairs:
     """Load the images of a collection that have captions: `load(...).pairs("image", "text")`.
     Sections 2.1 and 3.1(1).
 
     Args:
-        source, split, size, seed: As for `load`.
+        source, split, size, seed, form: As for `load`.
 
     Returns:
         A row for each image. Items without an image or without a caption are set aside.
@@ -96,7 +108,7 @@ def load_pairs(
     >>> len(pairs), pairs.image_paths[0].name, len(pairs.quarantined)
     (3, '0000.png', 0)
     """
-    collection, source = _load(source, split, size, seed)
+    collection, source = _load(source, split, size, seed, form)
     if not collection.has_pairs("image", "text"):
         raise ValueError(f"nothing usable in {source}: no item has both an image and a caption")
     pairs = collection.pairs("image", "text")
@@ -105,13 +117,13 @@ def load_pairs(
 
 
 def _load(
-    source: str | os.PathLike[str], split: str | None, size: int, seed: int
+    source: str | os.PathLike[str], split: str | None, size: int, seed: int, form: dict[str, str]
 ) -> tuple[Collection, str]:
     """The collection, and its path for messages."""
     split = None if split is None else normal_split(split)
     if source == "scenes":
         source = cached_scenes(split or "train", size, seed)
-    reading = read_layout(Path(source))
+    reading = read_layout(Path(source), TableForm(**form))
     splits = [record.split for record in reading.records]
     if reading.records and split is not None and split not in splits:
         raise ValueError(f"{source} has no items of split {split!r}; it has {count_splits(splits)}")

@@ -6,7 +6,12 @@ All loaders share it, so no item is in the training split once and in the test s
 import hashlib
 from collections import Counter
 
-SPLIT_ALIASES = {"val": "dev", "valid": "dev", "validation": "dev", "restval": "train"}
+SPLITS = ("train", "dev", "test")
+SPLIT_ALIASES = {
+    **dict.fromkeys(("training", "restval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "dev"),
+    **dict.fromkeys(("testing", "eval", "evaluation"), "test"),
+}
 
 
 def normal_split(name: str) -> str:
@@ -17,6 +22,22 @@ def normal_split(name: str) -> str:
     """
     name = name.strip().lower()
     return SPLIT_ALIASES.get(name, name)
+
+
+def is_split(name: str) -> bool:
+    """Whether a name is that of a split, by any of its names."""
+    return normal_split(name) in SPLITS
+
+
+def split_of_path(path: str) -> str | None:
+    """The split that the first folder of a path names, `data/` aside; `None` if it names none.
+
+    >>> split_of_path("validation/dogs/1.jpg"), split_of_path("data/test/1.jpg")
+    ('dev', 'test')
+    >>> split_of_path("dogs/train.jpg")
+    """
+    *folders, _ = path.removeprefix("data/").split("/")
+    return normal_split(folders[0]) if folders and is_split(folders[0]) else None
 
 
 def hash_split(record_id: str) -> str:

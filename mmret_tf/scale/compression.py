@@ -19,6 +19,7 @@ import keras
 import numpy as np
 from tensorflow import float16, lite
 
+from mmret_tf._checks import printable
 from mmret_tf._files import open_array, partial_folder, read_manifest, replace_folder
 from mmret_tf._machine import cores, quiet_stderr
 from mmret_tf.data.modalities import get_modality
@@ -162,7 +163,11 @@ class CompressedEncoder(VariantEncoder):
             raise ValueError(f"{directory} was made from another model: run `mmret compress` again")
         content = (directory / "image_tower.tflite").read_bytes()
         shift = np.array(open_array(directory / "shift.npy", (1, model.embedding_dim)))[0]
-        tower = CompressedTower(known_image_tower(model), content, shift)
+        try:
+            tower = CompressedTower(known_image_tower(model), content, shift)
+        except Exception as error:  # whatever a damaged file does to the interpreter
+            reason = printable(str(error))
+            raise ValueError(f"{directory} is damaged: image_tower.tflite, {reason}") from None
         return cls(model, tower, manifest.get("precision"), manifest["fingerprint"])
 
 

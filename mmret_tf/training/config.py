@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# The settings that `load` takes as the form of a table.
+FORM = ("image_column", "caption_column", "separator", "encoding")
 LISTS = {"feature_layers": str, "scales": int}
 ABOVE_ZERO = (
     *("scenes", "image_size", "epochs", "batch_size", "learning_rate"),
@@ -25,6 +27,11 @@ class TrainConfig:
 
     Args:
         data: "scenes", or a collection that `load` knows.
+        image_column: Name of a table's column of images, if it is unusual.
+        caption_column: Name of a table's column of captions, if it is unusual; "label" makes the
+            class of a picture its caption.
+        separator: Of a table: a comma, a semicolon, "tab" or |; by default it is found.
+        encoding: Of captions files, such as gbk; by default UTF-8, or UTF-16 if its mark says so.
         scenes: Number of training scenes, where data is "scenes".
         backbone: A name in `keras.applications`, "SmallCNN", or a `.keras` file.
         weights: "imagenet", "none" or a `.weights.h5` file; of a named backbone.
@@ -63,6 +70,10 @@ class TrainConfig:
     """
 
     data: str = "scenes"
+    image_column: str = ""
+    caption_column: str = ""
+    separator: str = ""
+    encoding: str = ""
     scenes: int = 2000
     backbone: str = "ResNet50"
     weights: str = "imagenet"
@@ -113,6 +124,11 @@ class TrainConfig:
         for name, holds, expected in self._rules():
             if not holds(getattr(self, name)):  # NaN is never right
                 raise ValueError(f"{name} must be {expected}; got {getattr(self, name)}")
+
+    @property
+    def form(self) -> dict[str, str]:
+        """How to read the collection: what `load` takes beside its path."""
+        return {name: getattr(self, name) for name in FORM}
 
     def _rules(self) -> list[tuple[str, Callable[[Any], bool], str]]:
         """Names of settings, what must hold of each, and the same in words."""

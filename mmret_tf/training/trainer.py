@@ -216,7 +216,7 @@ def load_splits(config: TrainConfig) -> Splits:
         gallery = load("scenes", "dev", 200, config.seed)
         training = load("scenes", "train", config.scenes, config.seed)
     else:
-        gallery = load(config.data)
+        gallery = load(config.data, **config.form)
         training = gallery.split("train")
     development = gallery.split("dev") if "dev" in gallery.splits else None
     has_pairs = development is not None and development.has_pairs()

@@ -1,5 +1,6 @@
 """Loading a collection whole, by split, or as pairs, and the warning of what was set aside."""
 
+import collection_forms
 import pytest
 from conftest import draw, load_quietly, make_mixed_collection, write, write_jsonl
 
@@ -146,3 +147,9 @@ def test_a_split_without_a_usable_file_says_so(tmp_path):
     assert load_pairs(tmp_path, split="train").ids == ["a.png"]
     with pytest.raises(ValueError, match="nothing usable .* b.png: empty file"):
         load_quietly(tmp_path, split="test")
+
+
+def test_every_form_of_a_collection_gives_the_same_items_and_batches(capsys):
+    """With more scenes by the script itself."""
+    assert collection_forms.main(size=12) == []
+    assert capsys.readouterr().out.count("alike") == len(collection_forms.FORMS)

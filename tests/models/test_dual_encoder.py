@@ -1,7 +1,9 @@
 """The dual encoder as a Keras model: fit, predict, encode, mixed precision, save and load."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import keras
@@ -217,6 +219,36 @@ def test_a_saved_model_answers_the_same_in_a_fresh_process(shared_model, batch, 
     images, texts = np.load(tmp_path / "rows.npy")
     assert np.allclose(images, shared_model.encode_images(batch["image"]), atol=1e-6)
     assert np.allclose(texts, shared_model.encode_texts(CAPTIONS), atol=1e-6)
+
+
+FIT_ON_TWO_REPLICAS = """
+import contextlib
+import numpy as np
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from conftest import CAPTIONS, make_model
+strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+with strategy.scope():
+    model = make_model()
+images = np.repeat(np.eye(4, 3, dtype="uint8") * 255, 256, 0).reshape(4, 16, 16, 3)
+inputs = {"image": np.tile(images, (2, 1, 1, 1)), "text": model.text_preprocessor(CAPTIONS * 2)}
+data = tf.data.Dataset.from_tensor_slices((inputs, np.arange(8) % 4)).batch(8)
+first = model.fit(data, epochs=1, verbose=0)
+with strategy.scope():
+    second = model.fit(data, epochs=5, verbose=0)
+print(first.history["loss"][0], second.history["loss"][-1])
+"""
+
+
+def test_fit_works_under_a_mirrored_strategy_outside_its_scope_and_inside():
+    """In a process of its own, because TensorFlow fixes the number of devices when it starts."""
+    folders = [str(Path(__file__).parents[depth]) for depth in (1, 2)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
+    command = [sys.executable, "-c", FIT_ON_TWO_REPLICAS]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    first, last = map(float, said.stdout.split()[-2:])
+    assert 0 < last < first / 2
 
 
 def test_training_resumes_after_loading(model, batch, tmp_path):

@@ -61,7 +61,7 @@ def test_a_configuration_is_read_as_it_was_saved(tmp_path):
     ("text", "message"),
     [
         ('{"epoch": 3}', "unknown setting 'epoch' in FILE; did you mean 'epochs'?"),
-        ('{"xyz": 3}', "unknown setting 'xyz' in FILE; known: data, scenes,"),
+        ('{"xyz": 3}', "unknown setting 'xyz' in FILE; known: data, image_column,"),
         ('{"epochs": "3"}', "epochs must be of type int; got '3'"),
         ("[1]", "FILE must hold a JSON object of settings"),
         ("{", "FILE is not a JSON file of settings"),

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from mmret_tf._lazy import import_modules
-from mmret_tf.data.readers.reading import Reading
-from mmret_tf.data.splits import hash_split
+from mmret_tf.data.readers.reading import USUAL_FORM, Reading, TableForm
+from mmret_tf.data.splits import hash_split, split_of_path
 
 LAYOUTS = (
-    "captions.jsonl, captions.csv (header image,caption), dataset_*.json (Karpathy), "
-    "captions_*.json or annotations/captions_*.json (MS-COCO), captions.txt or "
-    "Flickr8k.token.txt (Flickr8k, images in Images/), pairs of a.jpg and a.txt"
+    "captions.jsonl, metadata.jsonl or metadata.csv (Hugging Face's imagefolder), any .csv or .tsv "
+    "with a column of images and one of captions, dataset_*.json (Karpathy), captions_*.json or "
+    "annotations/captions_*.json (MS-COCO), captions.txt or Flickr8k.token.txt (Flickr8k, images "
+    "in Images/), pairs of a.jpg and a.txt, pictures alone"
 )
 
 
@@ -24,17 +25,24 @@ class Reader(abc.ABC):
     """Reads one family of layouts. Direct subclasses are found automatically.
 
     Attributes:
-        names: Patterns of the names of captions files, relative to the folder. They are empty for
-            a layout without a captions file; `read` gets the folder instead.
+        names: Patterns of the names of captions files, relative to the folder; none for a layout
+            without a captions file.
         precedence: Order in which readers are tried, the lowest number first.
     """
 
     names: ClassVar[tuple[str, ...]] = ()
     precedence: ClassVar[int] = 5
 
+    @classmethod
+    def find(cls, folder: Path) -> list[Path]:
+        """The captions files of this layout in a folder, or the folder itself if the layout has no
+        captions file; empty if the folder has another layout."""
+        found = (sorted(folder.glob(name)) for name in cls.names)
+        return next(filter(None, found), [])
+
     @abc.abstractmethod
     def read(self, reading: Reading, file: Path) -> None:
-        """Read a captions file: add its records and problems to `reading`."""
+        """Read one `file` that `find` found: add its records and problems to `reading`."""
 
 
 def all_readers() -> list[type[Reader]]:
@@ -43,8 +51,12 @@ def all_readers() -> list[type[Reader]]:
     return sorted(Reader.__subclasses__(), key=lambda reader: reader.precedence)
 
 
-def read_layout(source: Path) -> Reading:
+def read_layout(source: Path, form: TableForm = USUAL_FORM) -> Reading:
     """Recognise the layout of a folder, or of one captions file, and read it.
+
+    Args:
+        source: The folder or the file.
+        form: How to read a table whose form is unusual.
 
     Raises:
         ValueError: The path does not exist, the layout is unknown, or a captions file is
@@ -61,13 +73,12 @@ def read_layout(source: Path) -> Reading:
         names = ", ".join(file.name for file in files)
         raise ValueError(f"{folder} has several dataset_*.json ({names}): give the path of one")
 
-    reading = Reading(folder, " and ".join(file.name for file in files))
+    reading = Reading(folder, " and ".join(file.name for file in files), form=form)
     for file in files:
         reader().read(reading, file)
-    if not reader.names and not reading.records:
-        names = sorted(os.listdir(folder))
-        held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
-        raise ValueError(f"{folder} has none of the layouts known: {LAYOUTS}; it holds {held}")
+    if all(record.split is None for record in reading.records):
+        for record in reading.records:
+            record.split = split_of_path(next(iter(record.paths), ""))
     reading.is_hashed = all(record.split is None for record in reading.records)
     for record in reading.records:
         record.split = hash_split(record.id) if reading.is_hashed else record.split or ""
@@ -75,24 +86,24 @@ def read_layout(source: Path) -> Reading:
 
 
 def _reader_of_folder(folder: Path) -> tuple[type[Reader], list[Path]]:
-    """The first reader whose captions files a folder has, and these files."""
+    """The first reader whose layout a folder has, and its files."""
     for reader in all_readers():
-        for name in reader.names:
-            if files := sorted(folder.glob(name)):
-                return reader, files
-        if not reader.names:
-            return reader, [folder]
-    raise ValueError(f"{folder} has none of the layouts known: {LAYOUTS}")
+        if files := reader.find(folder):
+            return reader, files
+    names = sorted(os.listdir(folder))
+    held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
+    raise ValueError(f"{folder} has none of the layouts known: {LAYOUTS}; it holds {held}")
 
 
 def _reader_of_file(file: Path) -> tuple[type[Reader], Path]:
     """The reader of a captions file that was named directly, and the collection's folder."""
-    folder = file.parent
-    # For JSON lines and CSV the suffix is enough.
-    name = f"captions{file.suffix}" if file.suffix in (".jsonl", ".csv") else file.name
-    if fnmatchcase(name, "captions_*.json") and folder.name == "annotations":
-        folder, name = folder.parent, f"annotations/{name}"
-    for reader in all_readers():
-        if any(fnmatchcase(name, known) for known in reader.names):
-            return reader, folder
+    folder, names = file.parent, [file.name]
+    if file.suffix == ".jsonl":  # the suffix is enough
+        names.append("captions.jsonl")
+    if fnmatchcase(file.name, "captions_*.json") and folder.name == "annotations":
+        folder, names = folder.parent, [f"annotations/{file.name}"]
+    for name in names:
+        for reader in all_readers():
+            if any(fnmatchcase(name, known) for known in reader.names):
+                return reader, folder
     raise ValueError(f"{file} has none of the layouts known: {LAYOUTS}")

@@ -4,10 +4,11 @@ Readers do not open pictures. A row that cannot be understood becomes a `Problem
 continues.
 """
 
+import codecs
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,35 @@ IMAGE_FOLDERS = (
 
 # Captions files are read whole; all captions of MS-COCO take 0.1 GiB.
 MAX_CAPTIONS_BYTES = 2**30
+
+
+# Names of columns by which images and captions are found, in the order of preference.
+IMAGE_COLUMNS = (
+    *("image", "file_name", "filename", "filepath", "file_path", "image_name", "image_path"),
+    *("image_file", "img", "path", "file"),
+)
+CAPTION_COLUMNS = ("caption", "captions", "text", "title", "comment", "description", "sentence")
+
+
+@dataclass(frozen=True)
+class TableForm:
+    """The form of a table, where it is unusual; what is left out is found by itself.
+
+    Args:
+        image_column: Column of the image's file in a table.
+        caption_column: Column of the captions in a table; "label" for folders of classes.
+        separator: Separator of a table: a comma, a semicolon, a tab ("tab") or |.
+        encoding: Encoding of captions files, such as gbk; by default UTF-8, or UTF-16 if its mark
+            says so.
+    """
+
+    image_column: str = ""
+    caption_column: str = ""
+    separator: str = ""
+    encoding: str = ""
+
+
+USUAL_FORM = TableForm()
 
 
 class Problem(NamedTuple):
@@ -89,6 +119,7 @@ class Reading:
         records: Items that were read.
         base: Folder below which all pictures belong to the collection; `None` for the folders of
             the records.
+        form: How to read tables, as the user said.
         is_hashed: Whether the layout names no splits, so that a hash of the id decides them.
     """
 
@@ -97,6 +128,7 @@ class Reading:
     problems: list[Problem] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     base: str | None = "."
+    form: TableForm = USUAL_FORM
     is_hashed: bool = False
     _table: dict[str, Record] = field(default_factory=dict)  # the records that `add_row` made
 
@@ -136,7 +168,7 @@ class Reading:
                 record.sources.setdefault(modality, []).append(text.strip())
 
     def read_bytes(self, file: Path) -> bytes:
-        """Content of a captions file: a regular file in the folder, not above a size limit."""
+        """Content of a captions file in UTF-8: a regular file in the folder, not above a limit."""
         if not is_inside(self.folder, os.path.relpath(file, self.folder)):
             raise ValueError(f"{file} is a link that leads outside the collection")
         try:
@@ -145,9 +177,14 @@ class Reading:
             contents = file.read_bytes()
         except OSError as error:
             raise ValueError(f"{file}: {error.strerror or error}") from None
-        if contents.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise ValueError(f"{file} is UTF-16: save it as UTF-8")
-        return contents
+        is_utf_16 = contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        encoding = self.form.encoding or ("utf-16" if is_utf_16 else "")
+        if not encoding:
+            return contents
+        try:
+            return contents.decode(encoding).encode()
+        except (LookupError, ValueError) as error:
+            raise ValueError(f"{file} is not in the encoding {encoding!r}: {error}") from None
 
     def lines(self, file: Path) -> Iterator[tuple[str, str]]:
         """The place and text of each line that is UTF-8."""
@@ -185,6 +222,24 @@ def get_field(row: object, key: str, kind: type | tuple[type, ...], default: Any
         name = {str: "a string", list: "a list", dict: "an object"}.get(kind, "a string or number")
         raise ValueError(f"`{key}` must be {name}, got {json.dumps(value)[:40]}")
     return value
+
+
+def chosen_columns(form: TableForm, columns: Sequence[str]) -> tuple[str | None, str | None]:
+    """The columns of images and of captions among some; `None` for one that there is not."""
+    image = _first(columns, [form.image_column.lower()] if form.image_column else IMAGE_COLUMNS)
+    return image, caption_column(form, [name for name in columns if name != image])
+
+
+def caption_column(form: TableForm, columns: Sequence[str]) -> str | None:
+    """The column of captions among some, or `None`."""
+    asked = [form.caption_column.lower()] if form.caption_column else CAPTION_COLUMNS
+    return _first(columns, asked)
+
+
+def _first(columns: Sequence[str], names: Sequence[str]) -> str | None:
+    """The first of some names that a column has, upper and lower case aside."""
+    spelled = {column.lower(): column for column in reversed(columns)}
+    return next((spelled[name] for name in names if name in spelled), None)
 
 
 def is_inside(folder: Path, path: str) -> bool:

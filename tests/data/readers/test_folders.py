@@ -1,7 +1,9 @@
-"""A text file beside each picture, in any subfolder."""
+"""A text file beside each picture, in any subfolder, and pictures alone."""
 
+import pytest
 from conftest import draw, load_quietly, write
 
+from mmret_tf.data import load, load_pairs
 from mmret_tf.data.readers.reader import read_layout
 
 
@@ -35,3 +37,41 @@ def test_jfif_is_a_suffix_of_jpeg(tmp_path):
     draw(tmp_path / "a.jpg").rename(tmp_path / "a.jfif")
     write(tmp_path / "a.txt", "a dog")
     assert load_quietly(tmp_path).ids == ["a.jfif"]
+
+
+def test_pictures_alone_are_items_without_captions(tmp_path):
+    for name in ("a.png", "2019/holiday/b.jpg", "2019/c.webp", ".hidden/d.png"):
+        draw(tmp_path / name)
+    write(tmp_path / "notes.md", "x")
+    items = load(tmp_path)
+    assert items.ids == ["a.png", "2019/c.webp", "2019/holiday/b.jpg"]
+    assert items.captions == [[], [], []] and items.attributes == [{}, {}, {}]
+    assert items.quarantined == []
+    with pytest.raises(ValueError, match="no item has both an image and a caption"):
+        load_pairs(tmp_path)
+    with pytest.raises(ValueError, match="holds pictures alone: there is no column of captions"):
+        load(tmp_path, caption_column="label")
+
+
+def test_folders_of_one_depth_are_classes(tmp_path):
+    for name in ("train/cat/1.png", "train/狗/2.png", "test/cat/3.png"):
+        draw(tmp_path / name)
+    items = load(tmp_path)
+    assert items.splits == ["test", "train", "train"]
+    assert [each["label"] for each in items.attributes] == ["cat", "cat", "狗"]
+    assert items.captions == [[], [], []]
+    assert load_pairs(tmp_path, caption_column="label").captions == [["cat"], ["cat"], ["狗"]]
+
+
+def test_folders_of_splits_are_no_classes(tmp_path):
+    for split in ("train", "validation", "test"):
+        draw(tmp_path / split / "1.png")
+    items = load(tmp_path)
+    assert items.splits == ["test", "train", "dev"] and items.attributes == [{}, {}, {}]
+
+
+def test_a_damaged_picture_alone_is_set_aside(tmp_path):
+    draw(tmp_path / "a.png")
+    write(tmp_path / "b.png", "no picture")
+    items = load_quietly(tmp_path, loader=load)
+    assert items.ids == ["a.png"] and [place for place, _ in items.quarantined] == ["b.png"]

@@ -9,7 +9,8 @@ from conftest import draw, load_quietly, write, write_jsonl
 from mmret_tf.data.readers.reader import Reader, all_readers, read_layout
 from mmret_tf.data.readers.reading import Record
 
-NAMES = ["JsonLines", "Csv", "Karpathy", "Coco", "Flickr8k", "TextBeside"]
+NAMES = ["JsonLines", "ImageFolder", "Csv", "Karpathy", "Coco", "Flickr8k", "AnyTable"]
+NAMES += ["TextBeside", "Pictures"]
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def notes_reader():
         """name: caption."""
 
         names = ("*.notes",)
-        precedence = 0.5
+        precedence = 0.2
 
         def read(self, reading, file):
             for place, line in reading.lines(file):
@@ -75,6 +76,7 @@ def test_a_captions_file_may_be_named_directly(tmp_path):
         write(tmp_path / "mine.jsonl", row),
         write(tmp_path / "mine.csv", "image,caption", "a.png,x"),
         write(tmp_path / "captions.txt", "image,caption", "a.png,x"),
+        write(tmp_path / "metadata.jsonl", '{"file_name": "a.png", "text": "x"}'),
     ):
         reading = read_layout(file)
         assert reading.folder == tmp_path and reading.source == file.name
@@ -105,7 +107,8 @@ def test_a_hash_splits_only_collections_without_splits(tmp_path):
     ("files", "source", "message"),
     [
         ({}, "", "has none of the layouts known: captions.jsonl, .*; it holds nothing"),
-        ({"a.jpg": "", "x.md": ""}, "", "none of the layouts known: .*; it holds a.jpg, x.md"),
+        ({"a.txt": "", "x.md": ""}, "", "none of the layouts known: .*; it holds a.txt, x.md"),
+        ({"a.csv": "", "b.csv": ""}, "", r"several tables \(a.csv, b.csv\): give the path of one"),
         (dict.fromkeys("abcdefg", ""), "", "it holds a, b, c, d, e, ...$"),
         ({"x.md": ""}, "x.md", "x.md has none of the layouts known"),
         ({}, "nowhere", "there is no folder or captions file .*nowhere"),

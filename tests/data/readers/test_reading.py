@@ -6,6 +6,7 @@ import unicodedata
 import pytest
 from conftest import draw, load_quietly, write
 
+from mmret_tf.data import load_pairs
 from mmret_tf.data.readers import reading as module
 from mmret_tf.data.readers.reading import (
     Reading,
@@ -206,12 +207,27 @@ def test_one_bad_name_costs_its_row_alone(name, tmp_path):
     assert pairs.ids == ["a.png"] and len(pairs.quarantined) == 1
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
-def test_a_file_in_utf_16_is_refused_with_the_reason(encoding, tmp_path):
+@pytest.mark.parametrize(
+    ("encoding", "form"),
+    [
+        ("utf-16", {}),
+        ("utf-8-sig", {}),
+        ("utf-16-le", {"encoding": "utf-16-le"}),
+        ("gb18030", {"encoding": "gb18030"}),
+        ("big5", {"encoding": "big5"}),
+    ],
+)
+def test_captions_in_other_encodings(encoding, form, tmp_path):
     draw(tmp_path / "a.png", 9)
-    text = "\ufeffimage,caption\na.png,a dog\n".removeprefix(
-        "\ufeff" if encoding == "utf-16" else ""
-    )
-    (tmp_path / "captions.csv").write_bytes(text.encode(encoding))
-    with pytest.raises(ValueError, match="captions.csv is UTF-16: save it as UTF-8"):
-        load_quietly(tmp_path)
+    (tmp_path / "captions.csv").write_bytes("image,caption\na.png,小狗\n".encode(encoding))
+    assert load_pairs(tmp_path, **form).captions == [["小狗"]]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "reason"), [("ascii", "is not in the encoding 'ascii'"), ("x", "encoding 'x'")]
+)
+def test_another_encoding_than_was_said_is_a_value_error(encoding, reason, tmp_path):
+    draw(tmp_path / "a.png", 9)
+    write(tmp_path / "captions.csv", "image,caption", "a.png,小狗")
+    with pytest.raises(ValueError, match=f"captions.csv .*{reason}"):
+        load_pairs(tmp_path, encoding=encoding)

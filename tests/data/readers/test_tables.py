@@ -121,7 +121,8 @@ def test_bad_lines_of_the_older_flickr8k_file_are_set_aside(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("captions.csv", "file,text\n", "the columns image and caption; got 'file,text'"),
+        ("captions.csv", "name,words\n", "got 'name,words': name them with image_column and"),
+        ("mine.tsv", "image\twords\n", "got 'image,words': name them with image_column and"),
         ("captions.txt", "", "captions.txt must begin with a header .* got ''"),
     ],
 )
@@ -141,3 +142,60 @@ def test_several_columns_of_captions(tmp_path):
     write(tmp_path / "captions.csv", "image,image,caption", "a.png,b.png,which")
     with pytest.raises(ValueError, match="more than one column image"):
         load_quietly(tmp_path)
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";", "|"])
+@pytest.mark.parametrize(
+    ("image", "caption"),
+    [
+        ("image", "caption"),
+        ("filepath", "title"),
+        ("File_Name", "Text"),
+        ("image_name", " comment"),
+    ],
+)
+def test_usual_columns_and_separators_are_found(separator, image, caption, tmp_path):
+    draw(tmp_path / "a.png", 9)
+    rows = [[" number", image, caption], ["0", "a.png", "a dog"], ["1", "a.png", "一只狗"]]
+    write(tmp_path / "captions.csv", *map(separator.join, rows))
+    pairs = load_quietly(tmp_path)
+    assert pairs.captions == [["a dog", "一只狗"]] and not pairs.quarantined
+
+
+@pytest.mark.parametrize("separator", ["", "semicolon", ";"])
+def test_columns_may_be_named(separator, tmp_path):
+    draw(tmp_path / "a.png", 9)
+    write(tmp_path / "captions.csv", "图;image;说明", "a.png;b.png;a dog, a ball")
+    form = {"image_column": "图", "caption_column": "说明", "separator": separator}
+    assert load_quietly(tmp_path, **form).captions == [["a dog, a ball"]]
+    with pytest.raises(ValueError, match="one of captions .* got '图,image,说明'"):
+        load_quietly(tmp_path, image_column="图", caption_column="words", separator=";")
+    with pytest.raises(ValueError, match="separator must be one of .* got '/'"):
+        load_quietly(tmp_path, separator="/")
+
+
+def test_results_of_flickr30k_with_the_row_that_lacks_a_separator(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        draw(tmp_path / "flickr30k_images" / name, 9)
+    rows = ['a.jpg| 0| A "dog , runs .', "a.jpg| 1   A dog runs .", "b.jpg| 0| x| y", "b.jpg| 0| z"]
+    write(tmp_path / "results.csv", "image_name| comment_number| comment", *rows)
+    pairs = load_quietly(tmp_path)
+    assert pairs.captions == [['A "dog , runs .', "A dog runs ."], ["z"]]
+    (aside,) = pairs.quarantined
+    assert aside == (
+        "results.csv line 4",
+        "expected 3 fields (image_name,comment_number,comment), got 4",
+    )
+
+
+def test_a_table_for_each_split(tmp_path):
+    for split, name in (("train", "a.png"), ("val", "b.png"), ("test", "c.png")):
+        draw(tmp_path / name, 9)
+        write(tmp_path / f"{split}.csv", "image,caption", f"{name},x")
+    assert load_quietly(tmp_path).splits == ["test", "train", "dev"]
+
+
+def test_the_captions_file_of_flickr30k(tmp_path):
+    draw(tmp_path / "flickr30k-images" / "a.jpg")
+    write(tmp_path / "results_20130124.token", "a.jpg#0\ta dog", "a.jpg#1\tone dog")
+    assert load_quietly(tmp_path).captions == [["a dog", "one dog"]]

@@ -1,0 +1,192 @@
+"""The same drawn scenes in every form of a collection that can be read.
+
+    python tests/collection_forms.py --size 500
+
+Writes each form into a folder of its own, loads it, and compares its items, splits and first
+training batches with those of the first form, bit for bit. Prints a line for each form, and exits
+with 1 if one differs.
+"""
+
+import argparse
+import csv
+import io
+import json
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import mmret_tf as mm
+from mmret_tf.data.splits import normal_split
+
+SPLITS = ("test", "train", "validation")  # as they are sorted
+
+
+def make_rows(size):
+    """Scenes as (file name, PNG, captions, split), in the order of the names."""
+    rows = []
+    for split in SPLITS:
+        pairs = mm.load_pairs("scenes", split, size=max(2, size // len(SPLITS)))
+        for number, (path, captions) in enumerate(
+            zip(pairs.image_paths, pairs.captions, strict=True)
+        ):
+            rows.append((f"{split}/{number:05}.png", path.read_bytes(), captions, split))
+    return rows
+
+
+def write_images(folder, rows):
+    for name, content, *_ in rows:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def write_text(path, *lines, encoding="utf-8"):
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode(encoding))
+
+
+def write_table(path, rows, header, separator=",", encoding="utf-8"):
+    """A row for each caption: image, its number, caption, split."""
+    text = io.StringIO()
+    quoting = csv.QUOTE_NONE if separator == "|" else csv.QUOTE_MINIMAL
+    writer = csv.writer(text, delimiter=separator, quoting=quoting, lineterminator="\n")
+    writer.writerow(header)
+    for name, _, captions, split in rows:
+        writer.writerows([name, number, caption, split] for number, caption in enumerate(captions))
+    path.write_bytes(text.getvalue().encode(encoding))
+
+
+def json_lines(folder, rows):
+    """captions.jsonl"""
+    lines = [{"image": n, "captions": c, "split": s} for n, _, c, s in rows]
+    write_text(folder / "captions.jsonl", *(json.dumps(line) for line in lines))
+
+
+def comma(folder, rows):
+    """captions.csv"""
+    write_table(folder / "captions.csv", rows, ["image", "number", "caption", "split"])
+
+
+def tab(folder, rows):
+    """A .tsv of filepath and title"""
+    write_table(folder / "mine.tsv", rows, ["filepath", "number", "title", "split"], "\t")
+
+
+def semicolon(folder, rows):
+    """A .csv with semicolons, in UTF-16"""
+    header = ["file_name", "number", "text", "split"]
+    write_table(folder / "mine.csv", rows, header, ";", "utf-16")
+
+
+def bar(folder, rows):
+    """Flickr30k's results.csv"""
+    header = ["image_name", " comment_number", " comment", "split"]
+    write_table(folder / "results.csv", rows, header, "|")
+
+
+def unusual(folder, rows):
+    """A .csv of unusual columns, in GB 18030"""
+    write_table(folder / "mine.csv", rows, ["图片", "号", "说明", "split"], ",", "gb18030")
+
+
+def image_folder(folder, rows):
+    """imagefolder, a metadata.jsonl for each split"""
+    for split in SPLITS:
+        of_split = [row for row in rows if row[3] == split]
+        lines = [{"file_name": Path(n).name, "text": c} for n, _, c, _ in of_split]
+        write_text(folder / split / "metadata.jsonl", *(json.dumps(line) for line in lines))
+
+
+def karpathy(folder, rows):
+    """Karpathy's dataset_*.json"""
+    images = [
+        {"filename": n, "split": normal_split(s), "sentences": [{"raw": each} for each in c]}
+        for n, _, c, s in rows
+    ]
+    write_text(folder / "dataset_mine.json", json.dumps({"images": images}))
+
+
+def text_beside(folder, rows):
+    """A text file beside each picture"""
+    for name, _, captions, _ in rows:
+        write_text((folder / name).with_suffix(".txt"), *captions)
+
+
+# What makes each form, and the settings with which it is loaded.
+FORMS = {
+    "captions.jsonl": (json_lines, {}),
+    "captions.csv": (comma, {}),
+    "tab": (tab, {}),
+    "semicolon": (semicolon, {}),
+    "results.csv": (bar, {}),
+    "unusual": (
+        unusual,
+        {"image_column": "图片", "caption_column": "说明", "encoding": "gb18030"},
+    ),
+    "imagefolder": (image_folder, {}),
+    "karpathy": (karpathy, {}),
+    "text": (text_beside, {}),
+}
+
+
+def make_form(name, folder, rows):
+    """Write the rows in a form; return what is given to `load`."""
+    write, settings = FORMS[name]
+    write_images(folder, rows)
+    write(folder, rows)
+    return folder, settings
+
+
+def first_batches(pairs, model):
+    """All batches of the first epoch of a training, as arrays."""
+    dataset = pairs.as_dataset(model, batch_size=8, training=True, seed=3)
+    return [
+        (inputs["image"].numpy(), inputs["text"].numpy(), groups.numpy())
+        for inputs, groups in dataset
+    ]
+
+
+def content(pairs, model):
+    """What has to be the same in every form."""
+    pictures = [np.asarray(Image.open(io.BytesIO(each.read()))) for each in pairs.first_sources]
+    return pairs.captions, pairs.splits, pictures, first_batches(pairs.split("train"), model)
+
+
+def difference(one, other):
+    """The first part of two contents that differs; "" if they are the same."""
+    for name, first, second in zip(("captions", "splits"), one, other, strict=False):
+        if first != second:
+            return name
+    arrays = [[*each[2], *(array for batch in each[3] for array in batch)] for each in (one, other)]
+    if len(arrays[0]) != len(arrays[1]) or not all(map(np.array_equal, *arrays)):
+        return "pictures or batches"
+    return ""
+
+
+def main(size, names=tuple(FORMS)):
+    """Print how many items each form has; return the forms that differ from the first."""
+    from conftest import make_model, make_text
+
+    rows = make_rows(size)
+    model = make_model(make_text([caption for row in rows for caption in row[2]], length=12))
+    wrong, first = [], None
+    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for name in names:
+            folder, settings = make_form(name, Path(temporary, name), rows)
+            pairs = mm.load_pairs(folder, **settings)
+            found = content(pairs, model)
+            first = first or found
+            differs = difference(first, found)
+            print(f"{name}: {len(pairs)} items {'differ in ' + differs if differs else 'alike'}")
+            wrong += [name] * bool(differs or pairs.quarantined)
+    return wrong
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=500)
+    sys.exit(bool(main(parser.parse_args().size)))
