@@ -11,7 +11,9 @@ import argparse
 import csv
 import io
 import json
+import shutil
 import sys
+import tarfile
 import tempfile
 import warnings
 from pathlib import Path
@@ -100,6 +102,26 @@ def image_folder(folder, rows):
         write_text(folder / split / "metadata.jsonl", *(json.dumps(line) for line in lines))
 
 
+def shards(folder, rows):
+    """WebDataset, shards of seven items"""
+    shutil.rmtree(folder)
+    for split in SPLITS:
+        of_split = [row for row in rows if row[3] == split]
+        for start in range(0, len(of_split), 7):
+            (folder / split).mkdir(parents=True, exist_ok=True)
+            with tarfile.open(folder / split / f"{start // 7:06}.tar", "w") as archive:
+                for name, content, captions, _ in of_split[start : start + 7]:
+                    stem = Path(name).stem
+                    add_member(archive, f"{stem}.png", content)
+                    add_member(archive, f"{stem}.txt", "\n".join(captions).encode())
+
+
+def add_member(archive, name, content):
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
 def karpathy(folder, rows):
     """Karpathy's dataset_*.json"""
     images = [
@@ -129,6 +151,7 @@ FORMS = {
     "imagefolder": (image_folder, {}),
     "karpathy": (karpathy, {}),
     "text": (text_beside, {}),
+    "shards": (shards, {}),
 }
 
 

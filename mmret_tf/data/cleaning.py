@@ -7,7 +7,6 @@ files above a size limit are not opened.
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from posixpath import dirname, join, normpath
 
 from mmret_tf._checks import one_line
@@ -16,6 +15,7 @@ from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.pairs import source_ids
 from mmret_tf.data.progress import Progress
 from mmret_tf.data.readers.reading import Problem, Reading, Record, files_below, is_inside
+from mmret_tf.data.sources import Source
 from mmret_tf.data.splits import hash_split
 
 # Larger files are not read. The largest picture that is decoded takes half of this as a BMP.
@@ -85,6 +85,9 @@ def _distinct_files(reading: Reading, record: Record, files: set[str]) -> dict[s
     """The usable paths of a record, by real path; `files` are those of earlier records."""
     found = {}
     for path in record.paths:
+        if path in reading.parts:  # has a name of its own, unlike a file, which links may name
+            found[path] = path
+            continue
         with reading.set_aside(path, record.id):
             if not is_inside(reading.folder, path):
                 raise ValueError(f"leads outside the collection ({record.place})")
@@ -125,7 +128,7 @@ def _check_files(reading: Reading, records: list[Record]) -> list[Record]:
 
     def problem_of(file: tuple[Record, str, str]) -> str | None:
         _, modality, path = file
-        return _problem_of_file(reading.folder / path, modality)
+        return _problem_of_source(reading.source_of(path), modality)
 
     with ThreadPoolExecutor(cores()) as pool:
         reasons = pool.map(problem_of, files)
@@ -139,14 +142,16 @@ def _check_files(reading: Reading, records: list[Record]) -> list[Record]:
     return [whole for record, whole in checked if whole.paths or not record.paths]
 
 
-def _problem_of_file(file: Path, modality: str) -> str | None:
-    """The reason why a file cannot be used, or `None`."""
+def _problem_of_source(source: Source, modality: str) -> str | None:
+    """The reason why a source cannot be used, or `None`."""
     try:
-        if file.stat().st_size > MAX_FILE_BYTES:
+        if source.size() > MAX_FILE_BYTES:
             return f"too large: more than {MAX_FILE_BYTES} bytes"
-        get_modality(modality).check(file.read_bytes())
-    except OSError as error:
-        return f"unreadable: {error.strerror or error}"
+        content = source.read()
+    except (OSError, ValueError) as error:
+        return f"unreadable: {getattr(error, 'strerror', None) or error}"
+    try:
+        get_modality(modality).check(content)
     except ValueError as error:
         return str(error)
     return None

@@ -15,6 +15,7 @@ from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.pairs import Pairs
 from mmret_tf.data.readers.reader import read_layout
 from mmret_tf.data.readers.reading import Reading, Record, TableForm
+from mmret_tf.data.sources import Source
 from mmret_tf.data.splits import count_splits, normal_split
 
 
@@ -48,6 +49,8 @@ def load(
     - MS-COCO: `captions_*.json`, perhaps in `annotations/`, images in `train2017/` and so on.
     - Flickr8k: `captions.txt` or `Flickr8k.token.txt`, `Images/`, `Flickr_8k.trainImages.txt`...
     - Any other `.csv` or `.tsv`, if it is the only one, or one for each split.
+    - WebDataset: `.tar` files, read where they are. `source` may name some of them, with ranges
+      of numbers: `shards/{000000..000123}.tar`.
     - `a.jpg` and `a.txt`, a caption a line, in any subfolder.
     - Pictures alone, in any subfolder: items without captions. Folders of one depth are classes,
       with their name as the attribute "label".
@@ -146,10 +149,10 @@ def _load(
     return collection, os.fspath(source)
 
 
-def _values(reading: Reading, record: Record, name: str) -> list[str | Path]:
-    """Values of one modality: texts as they are, paths below the collection's folder."""
+def _values(reading: Reading, record: Record, name: str) -> list[str] | list[Source]:
+    """Values of one modality: texts as they are, sources of files."""
     values = record.sources.get(name, [])
-    return [reading.folder / each for each in values] if get_modality(name).is_file else values
+    return [reading.source_of(each) for each in values] if get_modality(name).is_file else values
 
 
 def _some(quarantined: list[tuple[str, str]]) -> str:

@@ -4,7 +4,8 @@ import abc
 import functools
 import hashlib
 import os
-from collections.abc import Iterable
+import tarfile
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,10 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def read(self) -> bytes:
         """The encoded content; ValueError if it cannot be read."""
+
+    def size(self) -> int:
+        """Number of bytes of the content; a file is not read for it. OSError if there is none."""
+        return len(self.read())
 
     @functools.cached_property
     def identity(self) -> str:
@@ -60,12 +65,97 @@ class FileSource(Source):
     def name(self) -> str:
         return os.fspath(self.path)
 
+    def size(self) -> int:
+        return self.path.stat().st_size
+
     def read(self) -> bytes:
         try:
             return self.path.read_bytes()
+        except NotADirectoryError:  # a member of an archive, perhaps
+            return member_of_archive(self.path).read()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ValueError(f"{self.name}: {reason}") from None
+
+
+@dataclass(frozen=True)
+class RangeSource(Source):
+    """A range of a file's bytes, such as a member of a tar file, which stays packed.
+
+    Attributes:
+        path: Path of the file.
+        member: Name of the part in it.
+        start: Its first byte.
+        length: Number of its bytes.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "abc"
+    >>> _ = file.write_bytes(b"abc")
+    >>> RangeSource(file, "b", 1, 1).read()
+    b'b'
+    """
+
+    path: Path
+    member: str
+    start: int
+    length: int
+
+    @property
+    def record(self) -> str:
+        return os.path.join(os.path.abspath(self.path), self.member)
+
+    def size(self) -> int:
+        return self.length
+
+    def read(self) -> bytes:
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.start)
+                content = file.read(self.length)
+        except OSError as error:
+            raise ValueError(f"{self.record}: {error.strerror or error}") from None
+        if len(content) < self.length:
+            raise ValueError(f"{self.record}: the archive ends within it")
+        return content
+
+
+def tar_members(path: Path) -> Iterator[RangeSource]:
+    """The files in a tar file that is not compressed, in their order.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: It is not such a file, or it is cut off. What comes before can be used.
+    """
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if member.isreg() and not member.issparse():
+                    yield RangeSource(path, member.name, member.offset_data, member.size)
+                archive.members = []  # or it keeps them all
+    except (OSError, tarfile.TarError, ValueError) as error:
+        raise ValueError(f"{path}: not a whole, uncompressed tar file: {error}") from None
+
+
+def member_of_archive(path: Path) -> RangeSource:
+    """The source whose record is this path: `shard.tar/member`.
+
+    Raises:
+        ValueError: No parent of the path is a tar file, or it has no such member.
+    """
+    archive = next((each for each in path.parents if each.is_file()), path)
+    size, changed = archive.stat().st_size, archive.stat().st_mtime_ns
+    found = _members(archive, size, changed).get(path.relative_to(archive).as_posix())
+    if found is None:
+        raise ValueError(f"{path}: {archive.name} has no such member")
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def _members(path: Path, size: int, changed: int) -> dict[str, RangeSource]:
+    """The members of an archive by name; read again when the file changes."""
+    return {source.member: source for source in tar_members(path)}
 
 
 @dataclass(frozen=True)

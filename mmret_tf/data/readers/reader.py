@@ -5,6 +5,7 @@
 
 import abc
 import os
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import ClassVar
@@ -17,8 +18,13 @@ LAYOUTS = (
     "captions.jsonl, metadata.jsonl or metadata.csv (Hugging Face's imagefolder), any .csv or .tsv "
     "with a column of images and one of captions, dataset_*.json (Karpathy), captions_*.json or "
     "annotations/captions_*.json (MS-COCO), captions.txt or Flickr8k.token.txt (Flickr8k, images "
-    "in Images/), pairs of a.jpg and a.txt, pictures alone"
+    "in Images/), .tar shards (WebDataset), pairs of a.jpg and a.txt, pictures alone"
 )
+
+
+# A range of numbers in a path, as WebDataset has it, and the most files that such a path may name.
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+MOST_FILES = 2**20
 
 
 class Reader(abc.ABC):
@@ -65,15 +71,15 @@ def read_layout(source: Path, form: TableForm = USUAL_FORM) -> Reading:
     if source.is_dir():
         folder = source
         reader, files = _reader_of_folder(folder)
-    elif source.is_file():
-        reader, folder, files = *_reader_of_file(source), [source]
     else:
-        raise ValueError(f"there is no folder or captions file {source}")
+        files = _named_files(source)
+        reader, folder = _reader_of_file(files[0])
     if "dataset_*.json" in reader.names and len(files) > 1:
         names = ", ".join(file.name for file in files)
         raise ValueError(f"{folder} has several dataset_*.json ({names}): give the path of one")
 
-    reading = Reading(folder, " and ".join(file.name for file in files), form=form)
+    named = [file.name for file in files[:3]] + ["..."] * (len(files) > 3)
+    reading = Reading(folder, " and ".join(named), form=form)
     for file in files:
         reader().read(reading, file)
     if all(record.split is None for record in reading.records):
@@ -83,6 +89,26 @@ def read_layout(source: Path, form: TableForm = USUAL_FORM) -> Reading:
     for record in reading.records:
         record.split = hash_split(record.id) if reading.is_hashed else record.split or ""
     return reading
+
+
+def _named_files(source: Path) -> list[Path]:
+    """The file of a path, or the files of one with ranges of numbers, as in `{000..123}.tar`."""
+    files = [source]
+    while ranges := [RANGE.search(str(file)) for file in files if RANGE.search(str(file))]:
+        first, last = ranges[0].groups()
+        numbers = range(int(first), int(last) + 1)
+        if len(ranges) * len(numbers) > MOST_FILES:
+            raise ValueError(f"{source} names more than {MOST_FILES} files")
+        files = [
+            Path(RANGE.sub(f"{number:0{len(first)}}", str(file), count=1))
+            for file in files
+            for number in numbers
+        ]
+    if missing := [file for file in files if not file.is_file()]:
+        raise ValueError(f"there is no folder or captions file {missing[0]}")
+    if not files or len({file.parent for file in files}) > 1:
+        raise ValueError(f"{source} must name files of one folder")
+    return files
 
 
 def _reader_of_folder(folder: Path) -> tuple[type[Reader], list[Path]]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from unicodedata import normalize
 
 from mmret_tf.data.modalities import get_modality
+from mmret_tf.data.sources import FileSource, Source
 from mmret_tf.data.splits import normal_split
 
 # Folders of images beside captions files, as collections are distributed.
@@ -119,6 +120,7 @@ class Reading:
         records: Items that were read.
         base: Folder below which all pictures belong to the collection; `None` for the folders of
             the records.
+        parts: Sources that are not files of their own, by the path that records give them.
         form: How to read tables, as the user said.
         is_hashed: Whether the layout names no splits, so that a hash of the id decides them.
     """
@@ -128,9 +130,14 @@ class Reading:
     problems: list[Problem] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     base: str | None = "."
+    parts: dict[str, Source] = field(default_factory=dict)
     form: TableForm = USUAL_FORM
     is_hashed: bool = False
     _table: dict[str, Record] = field(default_factory=dict)  # the records that `add_row` made
+
+    def source_of(self, path: str) -> Source:
+        """The source of a record's path."""
+        return self.parts.get(path) or FileSource(self.folder / path)
 
     @contextmanager
     def set_aside(self, place: str, record_id: str | None = None) -> Iterator[None]:

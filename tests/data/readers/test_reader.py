@@ -10,7 +10,7 @@ from mmret_tf.data.readers.reader import Reader, all_readers, read_layout
 from mmret_tf.data.readers.reading import Record
 
 NAMES = ["JsonLines", "ImageFolder", "Csv", "Karpathy", "Coco", "Flickr8k", "AnyTable"]
-NAMES += ["TextBeside", "Pictures"]
+NAMES += ["Shards", "TextBeside", "Pictures"]
 
 
 @pytest.fixture
