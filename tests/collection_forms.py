@@ -19,6 +19,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 import mmret_tf as mm
@@ -122,6 +123,13 @@ def add_member(archive, name, content):
     archive.addfile(member, io.BytesIO(content))
 
 
+def in_memory(folder, rows):
+    """A `tf.data.Dataset` of dicts"""
+    rows = [{"id": n, "image": p, "captions": c, "split": normal_split(s)} for n, p, c, s in rows]
+    columns = {name: tf.ragged.constant([row[name] for row in rows]) for name in rows[0]}
+    return tf.data.Dataset.from_tensor_slices(columns)
+
+
 def karpathy(folder, rows):
     """Karpathy's dataset_*.json"""
     images = [
@@ -152,15 +160,18 @@ FORMS = {
     "karpathy": (karpathy, {}),
     "text": (text_beside, {}),
     "shards": (shards, {}),
+    "tf.data": (in_memory, {}),
 }
 
 
 def make_form(name, folder, rows):
-    """Write the rows in a form; return what is given to `load`."""
+    """Write the rows in a form; return the pairs that are loaded from it."""
     write, settings = FORMS[name]
     write_images(folder, rows)
-    write(folder, rows)
-    return folder, settings
+    dataset = write(folder, rows)
+    if dataset is not None:
+        return mm.Collection.from_dataset(dataset).pairs()
+    return mm.load_pairs(folder, **settings)
 
 
 def first_batches(pairs, model):
@@ -199,8 +210,7 @@ def main(size, names=tuple(FORMS)):
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         for name in names:
-            folder, settings = make_form(name, Path(temporary, name), rows)
-            pairs = mm.load_pairs(folder, **settings)
+            pairs = make_form(name, Path(temporary, name), rows)
             found = content(pairs, model)
             first = first or found
             differs = difference(first, found)

@@ -107,7 +107,8 @@ def _duplicate(record: Record) -> str:
 
 def _image_files(reading: Reading) -> Iterator[tuple[str, str]]:
     """The id and the path of every image file in the folders of a collection."""
-    folders = {dirname(path) for record in reading.records for path in record.paths}
+    paths = {path for record in reading.records for path in record.paths} - set(reading.parts)
+    folders = {dirname(path) for path in paths}
     for parent in sorted(folders) if reading.base is None else [reading.base]:
         if is_inside(reading.folder, parent):
             for name in files_below(reading.folder / parent, get_modality("image").suffixes):

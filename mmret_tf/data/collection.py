@@ -71,6 +71,33 @@ class Collection:
                 names = " or ".join(self.sources) or "source"
                 raise ValueError(f"every item must have a source; {key!r} has no {names}")
 
+    @classmethod
+    def from_dataset(cls, dataset: Iterable[Mapping[str, Any]], **form: str) -> "Collection":
+        """The items of a dataset in memory. Section 2.1.
+
+        Args:
+            dataset: Rows as dicts: a `tf.data.Dataset` (TensorFlow Datasets gives such), a Hugging
+                Face `Dataset`, or a list. A row has an image (PIL image, array or encoded bytes),
+                a caption or a list of them, or both; "id" and "split" are known, and other numbers
+                and texts are attributes.
+            form: "image_column" and "caption_column", where the columns have unusual names.
+
+        Returns:
+            The usable items; rows that cannot be used are in `quarantined`.
+
+        Raises:
+            ValueError: No row is usable.
+
+        >>> import numpy as np
+        >>> rows = [{"image": np.zeros((2, 2, 3), np.uint8), "caption": "black", "year": 2019}]
+        >>> items = Collection.from_dataset(rows)
+        >>> items.ids, items.captions, items.attributes
+        (['0'], [['black']], [{'year': 2019}])
+        """
+        from mmret_tf.data.loading import collect
+
+        return collect(dataset, form)
+
     def __len__(self) -> int:
         """The number of items."""
         return len(self.ids)

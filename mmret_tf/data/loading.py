@@ -5,7 +5,9 @@ Sections 2.1 and 3.1(1) of the document.
 
 import os
 import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mmret_tf._checks import printable
 from mmret_tf.data.cleaning import problems_of, usable_records
@@ -13,6 +15,7 @@ from mmret_tf.data.collection import Collection
 from mmret_tf.data.drawn.scene_files import cached_scenes
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.pairs import Pairs
+from mmret_tf.data.readers.memory import read_dataset
 from mmret_tf.data.readers.reader import read_layout
 from mmret_tf.data.readers.reading import Reading, Record, TableForm
 from mmret_tf.data.sources import Source
@@ -127,6 +130,20 @@ def _load(
     if source == "scenes":
         source = cached_scenes(split or "train", size, seed)
     reading = read_layout(Path(source), TableForm(**form))
+    return usable_collection(reading, split, source), os.fspath(source)
+
+
+def usable_collection(reading: Reading, split: str | None, source: str | os.PathLike) -> Collection:
+    """The usable items of a reader's result.
+
+    Args:
+        reading: The result.
+        split: One split, or `None` for all items.
+        source: Name of what was read, for messages.
+
+    Raises:
+        ValueError: Nothing is usable, or there is no such split.
+    """
     splits = [record.split for record in reading.records]
     if reading.records and split is not None and split not in splits:
         raise ValueError(f"{source} has no items of split {split!r}; it has {count_splits(splits)}")
@@ -139,14 +156,13 @@ def _load(
             f"{len(quarantined)} entries were set aside: {_some(quarantined)}"
         )
     names = dict.fromkeys(name for record in records for name in record.sources)
-    collection = Collection(
+    return Collection(
         [record.id for record in records],
         {name: [_values(reading, record, name) for record in records] for name in names},
         [record.attributes for record in records],
         [record.split for record in records],
         quarantined,
     )
-    return collection, os.fspath(source)
 
 
 def _values(reading: Reading, record: Record, name: str) -> list[str] | list[Source]:
@@ -158,6 +174,16 @@ def _values(reading: Reading, record: Record, name: str) -> list[str] | list[Sou
 def _some(quarantined: list[tuple[str, str]]) -> str:
     some = "; ".join(printable(": ".join(each)) for each in quarantined[:3]) or "none"
     return some + ("; ..." if len(quarantined) > 3 else "")
+
+
+def collect(dataset: Iterable[Mapping[str, Any]], form: Mapping[str, str]) -> Collection:
+    """See `Collection.from_dataset`."""
+    reading = read_dataset(dataset, TableForm(**form))
+    for record in reading.records:
+        record.split = record.split or ""
+    collection = usable_collection(reading, None, "the dataset")
+    _warn(collection.quarantined, len(collection))
+    return collection
 
 
 def _warn(quarantined: list[tuple[str, str]], usable: int) -> None:

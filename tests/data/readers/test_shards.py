@@ -15,7 +15,6 @@ from mmret_tf.data import load, load_pairs
 from mmret_tf.data.decoders.image import load_image
 from mmret_tf.data.readers import shards as module
 
-
 COLOURS = ("red", "blue", "black", "lime")
 
 
