@@ -123,11 +123,9 @@ def test_it_is_embedded_searched_and_drawn_without_unpacking(shared_model, tmp_p
 
 
 def test_it_is_trained_on(model, tmp_path):
-    members = {
-        f"{n}_{kind}": png(60 * n) if kind == "png" else f"a {n}"
-        for n in range(4)
-        for kind in ("png", "txt")
-    }
+    members = {}
+    for colour in COLOURS:
+        members |= {f"{colour}_png": png(colour), f"{colour}_txt": f"a {colour} square"}
     write_shard(tmp_path / "train-0.tar", **members)
     dataset = load_pairs(tmp_path).as_dataset(model, batch_size=4, training=True)
     assert np.isfinite(model.fit(dataset, epochs=1, verbose=0).history["loss"]).all()
