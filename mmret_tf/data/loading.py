@@ -48,6 +48,7 @@ def load(
     - `captions.csv`, `captions.tsv`: columns image and caption, optionally split; a row for each
       caption, or several columns of captions. Columns of other usual names (filepath, file_name,
       image_name; title, text, comment) and the separators ; | and tab are found as well.
+    - Flickr8k-CN, Flickr30k-CN, COCO-CN and AIC-ICC, beside English captions if there are any.
     - Karpathy's `dataset_*.json`, images beside it or in `images/`; "restval" is "train".
     - MS-COCO: `captions_*.json`, perhaps in `annotations/`, images in `train2017/` and so on.
     - Flickr8k: `captions.txt` or `Flickr8k.token.txt`, `Images/`, `Flickr_8k.trainImages.txt`...

@@ -16,9 +16,10 @@ from mmret_tf.data.splits import hash_split, split_of_path
 
 LAYOUTS = (
     "captions.jsonl, metadata.jsonl or metadata.csv (Hugging Face's imagefolder), any .csv or .tsv "
-    "with a column of images and one of captions, dataset_*.json (Karpathy), captions_*.json or "
-    "annotations/captions_*.json (MS-COCO), captions.txt or Flickr8k.token.txt (Flickr8k, images "
-    "in Images/), .tar shards (WebDataset), pairs of a.jpg and a.txt, pictures alone"
+    "with a column of images and one of captions, Flickr8k-CN, Flickr30k-CN, COCO-CN, AIC-ICC, "
+    "dataset_*.json (Karpathy), captions_*.json or annotations/captions_*.json (MS-COCO), "
+    "captions.txt or Flickr8k.token.txt (Flickr8k, images in Images/), .tar shards (WebDataset), "
+    "pairs of a.jpg and a.txt, pictures alone"
 )
 
 
@@ -49,6 +50,9 @@ class Reader(abc.ABC):
     @abc.abstractmethod
     def read(self, reading: Reading, file: Path) -> None:
         """Read one `file` that `find` found: add its records and problems to `reading`."""
+
+    def complete(self, reading: Reading) -> None:  # noqa: B027  most layouts have nothing more
+        """Read what else belongs to a folder, behind all files: add to `reading`."""
 
 
 def all_readers() -> list[type[Reader]]:
@@ -82,6 +86,8 @@ def read_layout(source: Path, form: TableForm = USUAL_FORM) -> Reading:
     reading = Reading(folder, " and ".join(named), form=form)
     for file in files:
         reader().read(reading, file)
+    if source.is_dir():
+        reader().complete(reading)
     if all(record.split is None for record in reading.records):
         for record in reading.records:
             record.split = split_of_path(next(iter(record.paths), ""))

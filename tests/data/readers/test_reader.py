@@ -9,7 +9,8 @@ from conftest import draw, load_quietly, write, write_jsonl
 from mmret_tf.data.readers.reader import Reader, all_readers, read_layout
 from mmret_tf.data.readers.reading import Record
 
-NAMES = ["JsonLines", "ImageFolder", "Csv", "Karpathy", "Coco", "Flickr8k", "AnyTable"]
+NAMES = ["JsonLines", "ImageFolder", "Csv", "ChineseCaptions", "AiChallenger", "Karpathy", "Coco"]
+NAMES += ["Flickr8k", "AnyTable"]
 NAMES += ["Shards", "TextBeside", "Pictures"]
 
 
