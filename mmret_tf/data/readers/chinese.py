@@ -11,7 +11,14 @@ from pathlib import Path
 from posixpath import join
 
 from mmret_tf.data.readers.reader import Reader, all_readers
-from mmret_tf.data.readers.reading import Reading, Record, find_file, get_field
+from mmret_tf.data.readers.reading import (
+    USUAL_FORM,
+    Reading,
+    Record,
+    TableForm,
+    find_file,
+    get_field,
+)
 
 # "name.jpg#zhc#0 caption", "name#0<tab>caption", "name#zhb:0 caption".
 LINE = re.compile(r"(\S+?)#(?:[a-z]+[#:])?\d+\s+(\S.*)", re.DOTALL)
@@ -37,7 +44,7 @@ class ChineseCaptions(Reader):
     precedence = 1.5
 
     @classmethod
-    def find(cls, folder: Path) -> list[Path]:
+    def find(cls, folder: Path, form: TableForm = USUAL_FORM) -> list[Path]:
         files = sorted(file for name in cls.names for file in folder.glob(name))
         whole = [file for file in files if not IN_WORDS.search(file.name)] or files
         by_people = [file for file in whole if BY_PEOPLE.search(file.name)]

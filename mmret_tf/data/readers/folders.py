@@ -7,11 +7,19 @@ from posixpath import basename, dirname
 
 from mmret_tf.data.decoders.pictures import SUFFIXES
 from mmret_tf.data.readers.reader import Reader
-from mmret_tf.data.readers.reading import Reading, Record, files_below
+from mmret_tf.data.readers.reading import (
+    USUAL_FORM,
+    Problem,
+    Reading,
+    Record,
+    TableForm,
+    files_below,
+)
 from mmret_tf.data.splits import split_of_path
 
 # The attribute that holds the class of a picture, as Hugging Face's `imagefolder` has it.
 LABEL = "label"
+COLUMNS = "image_column and caption_column"
 
 
 class TextBeside(Reader):
@@ -20,7 +28,7 @@ class TextBeside(Reader):
     precedence = 9
 
     @classmethod
-    def find(cls, folder: Path) -> list[Path]:
+    def find(cls, folder: Path, form: TableForm = USUAL_FORM) -> list[Path]:
         stems = {os.path.splitext(name)[0] for name in files_below(folder, SUFFIXES)}
         texts = files_below(folder, (".txt",))
         return [folder] if any(os.path.splitext(text)[0] in stems for text in texts) else []
@@ -48,10 +56,13 @@ class Pictures(Reader):
     precedence = 10
 
     @classmethod
-    def find(cls, folder: Path) -> list[Path]:
+    def find(cls, folder: Path, form: TableForm = USUAL_FORM) -> list[Path]:
         return [folder] if next(files_below(folder, SUFFIXES), None) else []
 
     def read(self, reading: Reading, folder: Path) -> None:
+        for table in sorted([*folder.glob("*.csv"), *folder.glob("*.tsv")]):
+            reason = f"its columns are not known: name them with {COLUMNS}"
+            reading.problems.append(Problem(table.name, reason))
         images = list(files_below(folder, SUFFIXES))
         folders = {dirname(image) for image in images}
         labels = {basename(each) for each in folders}

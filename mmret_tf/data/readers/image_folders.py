@@ -8,7 +8,14 @@ from posixpath import join
 from typing import Any
 
 from mmret_tf.data.readers.reader import Reader
-from mmret_tf.data.readers.reading import Reading, Record, caption_column, find_file
+from mmret_tf.data.readers.reading import (
+    USUAL_FORM,
+    Reading,
+    Record,
+    TableForm,
+    caption_column,
+    find_file,
+)
 from mmret_tf.data.readers.tables import table_rows
 from mmret_tf.data.splits import split_of_path
 
@@ -26,7 +33,7 @@ class ImageFolder(Reader):
     precedence = 0.5
 
     @classmethod
-    def find(cls, folder: Path) -> list[Path]:
+    def find(cls, folder: Path, form: TableForm = USUAL_FORM) -> list[Path]:
         places = ("", "*/", "data/*/")
         found = [file for each in places for name in cls.names for file in folder.glob(each + name)]
         return sorted(

@@ -41,9 +41,14 @@ class Reader(abc.ABC):
     precedence: ClassVar[int] = 5
 
     @classmethod
-    def find(cls, folder: Path) -> list[Path]:
+    def find(cls, folder: Path, form: TableForm = USUAL_FORM) -> list[Path]:
         """The captions files of this layout in a folder, or the folder itself if the layout has no
-        captions file; empty if the folder has another layout."""
+        captions file; empty if the folder has another layout.
+
+        Args:
+            folder: The collection.
+            form: How to read a table whose form is unusual.
+        """
         found = (sorted(folder.glob(name)) for name in cls.names)
         return next(filter(None, found), [])
 
@@ -74,7 +79,7 @@ def read_layout(source: Path, form: TableForm = USUAL_FORM) -> Reading:
     """
     if source.is_dir():
         folder = source
-        reader, files = _reader_of_folder(folder)
+        reader, files = _reader_of_folder(folder, form)
     else:
         files = _named_files(source)
         reader, folder = _reader_of_file(files[0])
@@ -117,10 +122,10 @@ def _named_files(source: Path) -> list[Path]:
     return files
 
 
-def _reader_of_folder(folder: Path) -> tuple[type[Reader], list[Path]]:
+def _reader_of_folder(folder: Path, form: TableForm) -> tuple[type[Reader], list[Path]]:
     """The first reader whose layout a folder has, and its files."""
     for reader in all_readers():
-        if files := reader.find(folder):
+        if files := reader.find(folder, form):
             return reader, files
     names = sorted(os.listdir(folder))
     held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"

@@ -9,7 +9,7 @@ from typing import Any
 from mmret_tf.data.decoders.pictures import SUFFIXES
 from mmret_tf.data.readers.folders import LABEL
 from mmret_tf.data.readers.reader import Reader
-from mmret_tf.data.readers.reading import Reading, Record, caption_column
+from mmret_tf.data.readers.reading import USUAL_FORM, Reading, Record, TableForm, caption_column
 from mmret_tf.data.sources import RangeSource, tar_members
 from mmret_tf.data.splits import is_split
 
@@ -29,7 +29,7 @@ class Shards(Reader):
     precedence = 7
 
     @classmethod
-    def find(cls, folder: Path) -> list[Path]:
+    def find(cls, folder: Path, form: TableForm = USUAL_FORM) -> list[Path]:
         return sorted(file for name in cls.names for file in folder.glob(name))
 
     def read(self, reading: Reading, file: Path) -> None:

@@ -6,7 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmret_tf.data.readers.reader import Reader
-from mmret_tf.data.readers.reading import IMAGE_FOLDERS, Reading, chosen_columns
+from mmret_tf.data.readers.reading import (
+    IMAGE_FOLDERS,
+    USUAL_FORM,
+    Reading,
+    TableForm,
+    chosen_columns,
+)
 from mmret_tf.data.splits import is_split
 
 SEPARATORS = {"comma": ",", "tab": "\t", "semicolon": ";", "bar": "|"}
@@ -32,8 +38,9 @@ class AnyTable(Reader):
     precedence = 6
 
     @classmethod
-    def find(cls, folder: Path) -> list[Path]:
+    def find(cls, folder: Path, form: TableForm = USUAL_FORM) -> list[Path]:
         tables = sorted(file for name in cls.names for file in folder.glob(name))
+        tables = [file for file in tables if all(_columns_of(Reading(folder, "", form=form), file))]
         if len(tables) > 1 and not all(is_split(file.stem) for file in tables):
             names = ", ".join(file.name for file in tables[:5])
             raise ValueError(f"{folder} has several tables ({names}): give the path of one")
@@ -105,7 +112,7 @@ def table_rows(reading: Reading, file: Path) -> tuple[list[str], Iterator[tuple[
     """
     lines = list(reading.lines(file))
     header = next((line for _, line in lines if line.strip()), "")
-    separator = _separator(reading, file, header)
+    separator = _separator(reading.form, header)
     quotes = {"quoting": csv.QUOTE_NONE} if separator == "|" else {"strict": True}
 
     def cells(lines):
@@ -143,9 +150,16 @@ def _parsed(reading: Reading, lines: Sequence[tuple[str, str]], cells) -> Iterat
         at += length
 
 
-def _separator(reading: Reading, file: Path, header: str) -> str:
+def _columns_of(reading: Reading, file: Path) -> tuple[str | None, str | None]:
+    """The columns of images and captions in the header of a table; `None` for what is missing."""
+    header = next((line for _, line in reading.lines(file) if line.strip()), "")
+    columns = header.split(_separator(reading.form, header))
+    return chosen_columns(reading.form, [name.strip(' \r\n"').lower() for name in columns])
+
+
+def _separator(form: TableForm, header: str) -> str:
     """The separator that was asked for, or the one with which the header makes most sense."""
-    asked = reading.form.separator
+    asked = form.separator
     if asked:
         separator = SEPARATORS.get(asked, asked.replace("\\t", "\t"))
         if separator not in SEPARATORS.values():
@@ -154,7 +168,7 @@ def _separator(reading: Reading, file: Path, header: str) -> str:
 
     def sense(separator: str) -> tuple[int, int]:
         columns = [name.strip().lower() for name in header.split(separator)]
-        known = sum(bool(each) for each in chosen_columns(reading.form, columns))
+        known = sum(bool(each) for each in chosen_columns(form, columns))
         return known, len(columns)
 
     return max(SEPARATORS.values(), key=sense)

@@ -109,7 +109,11 @@ def test_a_hash_splits_only_collections_without_splits(tmp_path):
     [
         ({}, "", "has none of the layouts known: captions.jsonl, .*; it holds nothing"),
         ({"a.txt": "", "x.md": ""}, "", "none of the layouts known: .*; it holds a.txt, x.md"),
-        ({"a.csv": "", "b.csv": ""}, "", r"several tables \(a.csv, b.csv\): give the path of one"),
+        (
+            {"a.csv": "image,text", "b.csv": "image,text"},
+            "",
+            r"several tables \(a.csv, b.csv\): give the path of one",
+        ),
         (dict.fromkeys("abcdefg", ""), "", "it holds a, b, c, d, e, ...$"),
         ({"x.md": ""}, "x.md", "x.md has none of the layouts known"),
         ({}, "nowhere", "there is no folder or captions file .*nowhere"),

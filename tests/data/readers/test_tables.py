@@ -3,7 +3,7 @@
 import pytest
 from conftest import draw, load_quietly, write
 
-from mmret_tf.data import load_pairs
+from mmret_tf.data import load, load_pairs
 
 IDS = ["a.jpg", "b.png", "c.jpg"]
 
@@ -129,7 +129,7 @@ def test_bad_lines_of_the_older_flickr8k_file_are_set_aside(tmp_path):
 def test_a_table_needs_its_header(name, text, message, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
-        load_pairs(tmp_path)
+        load_pairs(tmp_path / name)
 
 
 def test_several_columns_of_captions(tmp_path):
@@ -199,3 +199,18 @@ def test_the_captions_file_of_flickr30k(tmp_path):
     draw(tmp_path / "flickr30k-images" / "a.jpg")
     write(tmp_path / "results_20130124.token", "a.jpg#0\ta dog", "a.jpg#1\tone dog")
     assert load_quietly(tmp_path).captions == [["a dog", "one dog"]]
+
+
+def test_a_table_of_something_else_does_not_hide_the_layout(tmp_path):
+    draw(tmp_path / "a.png")
+    write(tmp_path / "prices.csv", "name,price", "a,3")
+    write(tmp_path / "names.csv", "name", "a")
+    items = load_quietly(tmp_path, loader=load)
+    assert items.ids == ["a.png"] and items.captions == [[]]
+    reason = "its columns are not known: name them with image_column and caption_column"
+    assert items.quarantined == [("names.csv", reason), ("prices.csv", reason)]
+    write(tmp_path / "a.txt", "a dog")
+    assert load_quietly(tmp_path).captions == [["a dog"]]
+    write(tmp_path / "words.csv", "price,words", "a.png,a cat")
+    form = {"image_column": "price", "caption_column": "words"}
+    assert load_quietly(tmp_path, **form).captions == [["a cat"]]
