@@ -118,7 +118,10 @@ def table_rows(reading: Reading, file: Path) -> tuple[list[str], Iterator[tuple[
     def cells(lines):
         return csv.reader(lines, delimiter=separator, **quotes)
 
-    columns = [name.strip().lower() for name in next(cells([header]), [])]
+    try:
+        columns = [name.strip().lower() for name in next(cells([header]), [])]
+    except csv.Error as error:
+        raise ValueError(f"{file} must begin with a header: {error}") from None
 
     def rows():
         for place, row in _parsed(reading, lines, cells):

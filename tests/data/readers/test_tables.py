@@ -124,6 +124,7 @@ def test_bad_lines_of_the_older_flickr8k_file_are_set_aside(tmp_path):
         ("captions.csv", "name,words\n", "got 'name,words': name them with image_column and"),
         ("mine.tsv", "image\twords\n", "got 'image,words': name them with image_column and"),
         ("captions.txt", "", "captions.txt must begin with a header .* got ''"),
+        ("captions.csv", 'image,"caption', "captions.csv must begin with a header: unexpected end"),
     ],
 )
 def test_a_table_needs_its_header(name, text, message, tmp_path):
