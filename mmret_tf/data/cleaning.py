@@ -21,6 +21,9 @@ from mmret_tf.data.splits import hash_split
 # Larger files are not read. The largest picture that is decoded takes half of this as a BMP.
 MAX_FILE_BYTES = 2**29
 
+# Files that wait for a thread at once: each takes a kilobyte.
+QUEUED = 1024
+
 # A scan of more files shows its progress.
 PROGRESS_FROM = 5000
 
@@ -71,11 +74,13 @@ def _find_files(reading: Reading) -> list[Record]:
             if taken & ids:
                 raise ValueError(_duplicate(record))
             ids |= taken
-            files |= set(existing)
+            files |= existing.keys() - reading.parts.keys()
             found.append(record)
 
-    named = {path for record in reading.records for path in record.paths}
-    for record_id, path in _image_files(reading):
+    named = {
+        path for record in reading.records for path in record.paths if path not in reading.parts
+    }
+    for record_id, path in _image_files(reading, named):
         if path not in named:
             reading.problems.append(Problem(path, "image without a caption", record_id))
     return found
@@ -105,10 +110,14 @@ def _duplicate(record: Record) -> str:
     return f"duplicate id or file: {record.id!r} ({record.place})"
 
 
-def _image_files(reading: Reading) -> Iterator[tuple[str, str]]:
-    """The id and the path of every image file in the folders of a collection."""
-    paths = {path for record in reading.records for path in record.paths} - set(reading.parts)
-    folders = {dirname(path) for path in paths}
+def _image_files(reading: Reading, named: set[str]) -> Iterator[tuple[str, str]]:
+    """The id and the path of every image file in the folders of a collection.
+
+    Args:
+        reading: The collection.
+        named: The files that its records name.
+    """
+    folders = {dirname(path) for path in named}
     for parent in sorted(folders) if reading.base is None else [reading.base]:
         if is_inside(reading.folder, parent):
             for name in files_below(reading.folder / parent, get_modality("image").suffixes):
@@ -132,13 +141,15 @@ def _check_files(reading: Reading, records: list[Record]) -> list[Record]:
         return _problem_of_source(reading.source_of(path), modality)
 
     with ThreadPoolExecutor(cores()) as pool:
-        reasons = pool.map(problem_of, files)
-        for number, ((record, _, path), reason) in enumerate(zip(files, reasons, strict=True), 1):
-            if reason is not None:
-                broken.add(path)
-                reading.problems.append(Problem(path, reason, record.id))
+        for start in range(0, len(files), QUEUED):
+            block = files[start : start + QUEUED]
+            reasons = pool.map(problem_of, block)
+            for (record, _, path), reason in zip(block, reasons, strict=True):
+                if reason is not None:
+                    broken.add(path)
+                    reading.problems.append(Problem(path, reason, record.id))
             if progress is not None:
-                progress.update(number)
+                progress.update(start + len(block))
     checked = [(record, record.with_files(set(record.paths) - broken)) for record in records]
     return [whole for record, whole in checked if whole.paths or not record.paths]
 

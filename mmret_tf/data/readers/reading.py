@@ -67,7 +67,7 @@ class Problem(NamedTuple):
     record_id: str | None = None
 
 
-@dataclass
+@dataclass(slots=True)  # a collection may have millions
 class Record:
     """One item as a captions file describes it.
 
@@ -100,6 +100,9 @@ class Record:
 
     def with_files(self, kept: set[str]) -> "Record":
         """The record with these of its files alone, each once; other content stays."""
+        paths = self.paths
+        if len(set(paths)) == len(paths) and kept.issuperset(paths):
+            return self
         sources = {
             name: [path for path in dict.fromkeys(each) if path in kept]
             if get_modality(name).is_file

@@ -38,7 +38,8 @@ class Shards(Reader):
         prefix = re.match(r"[a-z]*", file.name.lower())[0]
         with reading.set_aside(shard):
             for key, members in groupby(tar_members(file), lambda each: _apart(each.member)[0]):
-                record = Record(f"{shard}/{key}", {}, f"{shard}/{key}")
+                name = f"{shard}/{key}"
+                record = Record(name, {}, name)
                 record.set_split(prefix if is_split(prefix) else None)
                 for member in members:
                     with reading.set_aside(f"{shard}/{member.member}", record.id):
