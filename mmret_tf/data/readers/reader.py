@@ -4,6 +4,7 @@
 """
 
 import abc
+import difflib
 import os
 import re
 from fnmatch import fnmatchcase
@@ -129,7 +130,18 @@ def _reader_of_folder(folder: Path, form: TableForm) -> tuple[type[Reader], list
             return reader, files
     names = sorted(os.listdir(folder))
     held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
-    raise ValueError(f"{folder} has none of the layouts known: {LAYOUTS}; it holds {held}")
+    raise ValueError(
+        f"{folder} has none of the layouts known: {LAYOUTS}; it holds {held}{_hint(names)}"
+    )
+
+
+def _hint(names: list[str]) -> str:
+    """The known captions file whose name is nearest to one of these, in words; or ""."""
+    known = sorted({each for reader in all_readers() for each in reader.names})
+    for name in names[:100]:
+        if close := difflib.get_close_matches(name, known, 1, 0.75):
+            return f"; {name} is close to {close[0]}"
+    return ""
 
 
 def _reader_of_file(file: Path) -> tuple[type[Reader], Path]:
@@ -143,4 +155,4 @@ def _reader_of_file(file: Path) -> tuple[type[Reader], Path]:
         for reader in all_readers():
             if any(fnmatchcase(name, known) for known in reader.names):
                 return reader, folder
-    raise ValueError(f"{file} has none of the layouts known: {LAYOUTS}")
+    raise ValueError(f"{file} has none of the layouts known: {LAYOUTS}{_hint([file.name])}")

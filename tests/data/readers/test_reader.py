@@ -116,6 +116,8 @@ def test_a_hash_splits_only_collections_without_splits(tmp_path):
         ),
         (dict.fromkeys("abcdefg", ""), "", "it holds a, b, c, d, e, ...$"),
         ({"x.md": ""}, "x.md", "x.md has none of the layouts known"),
+        ({"Caption.json": ""}, "", "holds Caption.json; Caption.json is close to captions.jsonl"),
+        ({"metadata.json": ""}, "metadata.json", "; metadata.json is close to metadata.jsonl"),
         ({}, "nowhere", "there is no folder or captions file .*nowhere"),
         ({"dataset_a.json": "", "dataset_b.json": ""}, "", "several dataset_.*: give the path of"),
     ],
