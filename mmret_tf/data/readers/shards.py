@@ -9,7 +9,14 @@ from typing import Any
 from mmret_tf.data.decoders.pictures import SUFFIXES
 from mmret_tf.data.readers.folders import LABEL
 from mmret_tf.data.readers.reader import Reader
-from mmret_tf.data.readers.reading import USUAL_FORM, Reading, Record, TableForm, caption_column
+from mmret_tf.data.readers.reading import (
+    USUAL_FORM,
+    Reading,
+    Record,
+    TableForm,
+    caption_column,
+    is_inside,
+)
 from mmret_tf.data.sources import RangeSource, tar_members
 from mmret_tf.data.splits import is_split
 
@@ -37,6 +44,8 @@ class Shards(Reader):
         shard = file.relative_to(reading.folder).as_posix()
         prefix = re.match(r"[a-z]*", file.name.lower())[0]
         with reading.set_aside(shard):
+            if not is_inside(reading.folder, shard):
+                raise ValueError("leads outside the collection")
             for key, members in groupby(tar_members(file), lambda each: _apart(each.member)[0]):
                 name = f"{shard}/{key}"
                 record = Record(name, {}, name)

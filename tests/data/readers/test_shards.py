@@ -107,6 +107,16 @@ def test_a_damaged_shard_does_not_cost_the_others(damage, tmp_path):
     assert items.quarantined[0][0].startswith("0.tar")
 
 
+def test_a_shard_outside_the_collection_is_set_aside(tmp_path):
+    members = {"1_png": png(), "1_txt": "x"}
+    write_shard(tmp_path / "photos" / "0.tar", **members)
+    outside = write_shard(tmp_path / "outside.tar", **members)
+    (tmp_path / "photos" / "1.tar").symlink_to(outside)
+    items = load_quietly(tmp_path / "photos", loader=load)
+    assert items.ids == ["0.tar/1"]
+    assert items.quarantined == [("1.tar", "leads outside the collection")]
+
+
 def test_it_is_embedded_searched_and_drawn_without_unpacking(shared_model, tmp_path):
     write_shard(tmp_path / "0.tar", **{f"{each}_png": png(each) for each in COLOURS})
     store = mm.EmbeddingStore.export(shared_model, load(tmp_path), tmp_path / "embeddings")
