@@ -74,7 +74,7 @@ def _find_files(reading: Reading) -> list[Record]:
             if taken & ids:
                 raise ValueError(_duplicate(record))
             ids |= taken
-            files |= existing.keys() - reading.parts.keys()
+            files.update(each for each in existing if each not in reading.parts)
             found.append(record)
 
     named = {
