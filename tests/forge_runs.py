@@ -25,6 +25,7 @@ from mmret_tf.ranking import Run, ScannConfig
 from mmret_tf.scale import CompressedEncoder, compress_image_tower
 from mmret_tf.training import TrainConfig, train
 
+FEWEST = 16  # items from which ScaNN's codes are learnt
 # What the run keeps of its own past: the next training in the folder reads it.
 RESUMED = ("features", "backup", "config.json", "history.csv")
 # What is read beside a model that was loaded before.
@@ -32,11 +33,12 @@ LATER = ("embeddings", "index", "compressed", "report.json")
 
 
 def complete(run):
-    """Add an index of ScaNN's and a compressed tower to a run."""
+    """Add an index of ScaNN's, if the run has enough items, and a compressed tower to a run."""
     run = Run(run)
     model, store = run.load_model(), mm.EmbeddingStore.open(run.embeddings)
     tuned = {"config": ScannConfig(leaves=4), "queries": store.embeddings, "seconds": 0}
-    mm.ScannIndex.build(store.embeddings, store.ids, **tuned).save(run.index)
+    if len(store) >= FEWEST:
+        mm.ScannIndex.build(store.embeddings, store.ids, **tuned).save(run.index)
     pictures = [item["image"] for item in store.items[:9]]
     compress_image_tower(model, pictures).save(run.compressed)
 

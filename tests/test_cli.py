@@ -5,13 +5,17 @@ import functools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from typing import get_args, get_type_hints
 
+import forge_runs
+import full_disk
 import pytest
 import typer
 from conftest import write_config, write_jsonl
+from forging import outcome_of
 from PIL import Image
 
 from mmret_tf import cli
@@ -210,6 +214,21 @@ def test_the_columns_of_a_table_are_named_by_options(run, tmp_path, capsys):
     assert EmbeddingStore.open(run / "embeddings").items[0]["captions"] == ["红"]
 
 
+@pytest.mark.filterwarnings("ignore:.*set aside")
+def test_damaged_runs_answer_or_are_refused(trained, tmp_path):
+    """More, and in a process of its own, by the script itself."""
+    whole = shutil.copytree(trained[0].folder, tmp_path / "run")
+    forge_runs.complete(whole)
+    assert forge_runs.main(whole, 12, functools.partial(outcome_of, forge_runs.use)) == []
+
+
+def test_a_full_disk_ends_an_index_in_one_line(trained):
+    """All commands, with more or less space, by the script itself."""
+    if not full_disk.can_mount():
+        pytest.skip("file systems can be mounted by root alone")
+    assert full_disk.main(trained[0].folder, commands=["index"], free=[0]) == []
+
+
 @pytest.fixture
 def given(monkeypatch):
     """The configurations that `mmret train` would have trained with."""
@@ -350,10 +369,3 @@ def test_a_users_own_script_called_mmret_loads_the_model_of_a_run(trained, tmp_p
     (tmp_path / "mmret.py").write_text(script)
     done = python(tmp_path / "mmret.py", trained[0].model)
     assert done.stdout == "DualEncoder\n", done.stderr
-
-
-def test_keras_itself_loads_a_model_once_the_package_is_imported(trained):
-    script = "import sys, keras, mmret_tf\nmodel = keras.saving.load_model(sys.argv[1])\n"
-    script += "print(type(model).__name__, model.encode_texts(['a picture']).shape)"
-    done = python("-c", script, trained[0].model)
-    assert done.stdout == "DualEncoder (1, 8)\n", done.stderr

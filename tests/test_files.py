@@ -1,19 +1,13 @@
 """Folders that are replaced whole: one writer at a time, and arrays that are what they say."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from functools import partial
-from pathlib import Path
 
-import forge_runs
-import full_disk
 import numpy as np
 import pytest
 import two_writers
-from forging import outcome_of
 
 from mmret_tf._files import (
     open_array,
@@ -113,26 +107,7 @@ def test_a_damaged_header_is_no_array(tmp_path):
 
 def test_two_writers_leave_one_whole_folder():
     """More rounds by the script itself."""
-    assert two_writers.main(rounds=1) == []
-
-
-@pytest.fixture(scope="module")
-def trained_run(tmp_path_factory):
-    return full_disk.make_run(tmp_path_factory.mktemp("trained"))
-
-
-def test_damaged_runs_answer_or_are_refused(trained_run, tmp_path):
-    """More, and in a process of its own, by the script itself."""
-    whole = Path(shutil.copytree(trained_run, tmp_path / "run"))
-    forge_runs.complete(whole)
-    assert forge_runs.main(whole, 12, partial(outcome_of, forge_runs.use)) == []
-
-
-def test_a_full_disk_ends_an_index_in_one_line(trained_run):
-    """All commands, with more or less space, by the script itself."""
-    if not full_disk.can_mount():
-        pytest.skip("file systems can be mounted by root alone")
-    assert full_disk.main(trained_run, commands=["index"], free=[0]) == []
+    assert two_writers.main(rounds=1, kinds=("index", "export")) == []
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

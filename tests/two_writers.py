@@ -81,7 +81,7 @@ def start(name):
     return process
 
 
-def main(rounds):
+def main(rounds, kinds=KINDS):
     """Print how often both or one of the writers wrote; return what went wrong."""
     processes, counts, wrong = [start(name) for name in NAMES], collections.Counter(), []
     vectors = [make_writers(name)[0] for name in NAMES]
@@ -89,7 +89,7 @@ def main(rounds):
     assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
     with tempfile.TemporaryDirectory() as temporary:
         for number in range(rounds):
-            for kind in KINDS:
+            for kind in kinds:
                 folder = Path(temporary, f"{kind}{number if kind == 'export' else ''}")
                 for process in processes:
                     print(kind, folder, file=process.stdin, flush=True)

@@ -202,12 +202,15 @@ def test_an_ensemble_learns_and_round_trips(ensemble, batch, tmp_path):
         assert np.array_equal(loaded(batch)[name], rows)
 
 
-def test_a_saved_model_answers_the_same_in_a_fresh_process(shared_model, batch, tmp_path):
+def test_keras_loads_a_model_in_a_fresh_process_once_the_package_is_imported(
+    shared_model, batch, tmp_path
+):
+    """`mm.load_model` does so in `test_cli.py`."""
     shared_model.save(tmp_path / "model.keras")
     np.save(tmp_path / "images.npy", batch["image"])
     script = (
-        "import sys, numpy as np, mmret_tf as mm\n"
-        "model = mm.load_model(sys.argv[1] + '/model.keras')\n"
+        "import sys, keras, numpy as np, mmret_tf\n"
+        "model = keras.saving.load_model(sys.argv[1] + '/model.keras')\n"
         "images = np.load(sys.argv[1] + '/images.npy')\n"
         f"rows = [model.encode_images(images), model.encode_texts({CAPTIONS!r})]\n"
         "np.save(sys.argv[1] + '/rows.npy', rows)\n"
