@@ -4,7 +4,6 @@ Names of `mm` are imported on first use, so `--help` does not wait for TensorFlo
 """
 
 import dataclasses
-import functools
 import inspect
 import json
 import logging
@@ -13,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -47,37 +46,34 @@ DEMO = Path("runs/demo")
 
 
 def with_settings(*names: str) -> Callable[[Callable], Callable]:
-    """Give a command an option for these settings of `TrainConfig`, by default for all.
-
-    They take the place of its last parameter, which gets those that were given.
-    """
+    """Give a command options for these settings of `TrainConfig`, by default for all, in place of
+    its `**settings`."""
     # Typer takes no tuple of any length.
     lists = {tuple[int, ...]: list[int], tuple[str, ...]: list[str]}
 
     def decorate(command):
         signature = inspect.signature(command)
-        *parameters, last = signature.parameters.values()
-
-        @functools.wraps(command)
-        def with_given(**values):
-            settings = {field.name: values.pop(field.name) for field in fields}
-            given = {name: value for name, value in settings.items() if value not in (None, [])}
-            return command(**values, **{last.name: given})
-
-        fields = [
-            each for each in dataclasses.fields(TrainConfig) if each.name in names or not names
-        ]
-        for field in fields:
+        *parameters, _ = signature.parameters.values()
+        for field in dataclasses.fields(TrainConfig):
+            if names and field.name not in names:
+                continue
             default = field.default if field.default not in ((), "") else "none"
             help_text = f"{setting_help()[field.name]} Default: {default}"
             kind = Annotated[lists.get(field.type, field.type) | None, typer.Option(help=help_text)]
             parameters.append(
-                inspect.Parameter(field.name, last.KEYWORD_ONLY, default=None, annotation=kind)
+                inspect.Parameter(
+                    field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind
+                )
             )
-        with_given.__signature__ = signature.replace(parameters=parameters)
-        return with_given
+        command.__signature__ = signature.replace(parameters=parameters)
+        return command
 
     return decorate
+
+
+def given(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that were given as options."""
+    return {name: value for name, value in settings.items() if value not in (None, [])}
 
 
 @app.callback()
@@ -112,9 +108,10 @@ def train(
         Path | None,
         typer.Option(help="Settings, as a run's config.json; options given here win."),
     ] = None,
-    settings: dict | None = None,
+    **settings,
 ) -> None:
     """Train on captioned images; leave model, embeddings, index and report in the run."""
+    settings = given(settings)
     if config is None and "data" not in settings:
         raise ValueError("give --data, or --config with the settings of a run")
     base = TrainConfig() if config is None else TrainConfig.load(config)
@@ -146,11 +143,11 @@ def evaluate(
     plots: Annotated[
         bool, typer.Option("--plots", help="Also draw curves, similarities, recall and answers.")
     ] = False,
-    form: dict | None = None,
+    **form,
 ) -> None:
     """Rank the images and captions of a collection against each other; write evaluation.json."""
     run = mm.ranking.Run(run)
-    pairs = mm.load_pairs(data, split, **form)
+    pairs = mm.load_pairs(data, split, **given(form))
     images, texts, pairs = mm.evaluation.embed_pairs(run.load_model(), pairs)
     metrics = mm.evaluation.measure(images, texts, pairs, folds)
     write_json(run.evaluation, {"data": data, "split": split} | metrics)
@@ -168,12 +165,12 @@ def compress(
     data: Data,
     split: OneSplit = None,
     precision: Annotated[Literal["int8", "float16"], typer.Option(help="Of the result.")] = "int8",
-    form: dict | None = None,
+    **form,
 ) -> None:
     """Make a smaller, faster image tower, and report what it saves and costs on a collection."""
     run = mm.ranking.Run(run)
-    pairs = mm.load_pairs(data, split, **form)
-    compressed = mm.scale.compress_image_tower(run.load_model(), pairs.image_paths, precision)
+    pairs = mm.load_pairs(data, split, **given(form))
+    compressed = mm.scale.compress_image_tower(run.load_model(), pairs.first_sources, precision)
     compressed.save(run.compressed)
     report = mm.scale.compression_report(compressed, pairs)
     write_json(run.compression, {"data": data, "split": split} | report)
@@ -194,21 +191,21 @@ def embed(
     dtype: Annotated[
         Literal["float32", "float16", "int8"], typer.Option(help="Storage type of the embeddings.")
     ] = "float32",
-    form: dict | None = None,
+    **form,
 ) -> None:
     """Embed a collection as the run's gallery. Run `mmret index` afterwards."""
     run = mm.ranking.Run(run)
     model = run.load_model()
-    items = mm.load(data, split, **form)
+    items = mm.load(data, split, **given(form))
     images = [source for each in items.sources.get("image", []) for source in each]
-    encoder, form = model, None
+    encoder, precision = model, None
     if compressed:
         encoder = mm.scale.CompressedEncoder.load(run.compressed, model)
-        form = encoder.form
+        precision = encoder.form
     elif images:
-        encoder, form = mm.scale.choose_encoder(model, images)
+        encoder, precision = mm.scale.choose_encoder(model, images)
     if images:
-        console.print(f"Image tower in {form}.")
+        console.print(f"Image tower in {precision}.")
     store = mm.EmbeddingStore.export(encoder, items, run.embeddings, dtype)
     if dtype != "float32":
         console.print(

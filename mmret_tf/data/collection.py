@@ -72,7 +72,9 @@ class Collection:
                 raise ValueError(f"every item must have a source; {key!r} has no {names}")
 
     @classmethod
-    def from_dataset(cls, dataset: Iterable[Mapping[str, Any]], **form: str) -> "Collection":
+    def from_dataset(
+        cls, dataset: Iterable[Mapping[str, Any]], image_column: str = "", caption_column: str = ""
+    ) -> "Collection":
         """The items of a dataset in memory. Section 2.1.
 
         Args:
@@ -80,7 +82,8 @@ class Collection:
                 Face `Dataset`, or a list. A row has an image (PIL image, array or encoded bytes),
                 a caption or a list of them, or both; "id" and "split" are known, and other numbers
                 and texts are attributes.
-            form: "image_column" and "caption_column", where the columns have unusual names.
+            image_column: Column of the images, if its name is unusual.
+            caption_column: Column of the captions, if its name is unusual.
 
         Returns:
             The usable items; rows that cannot be used are in `quarantined`.
@@ -96,7 +99,7 @@ class Collection:
         """
         from mmret_tf.data.loading import collect
 
-        return collect(dataset, form)
+        return collect(dataset, image_column, caption_column)
 
     def __len__(self) -> int:
         """The number of items."""

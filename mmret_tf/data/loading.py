@@ -177,9 +177,11 @@ def _some(quarantined: list[tuple[str, str]]) -> str:
     return some + ("; ..." if len(quarantined) > 3 else "")
 
 
-def collect(dataset: Iterable[Mapping[str, Any]], form: Mapping[str, str]) -> Collection:
+def collect(
+    dataset: Iterable[Mapping[str, Any]], image_column: str, caption_column: str
+) -> Collection:
     """See `Collection.from_dataset`."""
-    reading = read_dataset(dataset, TableForm(**form))
+    reading = read_dataset(dataset, TableForm(image_column, caption_column))
     for record in reading.records:
         record.split = record.split or ""
     collection = usable_collection(reading, None, "the dataset")

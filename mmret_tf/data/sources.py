@@ -144,7 +144,9 @@ def member_of_archive(path: Path) -> RangeSource:
     Raises:
         ValueError: No parent of the path is a tar file, or it has no such member.
     """
-    archive = next((each for each in path.parents if each.is_file()), path)
+    archive = next((each for each in path.parents if each.is_file()), None)
+    if archive is None:
+        raise ValueError(f"{path}: none of its folders is a folder or a tar file")
     size, changed = archive.stat().st_size, archive.stat().st_mtime_ns
     found = _members(archive, size, changed).get(path.relative_to(archive).as_posix())
     if found is None:

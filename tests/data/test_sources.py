@@ -86,3 +86,8 @@ def test_any_kind_of_source_can_be_in_a_collection():
     assert collection.sources["image"] == [[source]] and source.reads == 0
     assert collection.records()[0]["sources"] == {"image": ["shard 3, key 7"]}
     assert source.name == source.record
+
+
+def test_a_path_below_what_is_no_folder_is_a_value_error():
+    with pytest.raises(ValueError, match="none of its folders is a folder or a tar file"):
+        FileSource(Path("/dev/null/a.png")).read()

@@ -70,7 +70,7 @@ class ChineseCaptions(Reader):
         """Add the captions of the first English captions file, and the images that it alone has."""
         own = {record.paths[0]: record.id for record in reading.records}
         for reader in all_readers():
-            files = reader.find(reading.folder) if reader.names else []
+            files = reader.find(reading.folder, reading.form) if reader.names else []
             if reader is ChineseCaptions or not files:
                 continue
             other = Reading(reading.folder, reading.source, form=reading.form)

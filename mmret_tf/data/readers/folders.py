@@ -53,6 +53,7 @@ class Pictures(Reader):
     `label`, and the caption if `caption_column` asks.
     """
 
+    takes = ("caption_column",)
     precedence = 10
 
     @classmethod

@@ -30,6 +30,7 @@ class ImageFolder(Reader):
     """
 
     names = ("metadata.jsonl", "metadata.csv")
+    takes = ("caption_column", "separator", "encoding")
     precedence = 0.5
 
     @classmethod
@@ -52,10 +53,11 @@ class ImageFolder(Reader):
             if not FILES.fullmatch(name) and any(_is_text(row.get(name)) for _, row in rows)
         ]
         caption = caption_column(reading.form, texts)
-        if caption is None and len(texts) > 1:
+        asked = reading.form.caption_column
+        if caption is None and (asked or len(texts) > 1):
+            found = f"{len(texts)} columns of text ({', '.join(texts)})"
             raise ValueError(
-                f"{file} has several columns of text ({', '.join(texts)}): name that of the "
-                "captions with caption_column"
+                f"{file} has {found}: name that of the captions with caption_column; got {asked!r}"
             )
         caption = caption or next(iter(texts), None)
         for place, row in rows:

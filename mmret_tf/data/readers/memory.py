@@ -1,5 +1,6 @@
 """Datasets in memory: rows as dicts, from `tf.data`, TensorFlow Datasets or Hugging Face."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,18 @@ def read_dataset(dataset: Iterable[Mapping[str, Any]], form: TableForm) -> Readi
 def _add_row(reading: Reading, row: Mapping[str, Any], place: str, number: str) -> None:
     """Add one row as an item."""
     image, caption = chosen_columns(reading.form, list(row))
-    if image is None and caption is None:
+    asked = {image: reading.form.image_column, caption: reading.form.caption_column}
+    if image is caption is None or asked.get(None):
         raise ValueError(
             f"no column of images or captions among {', '.join(row)}: name them with image_column "
             "and caption_column"
         )
     others = {name: _plain(each) for name, each in row.items() if name not in (image, caption)}
     record = Record(str(others.pop("id", number)), {}, place)
-    record.set_split(others.pop("split", None))
+    split = others.pop("split", None)
+    if not isinstance(split, str | None):
+        raise ValueError(f"`split` must be a string, got {split!r}")
+    record.set_split(split)
     record.attributes = {
         name: each for name, each in others.items() if isinstance(each, str | int | float | bool)
     }
@@ -71,7 +76,10 @@ def _texts(value: Any) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of NumPy as Python's own; bytes as text."""
+    """A value of NumPy as Python's own; bytes as text, if they are text."""
     if isinstance(value, np.generic):
         value = value.item()
-    return value.decode() if isinstance(value, bytes) else value
+    if isinstance(value, bytes):
+        with contextlib.suppress(UnicodeDecodeError):
+            return value.decode()
+    return value

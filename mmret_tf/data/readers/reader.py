@@ -4,6 +4,7 @@
 """
 
 import abc
+import dataclasses
 import difflib
 import os
 import re
@@ -35,10 +36,12 @@ class Reader(abc.ABC):
     Attributes:
         names: Patterns of the names of captions files, relative to the folder; none for a layout
             without a captions file.
+        takes: What of a `TableForm` applies to the layout.
         precedence: Order in which readers are tried, the lowest number first.
     """
 
     names: ClassVar[tuple[str, ...]] = ()
+    takes: ClassVar[tuple[str, ...]] = ("encoding",)
     precedence: ClassVar[int] = 5
 
     @classmethod
@@ -75,8 +78,8 @@ def read_layout(source: Path, form: TableForm = USUAL_FORM) -> Reading:
         form: How to read a table whose form is unusual.
 
     Raises:
-        ValueError: The path does not exist, the layout is unknown, or a captions file is
-            unreadable.
+        ValueError: The path does not exist, the layout is unknown, the form does not apply to it,
+            or a captions file is unreadable.
     """
     if source.is_dir():
         folder = source
@@ -87,6 +90,12 @@ def read_layout(source: Path, form: TableForm = USUAL_FORM) -> Reading:
     if "dataset_*.json" in reader.names and len(files) > 1:
         names = ", ".join(file.name for file in files)
         raise ValueError(f"{folder} has several dataset_*.json ({names}): give the path of one")
+
+    for name, value in dataclasses.asdict(form).items():
+        if value and name not in reader.takes:
+            raise ValueError(
+                f"{name} does not apply to {source}, which is read by {reader.__name__}"
+            )
 
     named = [file.name for file in files[:3]] + ["..."] * (len(files) > 3)
     reading = Reading(folder, " and ".join(named), form=form)

@@ -147,7 +147,7 @@ class Reading:
         """Turn an error in one row into a problem, and continue."""
         try:
             yield
-        except (ValueError, RecursionError, csv.Error) as error:
+        except (ValueError, OSError, RecursionError, csv.Error) as error:
             self.problems.append(Problem(place, _reason(error), record_id))
 
     def add_row(

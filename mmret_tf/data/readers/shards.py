@@ -33,6 +33,7 @@ class Shards(Reader):
     """
 
     names = ("*.tar", "*/*.tar")
+    takes = ("caption_column",)
     precedence = 7
 
     @classmethod

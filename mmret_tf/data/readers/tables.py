@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from mmret_tf.data.readers.reader import Reader
@@ -17,6 +18,8 @@ from mmret_tf.data.splits import is_split
 
 SEPARATORS = {"comma": ",", "tab": "\t", "semicolon": ";", "bar": "|"}
 
+TAKES = tuple(field.name for field in fields(TableForm))
+
 # In Flickr30k's results.csv, one row lacks the second separator: "name.jpg| 4   A dog ...".
 WITHOUT_SEPARATOR = re.compile(r"\s*(\d+)\s+(\S.*)", re.DOTALL)
 
@@ -25,6 +28,7 @@ class Csv(Reader):
     """A row for each caption, in a table that is named for it."""
 
     names = ("captions.csv", "captions.tsv")
+    takes = TAKES
     precedence = 1
 
     def read(self, reading: Reading, file: Path) -> None:
@@ -35,6 +39,7 @@ class AnyTable(Reader):
     """A row for each caption, in the only table of a folder or in one table for each split."""
 
     names = ("*.csv", "*.tsv")
+    takes = TAKES
     precedence = 6
 
     @classmethod
@@ -55,6 +60,7 @@ class Flickr8k(Reader):
     Flickr30k's captions file has the same form."""
 
     names = ("captions.txt", "Flickr8k.token.txt", "results_*.token")
+    takes = TAKES
     precedence = 4
 
     def read(self, reading: Reading, file: Path) -> None:

@@ -70,8 +70,10 @@ def test_metadata_without_text_are_items_without_captions(tmp_path):
 
 def test_one_of_several_texts_is_chosen_by_name(tmp_path):
     write_metadata(tmp_path, {"file_name": "a.png", "prompt": "a dog", "artist": "Li"})
-    with pytest.raises(ValueError, match=r"several columns of text \(prompt, artist\): name that"):
+    with pytest.raises(ValueError, match=r"has 2 columns of text \(prompt, artist\): name that"):
         load(tmp_path)
+    with pytest.raises(ValueError, match="name that of the captions .* got 'promt'"):
+        load(tmp_path, caption_column="promt")
     items = load(tmp_path, caption_column="Prompt")
     assert items.captions == [["a dog"]] and items.attributes == [{"artist": "Li"}]
 

@@ -78,6 +78,17 @@ def test_bad_rows_are_set_aside_by_number():
         Collection.from_dataset([])
 
 
+def test_what_is_not_text_costs_neither_the_row_nor_the_others():
+    cut = Image.open(io.BytesIO(png()[:-30]))  # decoded when it is used, as Hugging Face has it
+    rows = [{"image": RED, "text": "red", "mask": b"\xff\xfe"}, {"image": cut, "text": "x"}]
+    rows += [{"image": RED, "text": "x", "split": 3}, {"image": RED, "words": "x"}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        items = Collection.from_dataset(rows, caption_column="text")
+    assert items.ids == ["0"] and items.attributes == [{}]
+    assert [place for place, _ in items.quarantined] == ["row 1", "row 2", "row 3"]
+
+
 def test_it_is_trained_on_and_embedded(model, tmp_path):
     rows = [{"image": RED, "text": "a red circle"}, {"image": Image.new("L", (4, 4)), "text": "x"}]
     items = Collection.from_dataset(rows)

@@ -1,5 +1,6 @@
 """Which reader reads a folder or a captions file, readers defined elsewhere, and errors."""
 
+import dataclasses
 import gc
 import json
 
@@ -7,7 +8,8 @@ import pytest
 from conftest import draw, load_quietly, write, write_jsonl
 
 from mmret_tf.data.readers.reader import Reader, all_readers, read_layout
-from mmret_tf.data.readers.reading import Record
+from mmret_tf.data.readers.reading import Record, TableForm
+from mmret_tf.training.config import FORM
 
 NAMES = ["JsonLines", "ImageFolder", "Csv", "ChineseCaptions", "AiChallenger", "Karpathy", "Coco"]
 NAMES += ["Flickr8k", "AnyTable"]
@@ -128,3 +130,25 @@ def test_what_is_not_a_collection_is_a_value_error_of_one_line(files, source, me
     with pytest.raises(ValueError, match=message) as caught:
         read_layout(tmp_path / source)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "form"),
+    [
+        ("captions.jsonl", ['{"image": "a.png", "caption": "x"}'], {"caption_column": "caption"}),
+        ("metadata.jsonl", ['{"file_name": "a.png", "text": "x"}'], {"image_column": "file_name"}),
+        ("a.txt", ["x"], {"separator": ";"}),
+        ("notes.md", ["x"], {"encoding": "gbk"}),
+    ],
+)
+def test_a_form_that_does_not_apply_is_refused(name, lines, form, tmp_path):
+    draw(tmp_path / "a.png")
+    write(tmp_path / name, *lines)
+    with pytest.raises(
+        ValueError, match=f"{next(iter(form))} does not apply to .*, which is read by"
+    ):
+        read_layout(tmp_path, TableForm(**form))
+
+
+def test_the_form_of_a_table_is_four_settings_of_a_run():
+    assert [field.name for field in dataclasses.fields(TableForm)] == list(FORM)

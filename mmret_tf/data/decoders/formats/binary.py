@@ -27,7 +27,7 @@ ORIENTATION_LITTLE = (0x12, 0x01, 3, 0, 1, 0, 0, 0)
 ORIENTATION_BIG = (0x01, 0x12, 0, 3, 0, 0, 0, 1)
 
 # Pixels that are computed at once, in wider numbers than bytes.
-BLOCK_PIXELS = 2**16
+BLOCK_PIXELS = 2**19
 
 
 # A format's decoder is a function of its own, called and not copied into its caller: a graph passes

@@ -53,6 +53,8 @@ def decode(contents: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             image = _from_16_bits(data, rows, width, is_masked)
         else:
             image = _from_bytes(data, rows, width, header, bits, is_masked)
+            if tf.shape(image)[2] == 4:
+                image = laid_over_white(image)
         return image[::row_step]
 
     return in_blocks(colours, height, width), tf.constant(NO_EXIF)
@@ -132,7 +134,7 @@ def _from_bytes(
     is_masked: tf.Tensor,
 ) -> tf.Tensor:
     """Three or four bytes a pixel, blue, green, red and unused, or as the masks say: uint8
-    `[height, width, 3]`, what is transparent over white."""
+    `[height, width, 3]`, or 4 with alpha."""
     masks = tf.where(header < 56, _masks(data) * [1, 1, 1, 0], _masks(data))  # 56: knows alpha
     masks = tf.where(tf.reduce_all(masks == 0), [*MASKS_888, ALPHA], masks)
     masks = tf.where(is_masked, masks, [*MASKS_888, 0])
@@ -141,11 +143,7 @@ def _from_bytes(
     rows = required(rows, is_known, "a BMP with unusual colour masks")
     pixels = tf.reshape(rows[:, : width * bits // 8], (-1, width, bits // 8))
     places = tf.argmax(tf.cast(is_byte, tf.int32), axis=1)
-    # Without alpha its place is that of a colour, and all is opaque.
-    alpha = tf.where(
-        masks[3] == 0, tf.constant(255, tf.uint8), tf.gather(pixels, places[3:], axis=2)
-    )
-    return laid_over_white(tf.concat([tf.gather(pixels, places[:3], axis=2), alpha], axis=2))
+    return tf.gather(pixels, places[: tf.where(masks[3] == 0, 3, 4)], axis=2)
 
 
 @plain
