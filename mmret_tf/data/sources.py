@@ -27,7 +27,11 @@ class Source(abc.ABC):
         """The encoded content; ValueError if it cannot be read."""
 
     def size(self) -> int:
-        """Number of bytes of the content; a file is not read for it. OSError if there is none."""
+        """Number of bytes of the content; of a file, without reading it.
+
+        Raises:
+            OSError: The file is missing.
+        """
         return len(self.read())
 
     @functools.cached_property
