@@ -323,7 +323,7 @@ def test_ctrl_c_exits_with_130(monkeypatch, capsys):
 
 
 def test_the_storage_types_are_those_of_the_embedding_store():
-    assert get_args(get_type_hints(cli.embed)["dtype"]) == tuple(DTYPES)
+    assert get_args(get_type_hints(cli.galleries.embed)["dtype"]) == tuple(DTYPES)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,103 @@
+"""Commands for a gallery: embed, index, search."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+import mmret_tf as mm
+from mmret_tf._checks import printable
+from mmret_tf.cli.app import (
+    DEMO,
+    Compressed,
+    Data,
+    OneSplit,
+    RunFolder,
+    app,
+    build_index,
+    console,
+    given,
+    with_settings,
+)
+from mmret_tf.training.config import FORM
+
+
+@app.command(epilog="Example: mmret embed --run runs/photos --data more_photos")
+@with_settings(*FORM)
+def embed(
+    run: RunFolder,
+    data: Data,
+    split: OneSplit = None,
+    compressed: Compressed = False,
+    dtype: Annotated[
+        Literal["float32", "float16", "int8"], typer.Option(help="Storage type of the embeddings.")
+    ] = "float32",
+    **form,
+) -> None:
+    """Embed a collection as the run's gallery. Run `mmret index` afterwards."""
+    run = mm.ranking.Run(run)
+    model = run.load_model()
+    items = mm.load(data, split, **given(form))
+    images = [source for each in items.sources.get("image", []) for source in each]
+    encoder, precision = model, None
+    if compressed:
+        encoder = mm.scale.CompressedEncoder.load(run.compressed, model)
+        precision = encoder.form
+    elif images:
+        encoder, precision = mm.scale.choose_encoder(model, images)
+    if images:
+        console.print(f"Image tower in {precision}.")
+    store = mm.EmbeddingStore.export(encoder, items, run.embeddings, dtype)
+    if dtype != "float32":
+        console.print(
+            f"Storing them in {dtype} costs {store.loss['mean']:.1e} of the cosine on "
+            f"average, {store.loss['max']:.1e} at most."
+        )
+    console.print(f"{len(store.ids)} embeddings in {run.embeddings}. Next: mmret index")
+
+
+@app.command(epilog="Example: mmret index --run runs/photos")
+def index(
+    run: RunFolder,
+    recall_target: Annotated[
+        float, typer.Option(min=0.5, max=1.0, help="Share of the true neighbours to find.")
+    ] = 0.95,
+) -> None:
+    """Build the ScaNN index over the run's embeddings."""
+    build_index(mm.ranking.Run(run), recall_target)
+
+
+@app.command(epilog='Example: mmret search --run runs/photos "a dog running on the beach"')
+def search(
+    query: Annotated[str | None, typer.Argument(help="Words, in any trained language.")] = None,
+    run: RunFolder = DEMO,
+    image: Annotated[Path | None, typer.Option(help="A query picture.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of results.")] = 10,
+    where: Annotated[
+        str | None, typer.Option(help="JSON: a condition on attributes, see README.")
+    ] = None,
+    gallery: Annotated[Path | None, typer.Option(help="Also draw the results, as a PNG.")] = None,
+    compressed: Compressed = False,
+) -> None:
+    """Rank the run's gallery for a text, an image (--image), or both."""
+    try:
+        condition = None if where is None else json.loads(where)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"--where must be JSON; got {where!r:.80}: {error}") from None
+    run = mm.ranking.Run(run)
+    encoder = None
+    if compressed:
+        encoder = mm.scale.CompressedEncoder.load(run.compressed, run.load_model())
+    results = run.open_searcher(encoder).search(query, image, top, where=condition)
+    for result in results:
+        # Lines, not a table, which would cut paths in a narrow terminal.
+        name = printable(str(result.item["image"] or result.id))
+        print(f"{result.rank:>3}  {result.score:.3f}  {name}")
+        for caption in result.item["captions"]:
+            print(" " * 12 + printable(caption))
+    if results.remark:
+        print(results.remark)
+    if gallery is not None:
+        mm.ranking.draw_gallery([(query or str(image), results)], gallery)
+        console.print(f"Drawn in {gallery}")

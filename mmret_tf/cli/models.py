@@ -1,0 +1,120 @@
+"""Commands that make and measure a model: demo, train, evaluate, compress."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+import mmret_tf as mm
+from mmret_tf._checks import printable
+from mmret_tf._files import write_json
+from mmret_tf._tables import compression_table, metrics_table
+from mmret_tf.cli.app import (
+    DEMO,
+    Data,
+    OneSplit,
+    RunFolder,
+    app,
+    build_index,
+    console,
+    given,
+    with_settings,
+)
+from mmret_tf.training.config import FORM, TrainConfig
+
+
+@app.command(epilog="Example: mmret demo --run runs/demo")
+def demo(
+    run: RunFolder = DEMO,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training scenes.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of weights, order and scenes.")] = 0,
+) -> None:
+    """Train ResNet50 + LSTM on drawn scenes, test on unseen ones, index, and query."""
+    from mmret_tf.demo import run_demo
+
+    report = run_demo(run, epochs, seed)
+    console.print(metrics_table(report))
+    console.print(f"Ranked results: {run / 'gallery.png'}   report: {run / 'report.json'}")
+    console.print(f'Try: mmret search --run {run} "a large red circle above a small blue square"')
+
+
+@app.command(epilog="Example: mmret train --data photos --weights imagenet --run runs/photos")
+@with_settings()
+def train(
+    run: RunFolder,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Settings, as a run's config.json; options given here win."),
+    ] = None,
+    **settings,
+) -> None:
+    """Train on captioned images; leave model, embeddings, index and report in the run."""
+    settings = given(settings)
+    if config is None and "data" not in settings:
+        raise ValueError("give --data, or --config with the settings of a run")
+    base = TrainConfig() if config is None else TrainConfig.load(config)
+    report = mm.train(dataclasses.replace(base, **settings), run)
+    build_index(mm.ranking.Run(run))
+    if report["captions_cut"]:
+        console.print(
+            f"{report['captions_cut']} training captions are longer than --sequence-length and "
+            "were cut."
+        )
+    if report["is_interrupted"]:
+        console.print(f"Interrupted: kept the model of epoch {report['best_epoch']}.")
+    for place, reason in report["quarantined"]:
+        console.print(printable(f"set aside: {place}: {reason}"))
+    if "development" in report:
+        console.print(metrics_table(report["development"]))
+    console.print(f"Saved in {run}. Try: mmret search --run {run} QUERY")
+
+
+@app.command(epilog="Example: mmret evaluate --run runs/photos --data photos --split test")
+@with_settings(*FORM)
+def evaluate(
+    run: RunFolder,
+    data: Data,
+    split: OneSplit = None,
+    folds: Annotated[
+        int, typer.Option(min=1, help="Parts that are ranked apart and averaged: 5 for MS-COCO.")
+    ] = 1,
+    plots: Annotated[
+        bool, typer.Option("--plots", help="Also draw curves, similarities, recall and answers.")
+    ] = False,
+    **form,
+) -> None:
+    """Rank the images and captions of a collection against each other; write evaluation.json."""
+    run = mm.ranking.Run(run)
+    pairs = mm.load_pairs(data, split, **given(form))
+    images, texts, pairs = mm.evaluation.embed_pairs(run.load_model(), pairs)
+    metrics = mm.evaluation.measure(images, texts, pairs, folds)
+    write_json(run.evaluation, {"data": data, "split": split} | metrics)
+    console.print(metrics_table(metrics))
+    if plots:
+        history = run.read_report().get("history", [])
+        for path in mm.evaluation.draw_evaluation(images, texts, pairs, run.plots, history):
+            console.print(f"Drawn in {path}")
+
+
+@app.command(epilog="Example: mmret compress --run runs/photos --data photos --split dev")
+@with_settings(*FORM)
+def compress(
+    run: RunFolder,
+    data: Data,
+    split: OneSplit = None,
+    precision: Annotated[Literal["int8", "float16"], typer.Option(help="Of the result.")] = "int8",
+    **form,
+) -> None:
+    """Make a smaller, faster image tower, and report what it saves and costs on a collection."""
+    run = mm.ranking.Run(run)
+    pairs = mm.load_pairs(data, split, **given(form))
+    compressed = mm.scale.compress_image_tower(run.load_model(), pairs.first_sources, precision)
+    compressed.save(run.compressed)
+    report = mm.scale.compression_report(compressed, pairs)
+    write_json(run.compression, {"data": data, "split": split} | report)
+    console.print(compression_table(report, precision))
+    console.print(
+        f"cosine between the embeddings: mean {report['cosine_mean']:.4f}, lowest "
+        f"{report['cosine_min']:.4f}. Use it with mmret embed or search --compressed."
+    )
