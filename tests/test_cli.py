@@ -19,6 +19,7 @@ from forging import outcome_of
 from PIL import Image
 
 from mmret_tf import cli
+from mmret_tf.cli import common, galleries, serving
 from mmret_tf.ranking import EmbeddingStore, Run
 from mmret_tf.ranking.embedding_store import DTYPES
 from mmret_tf.training import trainer
@@ -317,13 +318,13 @@ def test_ctrl_c_exits_with_130(monkeypatch, capsys):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "app", interrupt)
+    monkeypatch.setattr(common, "app", interrupt)
     code, _, err = mmret(capsys, "demo")
     assert code == 130 and err == "mmret: interrupted\n"
 
 
 def test_the_storage_types_are_those_of_the_embedding_store():
-    assert get_args(get_type_hints(cli.galleries.embed)["dtype"]) == tuple(DTYPES)
+    assert get_args(get_type_hints(galleries.embed)["dtype"]) == tuple(DTYPES)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -335,7 +336,7 @@ def test_every_command_has_help_with_an_example(command, capsys):
 def test_doctor_reports_versions_and_problems(monkeypatch, capsys):
     code, out, _ = mmret(capsys, "doctor")
     assert code == 0 and "tensorflow  2.20" in out and "All of it fits together." in out
-    monkeypatch.setattr(cli, "examine", lambda: ({"keras": "2.1"}, ["Keras is [old]."]))
+    monkeypatch.setattr(serving, "examine", lambda: ({"keras": "2.1"}, ["Keras is [old]."]))
     code, out, _ = mmret(capsys, "doctor")
     assert code == 1 and "PROBLEM: Keras is [old]." in out
 

@@ -1,11 +1,11 @@
 """The `mmret` command: train, evaluate, embed, search and more from the shell.
 
-Read `app` first. The commands use names of `mmret_tf` that are imported on first use, so `--help`
+Read `common` first. The commands use names of `mmret_tf` that are imported on first use, so `--help`
 does not wait for TensorFlow.
 """
 
 # Each registers its commands, in the order in which `mmret --help` lists them.
 from mmret_tf.cli import models, galleries, serving  # noqa: F401, I001
-from mmret_tf.cli.app import app, main
+from mmret_tf.cli.common import app, main
 
 __all__ = ["app", "main"]

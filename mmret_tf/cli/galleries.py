@@ -8,7 +8,7 @@ import typer
 
 import mmret_tf as mm
 from mmret_tf._checks import printable
-from mmret_tf.cli.app import (
+from mmret_tf.cli.common import (
     DEMO,
     Compressed,
     Data,

@@ -10,7 +10,7 @@ import mmret_tf as mm
 from mmret_tf._checks import printable
 from mmret_tf._files import write_json
 from mmret_tf._tables import compression_table, metrics_table
-from mmret_tf.cli.app import (
+from mmret_tf.cli.common import (
     DEMO,
     Data,
     OneSplit,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 import mmret_tf as mm
-from mmret_tf.cli.app import DEMO, RunFolder, app, console
+from mmret_tf.cli.common import DEMO, RunFolder, app, console
 from mmret_tf.doctor import examine
 
 
