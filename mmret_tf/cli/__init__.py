@@ -1,7 +1,7 @@
 """The `mmret` command: train, evaluate, embed, search and more from the shell.
 
-Read `common` first. The commands use names of `mmret_tf` that are imported on first use, so `--help`
-does not wait for TensorFlow.
+Read `common` first. Names of `mmret_tf` are imported on first use, so `--help` does not wait for
+TensorFlow.
 """
 
 # Each registers its commands, in the order in which `mmret --help` lists them.

@@ -5,14 +5,14 @@ files above a size limit are not opened.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from posixpath import dirname, join, normpath
 
 from mmret_tf._checks import one_line
 from mmret_tf._machine import cores
+from mmret_tf.data.items import source_ids
 from mmret_tf.data.modalities import get_modality
-from mmret_tf.data.pairs import source_ids
 from mmret_tf.data.progress import Progress
 from mmret_tf.data.readers.reading import Problem, Reading, Record, files_below, is_inside
 from mmret_tf.data.sources import Source
@@ -28,15 +28,16 @@ QUEUED = 1024
 PROGRESS_FROM = 5000
 
 
-def usable_records(reading: Reading, split: str | None) -> list[Record]:
+def usable_records(reading: Reading, split: str | None, check: bool) -> list[Record]:
     """The usable records of a split, with their usable files; everything else becomes a problem.
 
     Args:
         reading: Result of a reader; problems are added to it.
         split: Name of a split, or `None` for all. Files of other splits are not checked.
+        check: Whether the files are decoded.
     """
-    found = _find_files(reading)
-    return _check_files(reading, [each for each in found if split in (None, each.split)])
+    found = [each for each in _find_files(reading) if split in (None, each.split)]
+    return _check_files(reading, found) if check else found
 
 
 def problems_of(reading: Reading, split: str | None) -> list[tuple[str, str]]:
@@ -133,29 +134,38 @@ def _check_files(reading: Reading, records: list[Record]) -> list[Record]:
         if get_modality(name).is_file
         for path in paths
     ]
-    progress = Progress(len(files), "file") if len(files) > PROGRESS_FROM else None
+    sources = [(name, reading.source_of(path)) for _, name, path in files]
     broken = set()
-
-    def problem_of(file: tuple[Record, str, str]) -> str | None:
-        _, modality, path = file
-        return _problem_of_source(reading.source_of(path), modality)
-
-    with ThreadPoolExecutor(cores()) as pool:
-        for start in range(0, len(files), QUEUED):
-            block = files[start : start + QUEUED]
-            reasons = pool.map(problem_of, block)
-            for (record, _, path), reason in zip(block, reasons, strict=True):
-                if reason is not None:
-                    broken.add(path)
-                    reading.problems.append(Problem(path, reason, record.id))
-            if progress is not None:
-                progress.update(start + len(block))
+    for (record, _, path), reason in zip(files, check_sources(sources), strict=True):
+        if reason is not None:
+            broken.add(path)
+            reading.problems.append(Problem(path, reason, record.id))
     checked = [(record, record.with_files(set(record.paths) - broken)) for record in records]
     return [whole for record, whole in checked if whole.paths or not record.paths]
 
 
-def _problem_of_source(source: Source, modality: str) -> str | None:
-    """The reason why a source cannot be used, or `None`."""
+def check_sources(sources: Sequence[tuple[str, Source]]) -> Iterator[str | None]:
+    """The reason why each source cannot be used, or `None`; many show their progress.
+
+    Args:
+        sources: The modality of each, and the source, which is decoded once.
+    """
+    progress = Progress(len(sources), "file") if len(sources) > PROGRESS_FROM else None
+    with ThreadPoolExecutor(cores()) as pool:
+        for start in range(0, len(sources), QUEUED):
+            block = sources[start : start + QUEUED]
+            yield from pool.map(lambda named: problem_of_source(*named), block)
+            if progress is not None:
+                progress.update(min(start + QUEUED, len(sources)))
+
+
+def problem_of_source(modality: str, source: Source) -> str | None:
+    """The reason why a source cannot be used, or `None`.
+
+    Args:
+        modality: Its modality.
+        source: Is read and decoded.
+    """
     try:
         if source.size() > MAX_FILE_BYTES:
             return f"too large: more than {MAX_FILE_BYTES} bytes"

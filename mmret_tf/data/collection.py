@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmret_tf._checks import one_line
+from mmret_tf.data.cleaning import check_sources
 from mmret_tf.data.items import Item, item_of
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.sources import Source
@@ -28,6 +30,9 @@ class Collection:
         attributes: Further facts about each item, as JSON values; `{}` by default.
         splits: "train", "dev" or "test" for each item, or "" by default.
         quarantined: Entries that were set aside on loading, as (path or place, reason).
+
+    Attributes:
+        is_checked: False if files were not decoded on loading, and some may be damaged.
 
     Raises:
         ValueError: The lists differ in length, an id occurs twice, an item has no source at all,
@@ -60,6 +65,7 @@ class Collection:
         self.attributes = [{} for _ in self.ids] if attributes is None else list(attributes)
         self.splits = [""] * n if splits is None else list(splits)
         self.quarantined = list(quarantined)
+        self.is_checked = True
         lists = {**self.sources, "attributes": self.attributes, "splits": self.splits}
         if wrong := {name: len(each) for name, each in lists.items() if len(each) != n}:
             raise ValueError(f"there are {n} ids, and every list must have as many; got {wrong}")
@@ -155,7 +161,7 @@ class Collection:
         return self._rows(list(rows))
 
     def _rows(self, rows: list[int], **more: Any) -> "Collection":
-        return type(self)(
+        chosen = type(self)(
             [self.ids[row] for row in rows],
             {name: [each[row] for row in rows] for name, each in self.sources.items()},
             [self.attributes[row] for row in rows],
@@ -163,6 +169,58 @@ class Collection:
             self.quarantined,
             **more,
         )
+        chosen.is_checked = self.is_checked
+        return chosen
+
+    def checked(self, rows: Iterable[int] | None = None) -> "Collection":
+        """The items with those of their files that can be decoded; the others are set aside.
+
+        For a collection that was loaded with `check=False`, or whose files may have changed.
+
+        Args:
+            rows: Rows whose files are decoded, if the others are known to be whole; all by default.
+
+        Returns:
+            The usable items. An item that had files, and has none left, is set aside as a whole.
+
+        Raises:
+            ValueError: No item is usable.
+
+        >>> Collection(["a", "b"], {"image": [["gone.png"], []], "text": [[], ["red"]]}).checked()
+        Collection(1 items, 0 image, 1 text, splits: no split (1), 1 set aside)
+        """
+        files = [
+            (row, name, source)
+            for row in (range(len(self)) if rows is None else rows)
+            for name, each in self.sources.items()
+            if get_modality(name).is_file
+            for source in each[row]
+        ]
+        reasons = check_sources([(name, source) for _, name, source in files])
+        broken = {file: why for file, why in zip(files, reasons, strict=True) if why}
+        left = {
+            row: {
+                name: [each for each in sources if (row, name, each) not in broken]
+                for name, sources in self.sources_of(row).items()
+            }
+            for row, _, _ in broken
+        }
+        kept = [row for row in range(len(self)) if row not in left or self._is_usable(left[row])]
+        if not kept:
+            raise ValueError(f"nothing usable: all {len(self)} items were set aside")
+        chosen = self.subset(kept)
+        for place, row in enumerate(kept):
+            for name, sources in left.get(row, {}).items():
+                chosen.sources[name][place] = sources
+        chosen.quarantined += [
+            (one_line(each.name), one_line(why)) for (*_, each), why in broken.items()
+        ]
+        chosen.is_checked = True
+        return chosen
+
+    def _is_usable(self, sources: Mapping[str, list[Source]]) -> bool:
+        """Whether an item that lost a file can stay with these sources."""
+        return any(each for name, each in sources.items() if get_modality(name).is_file)
 
     def split(self, name: str) -> "Collection":
         """The items of one split.

@@ -53,3 +53,8 @@ def item_of(key: str, sources: Mapping[str, list[Source]], attributes: dict) -> 
     """The record of an item with these sources; modalities that it lacks are left out."""
     records = {name: [each.record for each in given] for name, given in sources.items() if given}
     return Item(id=key, sources=records, attributes=attributes)
+
+
+def source_ids(item_id: str, n: int) -> list[str]:
+    """Names for the n sources of an item: its id, with numbers if there are several."""
+    return [item_id] if n == 1 else [f"{item_id}#{number}" for number in range(n)]

@@ -27,6 +27,7 @@ def load(
     split: str | None = None,
     size: int = 2000,
     seed: int = 0,
+    check: bool = True,
     **form: str,
 ) -> Collection:
     """Load a collection. Sections 2.1, 3.1(1) and 7.2.
@@ -70,11 +71,13 @@ def load(
             the training split of scenes. Files of other splits are not decoded.
         size: Number of scenes.
         seed: Seed of the scenes.
+        check: Whether each file is decoded once. Otherwise loading is quick, and damaged files
+            stay until `Collection.checked` or training sets them aside.
         form: How to read a table: "image_column", "caption_column" ("label" makes the class of a
             picture its caption), "separator" and "encoding", see `TableForm`.
 
     Returns:
-        A `Collection`. Its files were decoded once, to be checked.
+        A `Collection`.
 
     Raises:
         ValueError: The path does not exist, the layout is unknown, the captions file cannot be
@@ -84,7 +87,7 @@ def load(
     >>> len(items), items.ids[0], len(items.pairs())
     (3, 'dev-0-00000', 3)
     """
-    collection, source = _load(source, split, size, seed, form)
+    collection, source = _load(source, split, size, seed, check, form)
     _warn(collection.quarantined, len(collection))
     return collection
 
@@ -97,13 +100,14 @@ def load_pairs(
     split: str | None = None,
     size: int = 2000,
     seed: int = 0,
+    check: bool = True,
     **form: str,
 ) -> Pairs:
     """Load the images of a collection that have captions: `load(...).pairs("image", "text")`.
     Sections 2.1 and 3.1(1).
 
     Args:
-        source, split, size, seed, form: As for `load`.
+        source, split, size, seed, check, form: As for `load`.
 
     Returns:
         A row for each image. Items without an image or without a caption are set aside.
@@ -115,7 +119,7 @@ def load_pairs(
     >>> len(pairs), pairs.image_paths[0].name, len(pairs.quarantined)
     (3, '0000.png', 0)
     """
-    collection, source = _load(source, split, size, seed, form)
+    collection, source = _load(source, split, size, seed, check, form)
     if not collection.has_pairs("image", "text"):
         raise ValueError(f"nothing usable in {source}: no item has both an image and a caption")
     pairs = collection.pairs("image", "text")
@@ -124,23 +128,31 @@ def load_pairs(
 
 
 def _load(
-    source: str | os.PathLike[str], split: str | None, size: int, seed: int, form: dict[str, str]
+    source: str | os.PathLike[str],
+    split: str | None,
+    size: int,
+    seed: int,
+    check: bool,
+    form: dict[str, str],
 ) -> tuple[Collection, str]:
     """The collection, and its path for messages."""
     split = None if split is None else normal_split(split)
     if source == "scenes":
         source = cached_scenes(split or "train", size, seed)
     reading = read_layout(Path(source), TableForm(**form))
-    return usable_collection(reading, split, source), os.fspath(source)
+    return usable_collection(reading, split, source, check), os.fspath(source)
 
 
-def usable_collection(reading: Reading, split: str | None, source: str | os.PathLike) -> Collection:
+def usable_collection(
+    reading: Reading, split: str | None, source: str | os.PathLike, check: bool = True
+) -> Collection:
     """The usable items of a reader's result.
 
     Args:
         reading: The result.
         split: One split, or `None` for all items.
         source: Name of what was read, for messages.
+        check: Whether the files are decoded.
 
     Raises:
         ValueError: Nothing is usable, or there is no such split.
@@ -148,7 +160,7 @@ def usable_collection(reading: Reading, split: str | None, source: str | os.Path
     splits = [record.split for record in reading.records]
     if reading.records and split is not None and split not in splits:
         raise ValueError(f"{source} has no items of split {split!r}; it has {count_splits(splits)}")
-    records = usable_records(reading, split)
+    records = usable_records(reading, split, check)
     quarantined = problems_of(reading, split)
     if not records:
         files = sum(len(record.paths) for record in reading.records)
@@ -157,13 +169,15 @@ def usable_collection(reading: Reading, split: str | None, source: str | os.Path
             f"{len(quarantined)} entries were set aside: {_some(quarantined)}"
         )
     names = dict.fromkeys(name for record in records for name in record.sources)
-    return Collection(
+    collection = Collection(
         [record.id for record in records],
         {name: [_values(reading, record, name) for record in records] for name in names},
         [record.attributes for record in records],
         [record.split for record in records],
         quarantined,
     )
+    collection.is_checked = check
+    return collection
 
 
 def _values(reading: Reading, record: Record, name: str) -> list[str] | list[Source]:

@@ -3,6 +3,8 @@
 Sections 2.1 and 3.1(1) of the document.
 """
 
+import threading
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mmret_tf._checks import one_line, printable
+from mmret_tf.data.cleaning import problem_of_source
 from mmret_tf.data.collection import Collection
 from mmret_tf.data.decoders.text import names_a_side
+from mmret_tf.data.items import source_ids
+from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.sources import InlineSource, Source
 
 
@@ -98,6 +104,9 @@ class Pairs(Collection):
         """
         return np.unique(self.groups, return_index=True)[1].tolist()
 
+    def _is_usable(self, sources: Mapping[str, list[Source]]) -> bool:
+        return all(sources.values())
+
     def subset(self, rows: Iterable[int]) -> "Pairs":
         rows = list(rows)
         return self._rows(rows, groups=[self.groups[row] for row in rows])
@@ -118,6 +127,9 @@ class Pairs(Collection):
         except where the caption names left or right (左右). An incomplete last batch is dropped
         unless it is the only one, so that each batch has the same number of negatives. `seed`, the
         global seed of TensorFlow and the number of the epoch decide all of this.
+
+        Where files were not checked on loading, training checks each when it comes first. A damaged
+        one is set aside in `quarantined`, with a warning, and the next row takes its place.
 
         Without `training`, every caption comes with its image, in the order of `all_captions()`,
         without augmentation.
@@ -194,10 +206,53 @@ class Pairs(Collection):
 
         order = tf.data.Dataset.range(len(self))
         order = order.shuffle(len(self), seed=seed, reshuffle_each_iteration=True)
+        if not self.is_checked:
+            order = order.map(_WholeRows(self).in_graph, tf.data.AUTOTUNE)
         # Each row has its numbers before threads decode it, so their order does not matter.
         numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
         numbers = numbers.batch(1 + 2 * captions_per_image, drop_remainder=True)
         return tf.data.Dataset.zip(order, numbers).map(draw).unbatch()
+
+
+class _WholeRows:
+    """The rows of unchecked pairs that can be used; each is decoded once, when it comes first.
+
+    Args:
+        pairs: Its `quarantined` gets what is damaged.
+    """
+
+    def __init__(self, pairs: Pairs):
+        self._pairs = pairs
+        self._is_whole: dict[int, bool] = {}
+        self._lock = threading.Lock()  # several threads decode
+
+    def in_graph(self, row: tf.Tensor) -> tf.Tensor:
+        """The first usable row from this one on: int64 `[]`."""
+        return tf.ensure_shape(tf.numpy_function(self._from, [row], tf.int64), [])
+
+    def _from(self, row: np.ndarray) -> np.int64:
+        n = len(self._pairs)
+        usable = (each % n for each in range(int(row), int(row) + n) if self._check(each % n))
+        if (found := next(usable, None)) is None:
+            raise ValueError(f"none of the {n} rows can be used: {self._pairs.quarantined[-1]}")
+        return np.int64(found)
+
+    def _check(self, row: int) -> bool:
+        if row not in self._is_whole:
+            sources = [(name, each[row]) for name, each in self._pairs.sources.items()]
+            problems = [
+                (one_line(source.name), one_line(reason))
+                for name, each in sources
+                if get_modality(name).is_file
+                for source in each
+                if (reason := problem_of_source(name, source))
+            ]
+            with self._lock:
+                if row not in self._is_whole and problems:
+                    self._pairs.quarantined += problems
+                    warnings.warn("set aside: " + printable(": ".join(problems[0])), stacklevel=2)
+                self._is_whole[row] = not problems
+        return self._is_whole[row]
 
 
 def draw_pairs(collection: Collection, first: str, second: str) -> Pairs:
@@ -216,7 +271,7 @@ def draw_pairs(collection: Collection, first: str, second: str) -> Pairs:
             has, lacks = (first, second) if ones else (second, first)
             quarantined.append((key, f"{has} without {lacks}"))
     items = [row for row, _, _ in rows]
-    return Pairs(
+    pairs = Pairs(
         [key for _, key, _ in rows],
         {
             first: [[source] for *_, source in rows],
@@ -227,11 +282,8 @@ def draw_pairs(collection: Collection, first: str, second: str) -> Pairs:
         quarantined,
         groups=items,
     )
-
-
-def source_ids(item_id: str, n: int) -> list[str]:
-    """Names for the n sources of an item: its id, with numbers if there are several."""
-    return [item_id] if n == 1 else [f"{item_id}#{number}" for number in range(n)]
+    pairs.is_checked = collection.is_checked
+    return pairs
 
 
 def _reader_of(sources: Sequence[Source]):

@@ -17,6 +17,8 @@ from mmret_tf._machine import cores
 class Source(abc.ABC):
     """One picture, text or other content, with a name and an identity; read only when needed."""
 
+    __slots__ = ("_identity",)  # a collection may have millions
+
     @property
     @abc.abstractmethod
     def record(self) -> str:
@@ -34,10 +36,25 @@ class Source(abc.ABC):
         """
         return len(self.read())
 
-    @functools.cached_property
+    @property
     def identity(self) -> str:
-        """SHA-256 of the content, 64 hexadecimal digits."""
-        return hashlib.sha256(self.read()).hexdigest()
+        """SHA-256 of the content, 64 hexadecimal digits; computed once."""
+        if not hasattr(self, "_identity"):
+            self.remember(hashlib.sha256(self.read()).hexdigest())
+        return self._identity
+
+    def remember(self, identity: str) -> None:
+        """Take the identity as known, so that it need not be computed.
+
+        Args:
+            identity: What `identity` is to be.
+        """
+        object.__setattr__(self, "_identity", identity)  # subclasses are frozen
+
+    def stamp(self) -> tuple[int, int] | None:
+        """Size in bytes and time of the last change in nanoseconds of the file that holds the
+        content; `None` if there is no such file. The content has not changed if this has not."""
+        return None
 
     @property
     def name(self) -> str:
@@ -45,7 +62,7 @@ class Source(abc.ABC):
         return self.record
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileSource(Source):
     """A file.
 
@@ -72,6 +89,9 @@ class FileSource(Source):
     def size(self) -> int:
         return self.path.stat().st_size
 
+    def stamp(self) -> tuple[int, int] | None:
+        return _stamp(self.path)
+
     def read(self) -> bytes:
         try:
             return self.path.read_bytes()
@@ -82,7 +102,7 @@ class FileSource(Source):
             raise ValueError(f"{self.name}: {reason}") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RangeSource(Source):
     """A range of a file's bytes, such as a member of a tar file, which stays packed.
 
@@ -111,6 +131,9 @@ class RangeSource(Source):
     def size(self) -> int:
         return self.length
 
+    def stamp(self) -> tuple[int, int] | None:
+        return _stamp(self.path)
+
     def read(self) -> bytes:
         try:
             with open(self.path, "rb") as file:
@@ -121,6 +144,15 @@ class RangeSource(Source):
         if len(content) < self.length:
             raise ValueError(f"{self.record}: the archive ends within it")
         return content
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """See `Source.stamp`."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def tar_members(path: Path) -> Iterator[RangeSource]:
@@ -164,7 +196,7 @@ def _members(path: Path, size: int, changed: int) -> dict[str, RangeSource]:
     return {source.member: source for source in tar_members(path)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InlineSource(Source):
     """Content in memory: a text, or a picture that is not a file.
 

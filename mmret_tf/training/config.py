@@ -32,6 +32,8 @@ class TrainConfig:
             class of a picture its caption.
         separator: Of a table: a comma, a semicolon, "tab" or |; by default it is found.
         encoding: Of captions files, such as gbk; by default UTF-8, or UTF-16 if its mark says so.
+        check: Whether all files are decoded before training; otherwise each is checked when it is
+            first needed. Damaged ones are set aside either way.
         scenes: Number of training scenes, where data is "scenes".
         backbone: A name in `keras.applications`, "SmallCNN", or a `.keras` file.
         weights: "imagenet", "none" or a `.weights.h5` file; of a named backbone.
@@ -74,6 +76,7 @@ class TrainConfig:
     caption_column: str = ""
     separator: str = ""
     encoding: str = ""
+    check: bool = True
     scenes: int = 2000
     backbone: str = "ResNet50"
     weights: str = "imagenet"

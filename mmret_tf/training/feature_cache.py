@@ -27,11 +27,15 @@ BATCH = 64
 IGNORED = ("head", "name", "trainable", "frozen")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CachedSource(Source):
-    """A source whose content is the digest of the original: the key of its cached features."""
+    """A source that reads as the digest of the original: the key of its cached features."""
 
     origin: Source
+
+    @property
+    def identity(self) -> str:  # what is embedded is the content of the original
+        return self.origin.identity
 
     @property
     def record(self) -> str:
@@ -40,6 +44,9 @@ class CachedSource(Source):
     @property
     def name(self) -> str:
         return self.origin.name
+
+    def stamp(self) -> tuple[int, int] | None:
+        return self.origin.stamp()
 
     def read(self) -> bytes:
         return self.origin.identity.encode()

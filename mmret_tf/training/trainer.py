@@ -164,7 +164,11 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
     steps = config.epochs * max(1, pairs_an_epoch // config.batch_size)
     model = encoder = build_model(config, splits.training.all_captions(), steps)
     if not model.image_tower.backbone.trainable:  # its features are cached, the heads are trained
+        if not splits.gallery.is_checked:
+            splits = _split(splits.gallery.checked())
         encoder, splits = _with_cache(config, run, model, splits)
+    elif splits.development and not splits.development.is_checked:
+        splits = splits._replace(development=splits.development.checked())
     keep = KeepBest(model, run.model, history)
     fit_started = time.monotonic()
     is_interrupted = _fit(config, run, encoder, keep, splits)
@@ -172,12 +176,13 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
 
     model.load_weights(run.model)  # of the best epoch; the cached form shares its heads
     form = VariantEncoder(model, encoder.towers, "float32")
-    EmbeddingStore.export(form, splits.gallery, run.embeddings)
+    gallery = splits.gallery if splits.gallery.is_checked else splits.gallery.checked()
+    EmbeddingStore.export(form, gallery, run.embeddings)
     report = {
         "config": dataclasses.asdict(config),
         "train_images": len(splits.training),
         "development_images": len(splits.development or ()),
-        "quarantined": splits.gallery.quarantined,
+        "quarantined": gallery.quarantined,
         "captions_cut": model.text_preprocessor.count_cut(splits.training.all_captions()),
         "epochs_completed": len(keep.epochs),
         "is_interrupted": is_interrupted,
@@ -215,9 +220,13 @@ def load_splits(config: TrainConfig) -> Splits:
     if config.data == "scenes":
         gallery = load("scenes", "dev", 200, config.seed)
         training = load("scenes", "train", config.scenes, config.seed)
-    else:
-        gallery = load(config.data, **config.form)
-        training = gallery.split("train")
+        return Splits(training.pairs(), gallery.pairs(), gallery)
+    return _split(load(config.data, check=config.check, **config.form))
+
+
+def _split(gallery: Collection) -> Splits:
+    """The splits of a collection of one's own."""
+    training = gallery.split("train")
     development = gallery.split("dev") if "dev" in gallery.splits else None
     has_pairs = development is not None and development.has_pairs()
     return Splits(training.pairs(), development.pairs() if has_pairs else None, gallery)

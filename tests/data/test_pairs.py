@@ -11,8 +11,9 @@ from PIL import Image
 
 from mmret_tf.data import Modality, Pairs
 from mmret_tf.data.decoders.pictures import encode_png
+from mmret_tf.data.items import source_ids
+from mmret_tf.data.loading import load, load_pairs
 from mmret_tf.data.modalities import MODALITIES
-from mmret_tf.data.pairs import source_ids
 from mmret_tf.data.sources import InlineSource
 from mmret_tf.models import image_tower
 
@@ -311,6 +312,58 @@ def test_a_file_that_vanishes_is_an_error_that_names_it(tmp_path):
 def test_as_dataset_says_what_is_wrong(options, message):
     with pytest.raises(ValueError, match=message):
         make([["x"], ["y"]]).as_dataset(**{"model": LIGHT} | options)
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Six pictures with a caption each, all for training; 1 and 2 are cut off, 4 is a text."""
+    lines = []
+    for number in range(6):
+        content = encode_png(np.full((8, 8, 3), 40 * number, np.uint8))
+        content = content[:40] if number in (1, 2) else content
+        (tmp_path / f"{number}.png").write_bytes(b"text" if number == 4 else content)
+        lines.append(f"{number}.png,picture {number},train")
+    (tmp_path / "captions.csv").write_text("\n".join(["image,caption,split", *lines]))
+    return tmp_path
+
+
+def test_without_the_check_everything_is_loaded_and_can_be_checked_later(damaged):
+    unchecked = load(damaged, check=False)
+    assert not unchecked.is_checked and len(unchecked) == 6 and unchecked.quarantined == []
+    with pytest.warns(UserWarning, match="3 of 6 entries"):
+        at_once = load(damaged)
+    later = unchecked.checked()
+    assert at_once.is_checked and later.is_checked and not unchecked.pairs().is_checked
+    assert (
+        later.ids == at_once.ids == unchecked.pairs().checked().ids == ["0.png", "3.png", "5.png"]
+    )
+    named = [(str(damaged / place), reason) for place, reason in at_once.quarantined]
+    assert later.quarantined == named
+    assert unchecked.checked([1, 3]).ids == [f"{number}.png" for number in (0, 2, 3, 4, 5)]
+
+
+def test_training_sets_a_damaged_picture_aside_once_and_takes_the_next_row(damaged, model):
+    pairs = load_pairs(damaged, check=False)
+    batches = pairs.as_dataset(model, batch_size=3, training=True)
+    with pytest.warns(UserWarning, match="set aside: .*png") as warned:
+        epochs = [[groups.numpy().tolist() for _, groups in batches] for _ in range(4)]
+    for epoch in epochs:  # 1 and 2 become 3, and 4 becomes 5
+        assert sorted(sum(epoch, [])) == [0, 3, 3, 3, 5, 5] and len(epoch) == 2
+    assert len(warned) == 3
+    assert sorted(place for place, _ in pairs.quarantined) == [
+        str(damaged / f"{number}.png") for number in (1, 2, 4)
+    ]
+    inputs, groups = next(iter(batches.rebatch(6)))
+    for picture, group in zip(inputs["image"].numpy(), groups.numpy(), strict=True):
+        assert np.allclose(picture, 40 * group, atol=1)
+
+
+def test_unchecked_pairs_without_a_whole_picture_say_so(damaged, model):
+    for file in damaged.glob("*.png"):
+        file.write_bytes(b"no picture")
+    batches = load_pairs(damaged, check=False).as_dataset(model, batch_size=3, training=True)
+    with pytest.warns(UserWarning), pytest.raises(tf.errors.OpError, match="none of the 6 rows"):
+        next(iter(batches))
 
 
 def test_without_rows_there_are_no_batches():

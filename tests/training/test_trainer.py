@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import warnings
 from types import SimpleNamespace
 
 import keras
@@ -92,6 +93,25 @@ def test_a_run_is_complete(config, finished, finished_model):
     np.testing.assert_allclose(store.embeddings, expected, atol=1e-5)
     views = EmbeddingStore.open(run.features / "views")
     assert views.embeddings.shape == (5, 2 * 8)  # the colours of the training pictures
+
+
+@pytest.mark.parametrize("backbone", ["frozen", "SmallCNN"])
+def test_a_run_without_the_check_sets_damaged_pictures_aside_as_it_meets_them(
+    config, backbone, tmp_path
+):
+    folder = tmp_path / "photos"
+    shutil.copytree(config.data, folder)
+    for number in (3, 15):  # of training and of development
+        (folder / f"{number}.png").write_bytes(b"no picture")
+    settings = {"data": str(folder), "check": False, "epochs": 1, "batch_size": 6}
+    if backbone != "frozen":
+        settings |= {"backbone": backbone, "weights": "none"}
+    with warnings.catch_warnings(record=True):  # of training, where it meets the first
+        report = train(dataclasses.replace(config, **settings), tmp_path / "run")
+    places = [place for place, _ in report["quarantined"]]
+    assert places == [str(folder / "3.png"), str(folder / "15.png")]
+    assert report["development"]["images"] == 5
+    assert len(EmbeddingStore.open(Run(tmp_path / "run").embeddings)) == 18
 
 
 def test_the_report_is_that_of_the_saved_model(config, finished, finished_model):
