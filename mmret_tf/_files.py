@@ -80,7 +80,8 @@ def partial_folder(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Make a folder for unfinished content, and keep other processes out of it.
+    """Make a folder for unfinished content, and keep other processes out of it; remove it at the
+    end if it is empty.
 
     The lock is released when the process ends, even if it is killed. Systems without `fcntl` have
     no lock.
@@ -92,22 +93,51 @@ def locked_folder(folder: Path) -> Iterator[None]:
         ValueError: Another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
     try:
+        if fcntl:
+            _lock(descriptor, folder)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The other process may have removed this folder before the lock was ours.
-            is_locked = os.fstat(descriptor).st_ino == folder.stat().st_ino
-        except (BlockingIOError, FileNotFoundError):
-            is_locked = False
-        if not is_locked:
-            raise ValueError(f"another process is writing {folder}: try again later")
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # it is not empty, or was moved
+                folder.rmdir()
+    finally:
+        if fcntl:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    """Lock an open folder; ValueError if another process has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The other process may have removed this folder before the lock was ours.
+        if os.fstat(descriptor).st_ino == folder.stat().st_ino:
+            return
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    raise ValueError(f"another process is writing {folder}: try again later")
+
+
+@contextlib.contextmanager
+def awaited_folder(folder: Path, exclusive: bool) -> Iterator[None]:
+    """Wait until no other process has this folder for itself, and keep it meanwhile.
+
+    Nothing is kept where the system has no such locks.
+
+    Args:
+        folder: Exists.
+        exclusive: Whether other processes wait; otherwise only those that want it for themselves.
+    """
+    descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        if fcntl:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield
     finally:
-        os.close(descriptor)
+        if fcntl:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -130,12 +160,8 @@ def claimed_folder(folder: Path, kind: str) -> Iterator[Path]:
         if foreign := [path.name for path in paths if not PARTIAL_NAME.fullmatch(path.name)]:
             raise ValueError(f"{partial} is needed, but holds {foreign[0]!r}: move it away")
     with locked_folder(partial):
-        try:
-            _check_replaceable(folder, partial / "old", kind)
-            yield partial
-        finally:
-            with contextlib.suppress(OSError):  # chunks of an export stay
-                partial.rmdir()
+        _check_replaceable(folder, partial / "old", kind)
+        yield partial  # it stays with the chunks of an unfinished export
 
 
 def _check_replaceable(folder: Path, old: Path, kind: str) -> None:

@@ -1,4 +1,4 @@
-"""Commands for a gallery: embed, index, search."""
+"""Commands for a gallery: embed, sync, index, search."""
 
 import json
 from pathlib import Path
@@ -35,10 +35,22 @@ def embed(
     ] = "float32",
     **form,
 ) -> None:
-    """Embed a collection as the run's gallery. Run `mmret index` afterwards."""
+    """Embed a collection as the run's gallery, and index it."""
     run = mm.ranking.Run(run)
-    model = run.load_model()
     items = mm.load(data, split, **given(form))
+    encoder = _new_encoder(run, run.load_model(), items, compressed)
+    store = mm.EmbeddingStore.export(encoder, items, run.embeddings, dtype)
+    if dtype != "float32":
+        console.print(
+            f"Storing them in {dtype} costs {store.loss['mean']:.1e} of the cosine on "
+            f"average, {store.loss['max']:.1e} at most."
+        )
+    console.print(f"{len(store.ids)} embeddings in {run.embeddings}.")
+    build_index(run)
+
+
+def _new_encoder(run, model, items, compressed: bool) -> "mm.models.Encoder":
+    """The form of a model in which a new gallery is embedded."""
     images = [source for each in items.sources.get("image", []) for source in each]
     encoder, precision = model, None
     if compressed:
@@ -48,23 +60,52 @@ def embed(
         encoder, precision = mm.scale.choose_encoder(model, images)
     if images:
         console.print(f"Image tower in {precision}.")
-    store = mm.EmbeddingStore.export(encoder, items, run.embeddings, dtype)
-    if dtype != "float32":
-        console.print(
-            f"Storing them in {dtype} costs {store.loss['mean']:.1e} of the cosine on "
-            f"average, {store.loss['max']:.1e} at most."
-        )
-    console.print(f"{len(store.ids)} embeddings in {run.embeddings}. Next: mmret index")
+    return encoder
 
 
-@app.command(epilog="Example: mmret index --run runs/photos")
+@app.command(epilog="Example: mmret sync --run runs/photos --data photos")
+@with_settings(*FORM)
+def sync(
+    run: RunFolder,
+    data: Data,
+    split: OneSplit = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all files, also those of known size and time.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove items even if they are more than half.")
+    ] = False,
+    **form,
+) -> None:
+    """Bring the run's gallery up to date with a collection, at the cost of the change."""
+    run = mm.ranking.Run(run)
+    model = run.load_model()
+    items = mm.load(data, split, check=False, **given(form))
+
+    def encoder_for(store: "mm.EmbeddingStore | None") -> "mm.models.Encoder":
+        if store is None or store.fingerprint != model.fingerprint:
+            return _new_encoder(run, model, items.checked(), compressed=False)
+        if store.form in ("int8", "float16"):
+            return mm.scale.CompressedEncoder.load(run.compressed, model)
+        return mm.scale.bfloat16_encoder(model) if store.form == "bfloat16" else model
+
+    changes = mm.ranking.sync_gallery(run, items, encoder_for, verify, yes, console.print)
+    for place, reason in changes.quarantined:
+        console.print(printable(f"set aside: {place}: {reason}"))
+    console.print(
+        f"{changes.added} added, {changes.changed} changed, {changes.removed} removed, "
+        f"{changes.unchanged} unchanged; {changes.embedded} embedded."
+    )
+
+
+@app.command(epilog="Example: mmret index --run runs/photos --recall-target 0.99")
 def index(
     run: RunFolder,
     recall_target: Annotated[
         float, typer.Option(min=0.5, max=1.0, help="Share of the true neighbours to find.")
     ] = 0.95,
 ) -> None:
-    """Build the ScaNN index over the run's embeddings."""
+    """Build the index over the run's embeddings again, for another recall."""
     build_index(mm.ranking.Run(run), recall_target)
 
 

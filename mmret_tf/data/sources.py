@@ -239,6 +239,9 @@ def file_or_bytes(value: Any) -> Source:
 
 
 def identities(sources: Iterable[Source]) -> list[str]:
-    """Content digests of many sources, read in several threads."""
+    """Content digests of many sources; those that are not known yet are read in several threads."""
+    sources = list(sources)
     with ThreadPoolExecutor(cores()) as pool:
-        return list(pool.map(lambda source: source.identity, sources))
+        unknown = [source for source in sources if not hasattr(source, "_identity")]
+        list(pool.map(lambda source: source.identity, unknown))
+    return [source.identity for source in sources]

@@ -20,5 +20,6 @@ if TYPE_CHECKING:
     from mmret_tf.ranking.results import SearchResult, SearchResults
     from mmret_tf.ranking.run import Run
     from mmret_tf.ranking.searcher import Searcher
+    from mmret_tf.ranking.sync import sync_gallery
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)

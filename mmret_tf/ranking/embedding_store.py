@@ -4,10 +4,12 @@ Embedding a gallery is the slow part of sections 3.2(1, 2) and 7.2 of the docume
 chunks that survive a kill.
 """
 
+import functools
 import hashlib
 import json
 import os
-from itertools import chain
+import time
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +23,31 @@ from mmret_tf._files import (
 )
 from mmret_tf.data.collection import Collection
 from mmret_tf.data.items import Item
-from mmret_tf.data.progress import Progress
+from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.sources import identities
 from mmret_tf.models.encoder import Encoder
+from mmret_tf.ranking.chunks import CHUNK_ROWS, encode_chunks, rows_of
 from mmret_tf.similarity.vectors import row_cosines
 
 FORMAT = "mmret_tf embeddings"
-VERSION = 2
+VERSION = 3
 
 DTYPES = ("float32", "float16", "int8")
 
-# Number of rows that are encoded, and lost by a kill, at most.
-CHUNK_ROWS = 1024
+# Two changes of a file within this time may leave the same time behind.
+FRESH_NS = 2 * 10**9
+
+MADE_BY = ("fingerprint", "form", "recipe", "dtype")
 
 
 class EmbeddingStore:
     """The embeddings of a gallery, memory-mapped, and one record an item. Section 3.2(1, 2).
 
     A folder with `embeddings.npy` (`[n, dim]`: float32, float16, or int8 with the `scales.npy` of
-    its rows), `items.jsonl` (a JSON object a line, see `Item`, UTF-8) and `manifest.json` (format
-    version, n, dim, dtype, fingerprint of the encoder, size and SHA-256 of each file). Nothing in
-    it is executed.
+    its rows), `items.jsonl` (a JSON object a line, see `Item`, UTF-8), `files.jsonl` (for each
+    item, SHA-256, size and time of its files, by modality) and `manifest.json` (format version, n,
+    dim, dtype, fingerprint of the encoder, size and SHA-256 of each file). Nothing in it is
+    executed.
 
     Attributes:
         embeddings: float32 `[n, dim]`; read-only and on disk, unless stored in fewer bits.
@@ -49,6 +55,8 @@ class EmbeddingStore:
         ids: The `id` of each item, strings.
         fingerprint: Of the encoder that made the embeddings.
         form: How it computed them: "float32", "int8" and so on.
+        made_by: Fingerprint, form and recipe of the encoder, and the storage type: rows can be used
+            again where all are equal.
         loss: What the storage type costs: 1 minus the cosine (余弦相似度) of an embedding as it is
             stored and as it was made, "mean" and "max" over the rows.
         directory: Where the files are.
@@ -74,6 +82,7 @@ class EmbeddingStore:
         self.ids = [item["id"] for item in items]
         self.fingerprint = manifest.get("fingerprint")
         self.form = manifest.get("form", "float32")
+        self.made_by = [manifest.get(name) for name in MADE_BY]
         self.loss = manifest.get("loss", {"mean": 0.0, "max": 0.0})
 
     def __len__(self) -> int:
@@ -91,6 +100,7 @@ class EmbeddingStore:
         collection: Collection,
         directory: str | os.PathLike,
         dtype: str = "float32",
+        known: "EmbeddingStore | None" = None,
     ) -> "EmbeddingStore":
         """Embed all items of a collection and write them to `directory`.
 
@@ -110,6 +120,8 @@ class EmbeddingStore:
             directory: Does not exist, is empty, or holds an older store, which is replaced.
             dtype: How embeddings are stored: "float32"; "float16", half the size; or "int8", a
                 quarter, with a scale for each row. `loss` says what that costs.
+            known: A store, perhaps the older one. Its rows are used again for items of the same
+                content, if the same encoder made them and stored them in the same type.
 
         Returns:
             The new store, opened.
@@ -124,21 +136,28 @@ class EmbeddingStore:
             raise ValueError("nothing to embed: the collection is empty")
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
-        lines = [_line(item) for item in collection.records()]
+        files, items = _files(collection), collection.records()
         manifest = {
             "format": FORMAT,
             "version": VERSION,
-            "n": len(lines),
+            "n": len(items),
             "dim": encoder.embedding_dim,
             "dtype": dtype,
             "form": encoder.form,
+            "recipe": encoder.recipe,
             "fingerprint": encoder.fingerprint,
         }
+        lines = {"items.jsonl": [_line(item) for item in items]}
+        lines["files.jsonl"] = [_json_bytes(each) + b"\n" for each in files]
+        made_by = [manifest[name] for name in MADE_BY]
+        rows = _known_rows(known, made_by, items, files)
         with claimed_folder(directory, FORMAT) as partial:
-            chunks = _encode_chunks(encoder, manifest["fingerprint"], collection, partial)
-            with replaced_content(directory, partial, manifest) as new:
-                manifest["loss"] = _write_embeddings(chunks, new, manifest)
-                (new / "items.jsonl").write_bytes(b"".join(lines))
+            new = collection.subset(np.flatnonzero(rows < 0).tolist())
+            chunks = encode_chunks(encoder, [VERSION, *made_by[:3]], new, partial)
+            with replaced_content(directory, partial, manifest) as folder:
+                manifest["loss"] = _write_embeddings(chunks, known, rows, folder, manifest)
+                for name, each in lines.items():
+                    (folder / name).write_bytes(b"".join(each))
         return cls.open(directory)
 
     @classmethod
@@ -161,13 +180,11 @@ class EmbeddingStore:
             embeddings = embeddings.astype(np.float32)
         if dtype == "int8":
             embeddings *= open_array(directory / "scales.npy", (n, 1))
+        records = _json_lines(directory / "items.jsonl")
         try:
-            text = (directory / "items.jsonl").read_bytes().decode("utf-8")
-            # Only "\n" ends a line: a caption may hold U+2028, which str.splitlines would take.
-            records = [json.loads(line) for line in text.removesuffix("\n").split("\n")]
             items = [Item.of(record) for record in records]
             ids = {item["id"] for item in items if isinstance(item["id"], str)}
-        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{directory} is damaged: items.jsonl, {error}") from None
         if not len(ids) == len(items) == len(embeddings):
             raise ValueError(
@@ -176,89 +193,110 @@ class EmbeddingStore:
             )
         return cls(directory, embeddings, items, manifest)
 
+    @functools.cached_property
+    def files(self) -> list[dict[str, list[list]]]:
+        """For each item, `[SHA-256, size, time of the last change]` of its files, by modality; the
+        last two as by `Source.stamp`, or `None`. ValueError if `files.jsonl` is damaged."""
+        files = _json_lines(self.directory / "files.jsonl")
+        try:
+            entries = [entry for each in files for group in each.values() for entry in group]
+            is_right = all(isinstance(identity, str) for identity, _, _ in entries)
+        except (TypeError, ValueError, AttributeError):
+            is_right = False
+        if not is_right or len(files) != len(self):
+            raise ValueError(f"{self.directory} is damaged: files.jsonl")
+        return files
 
-def _encode_chunks(
-    encoder: Encoder, fingerprint: str, collection: Collection, partial: Path
-) -> list[Path]:
-    """Bring the partial folder up to date; return its chunks in order, `[CHUNK_ROWS, dim]` each.
+    @functools.cached_property
+    def contents(self) -> list[str]:
+        """A digest of all sources of each item. What was embedded is equal if it is."""
+        return list(map(_content, self.items, self.files))
 
-    A chunk is named after all that decides its content, so a whole file of that name is right.
+
+def _files(collection: Collection) -> list[dict[str, list[list]]]:
+    """See `EmbeddingStore.files`."""
+    found: list[dict[str, list[list]]] = [{} for _ in collection.ids]
+    for name, of_items in collection.sources.items():
+        if get_modality(name).is_file:
+            sources = list(chain(*of_items))
+            stamps = [_settled(each.stamp()) for each in sources]  # before the content is read
+            entries = zip(identities(sources), stamps, strict=True)
+            for files, each in zip(found, of_items, strict=True):
+                if each:
+                    files[name] = [[key, *stamp] for key, stamp in islice(entries, len(each))]
+    return found
+
+
+def _settled(stamp: tuple[int, int] | None) -> tuple[int | None, int | None]:
+    """A stamp, unless the file may change again without another one: it has just changed."""
+    is_settled = stamp is not None and stamp[1] < time.time_ns() - FRESH_NS
+    return stamp if is_settled else (None, None)
+
+
+def _content(item: Item, files: dict[str, list[list]]) -> str:
+    """See `EmbeddingStore.contents`."""
+    content = {
+        name: [entry[0] for entry in files[name]] if name in files else records
+        for name, records in sorted(item["sources"].items())
+    }
+    return hashlib.sha256(_json_bytes(content)).hexdigest()
+
+
+def _known_rows(
+    known: "EmbeddingStore | None", made_by: list, items: list[Item], files: list[dict]
+) -> np.ndarray:
+    """For each item, a row of the known store that has its embedding, or -1."""
+    if known is None or known.made_by != made_by:
+        return np.full(len(items), -1)
+    rows = {content: row for row, content in enumerate(known.contents)}
+    return np.array([rows.get(content, -1) for content in map(_content, items, files)])
+
+
+def _write_embeddings(
+    chunks: list[Path],
+    known: "EmbeddingStore | None",
+    rows: np.ndarray,
+    folder: Path,
+    manifest: dict,
+) -> dict[str, float]:
+    """Write the rows of the known store and of the chunks, in the type of the manifest.
+
+    Args:
+        chunks: Files with the new embeddings, in order.
+        known: The store of the others, if there are any.
+        rows: The row of each item in `known`, or -1 for the next one of the chunks: `[n]`.
+        folder: Where to write.
+        manifest: "n", "dim" and "dtype".
+
+    Returns:
+        What the type costs, see `EmbeddingStore`.
     """
-    n = len(collection)
-    made_by = [VERSION, fingerprint, encoder.form, encoder.recipe]
-    used = {name: collection.sources.get(name, [[]] * n) for name in encoder.modalities}
-    blocks = [slice(start, min(start + CHUNK_ROWS, n)) for start in range(0, n, CHUNK_ROWS)]
-    chunks = []
-    for block in blocks:
-        digests = [
-            [name, [len(each) for each in sources[block]], identities(chain(*sources[block]))]
-            for name, sources in used.items()
-        ]
-        content = _json_bytes([*made_by, collection.ids[block], digests])
-        chunks.append(partial / f"{hashlib.sha256(content).hexdigest()}.npy")
-    for path in partial.glob("*.npy*"):
-        if path not in chunks:
-            path.unlink()
-
-    progress = Progress(n, "item") if len(chunks) > 1 else None
-    for block, chunk in zip(blocks, chunks, strict=True):
-        if not _is_whole(chunk, (block.stop - block.start, encoder.embedding_dim)):
-            rows = encoder.encode_items({name: each[block] for name, each in used.items()})
-            _check_rows(rows, collection.ids[block], encoder.embedding_dim)
-            temporary = chunk.with_name(f"{chunk.name}.partial")
-            with open(temporary, "wb") as file:
-                np.save(file, rows, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())  # or a power cut could leave the name without the content
-            os.replace(temporary, chunk)
-        if progress is not None:
-            progress.update(block.stop)
-    return chunks
-
-
-def _is_whole(chunk: Path, shape: tuple[int, int]) -> bool:
-    """Whether a chunk is there, and holds as many numbers as it should."""
-    try:
-        return bool(open_array(chunk, shape).size)
-    except ValueError:
-        return False
-
-
-def _check_rows(embeddings: np.ndarray, ids: list[str], dim: int) -> None:
-    """Refuse embeddings of another shape, or with NaN or infinity."""
-    if embeddings.shape != (len(ids), dim):
-        raise ValueError(
-            f"encode_items must return [{len(ids)}, {dim}], one row an item; "
-            f"got shape {embeddings.shape}"
-        )
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if bad.size:
-        raise ValueError(
-            f"the embedding of item {ids[bad[0]]!r} holds NaN or infinity (and {bad.size - 1} "
-            "others of its chunk): the model's weights may be broken"
-        )
-
-
-def _write_embeddings(chunks: list[Path], folder: Path, manifest: dict) -> dict[str, float]:
-    """Write all chunks as one array in the type of the manifest; return what that costs."""
     n, dim, dtype = (manifest[name] for name in ("n", "dim", "dtype"))
     header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (n, dim)}
     scales = np.empty((n, 1), np.float32)
-    cosines = []
+    place = np.cumsum(rows < 0)  # number of new rows up to each
+    losses = np.zeros(n)
     # Not through a memory map: on a full disk, that would end the process.
     with open(folder / "embeddings.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for start, chunk in zip(range(0, n, CHUNK_ROWS), chunks, strict=True):
-            block = slice(start, start + CHUNK_ROWS)
-            embeddings = np.load(chunk, allow_pickle=False)
+        for start in range(0, n, CHUNK_ROWS):
+            block = slice(start, min(start + CHUNK_ROWS, n))
+            is_new = rows[block] < 0
+            embeddings = np.empty((len(is_new), dim), np.float32)
+            last = int(place[block.stop - 1])
+            embeddings[is_new] = rows_of(chunks, last - np.count_nonzero(is_new), last, dim)
+            if not is_new.all():
+                embeddings[~is_new] = known.embeddings[rows[block][~is_new]]
             stored, scales[block] = _stored(embeddings, dtype)
             file.write(stored.tobytes())
             if dtype != "float32":
-                cosines.append(row_cosines(embeddings, stored * scales[block]))
+                losses[block] = 1 - row_cosines(embeddings, stored * scales[block])
     if dtype == "int8":
         np.save(folder / "scales.npy", scales, allow_pickle=False)
-    losses = 1 - np.concatenate(cosines or [np.ones(1)])
-    return {"mean": float(losses.mean()), "max": float(losses.max())}
+    n_known = n - int(place[-1])  # they are stored again without a loss
+    before = known.loss if n_known else {"mean": 0.0, "max": 0.0}
+    mean = (losses.sum() + n_known * before["mean"]) / n
+    return {"mean": float(mean), "max": float(max(losses.max(), before["max"]))}
 
 
 def _stored(embeddings: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | float]:
@@ -278,6 +316,16 @@ def _line(item: Item) -> bytes:
         return _json_bytes(item) + b"\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"item {item['id']!r} cannot be written as JSON: {error}") from None
+
+
+def _json_lines(path: Path) -> list:
+    """The JSON value of each line of a file; ValueError if it is damaged."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+        # Only "\n" ends a line: a caption may hold U+2028, which str.splitlines would take.
+        return [json.loads(line) for line in text.removesuffix("\n").split("\n")]
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path.parent} is damaged: {path.name}, {error}") from None
 
 
 def _json_bytes(value: Any) -> bytes:

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from mmret_tf._checks import Ids, checked_count, checked_queries
 from mmret_tf._files import read_manifest, replace_folder
 from mmret_tf._lazy import import_modules
+from mmret_tf.ranking.indexes.snapshot import Found, Snapshot, checked_segment, read_snapshot
 from mmret_tf.ranking.indexes.updates import UpdatableItems
-from mmret_tf.ranking.snapshot import Found, Snapshot, checked_segment, read_snapshot
 
 FORMAT = "mmret_tf index"
 VERSION = 3

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mmret_tf._files import awaited_folder
 from mmret_tf.fusion.fused_encoder import load_fused_encoder
 from mmret_tf.models.dual_encoder import load_model
 from mmret_tf.models.encoder import Encoder, MultiEncoder
@@ -23,7 +25,8 @@ class Run:
 
     Attributes:
         model, fusion, config, report, history, evaluation, compression, gallery: Paths of files.
-        embeddings, index, compressed, features, plots, logs, backup: Paths of folders.
+        compressed, features, plots, logs, backup: Paths of folders.
+        unpublished, published: The gallery that `sync_gallery` makes, see `publish`.
 
     >>> Run("runs/demo").model.as_posix()
     'runs/demo/model.keras'
@@ -39,13 +42,51 @@ class Run:
         self.evaluation = self.folder / "evaluation.json"
         self.compression = self.folder / "compression.json"
         self.gallery = self.folder / "gallery.png"
-        self.embeddings = self.folder / "embeddings"
-        self.index = self.folder / "index"
         self.compressed = self.folder / "compressed"
         self.features = self.folder / "features"
         self.plots = self.folder / "plots"
         self.logs = self.folder / "logs"
         self.backup = self.folder / "backup"
+        self.published = self.folder / "synced"
+        self.unpublished = self.folder / "synced.partial"
+
+    @property
+    def embeddings(self) -> Path:
+        """Folder of the embedding store."""
+        return self._part("embeddings")
+
+    @property
+    def index(self) -> Path:
+        """Folder of the index."""
+        return self._part("index")
+
+    def _part(self, name: str) -> Path:
+        """A part of the gallery: where `publish` put it, until it is in its place."""
+        published = self.published / name
+        return published if published.exists() else self.folder / name
+
+    def publish(self) -> None:
+        """Put the embeddings and the index in `unpublished` in place of the present ones.
+
+        One rename publishes both: a kill leaves the old gallery or the new one. Whoever opens the
+        run at that moment is waited for.
+        """
+        self.settle()
+        with awaited_folder(self.folder, exclusive=True):
+            self.unpublished.rename(self.published)
+        self.settle()
+
+    def settle(self) -> None:
+        """Move a published gallery to its place, also what a kill left of that. Until a part is
+        there, it is read where it was published."""
+        if not self.published.exists():
+            return
+        with awaited_folder(self.folder, exclusive=True):
+            for name in ("embeddings", "index"):
+                if (self.published / name).exists():
+                    shutil.rmtree(self.folder / name, ignore_errors=True)
+                    (self.published / name).rename(self.folder / name)
+            shutil.rmtree(self.published)
 
     def load_model(self) -> MultiEncoder:
         """The run's encoder; ValueError if there is none, or it is another version's."""
@@ -78,13 +119,14 @@ class Run:
         if encoder is None:
             has_fusion = self.fusion.is_file()
             encoder = load_fused_encoder(self.fusion) if has_fusion else self.load_model()
-        store = EmbeddingStore.open(self.embeddings)
-        if store.fingerprint != encoder.fingerprint:
-            raise ValueError(
-                f"{self.embeddings} was made by another model than the one in {self.folder}: run "
-                "`mmret embed` and `mmret index` again"
-            )
-        return Searcher(encoder, load_index(self.index), store.items)
+        with awaited_folder(self.folder, exclusive=False):  # both parts are of one gallery
+            store = EmbeddingStore.open(self.embeddings)
+            if store.fingerprint != encoder.fingerprint:
+                raise ValueError(
+                    f"{self.embeddings} was made by another model than the one in {self.folder}: "
+                    "run `mmret embed` again"
+                )
+            return Searcher(encoder, load_index(self.index), store.items)
 
     def build_index(
         self, recall_target: float = 0.95, progress: Callable[[str], None] = lambda line: None
@@ -100,13 +142,29 @@ class Run:
         Raises:
             ValueError: There are no embeddings, or the target is not a share.
         """
-        store, queries = EmbeddingStore.open(self.embeddings), None
+        index = self.index_of(EmbeddingStore.open(self.embeddings), recall_target, progress)
+        index.save(self.index)
+        return index
+
+    def index_of(
+        self,
+        store: EmbeddingStore,
+        recall_target: float = 0.95,
+        progress: Callable[[str], None] = lambda line: None,
+    ) -> Index:
+        """An index over some embeddings of the run's model; see `build_index`.
+
+        Args:
+            store: The embeddings.
+            recall_target, progress: As for `build_index`.
+        """
+        queries = None
         captions = [caption for item in store.items for caption in item["captions"]]
         if captions and len(store) >= EXACT_BELOW:  # smaller galleries need no tuning
             model, step = self.load_model(), -(-len(captions) // TUNED_QUERIES)
             if "text" in model.modalities:
                 queries = model.encode("text", captions[::step])
-        index = build_index(
+        return build_index(
             store.embeddings,
             store.ids,
             recall_target,
@@ -114,5 +172,3 @@ class Run:
             attributes=[item["attributes"] for item in store.items],
             progress=progress,
         )
-        index.save(self.index)
-        return index

@@ -12,7 +12,7 @@ from mmret_tf._files import file_sha256
 from mmret_tf.data.collection import Collection
 from mmret_tf.data.sources import InlineSource
 from mmret_tf.models.encoder import Encoder
-from mmret_tf.ranking import embedding_store
+from mmret_tf.ranking import chunks, embedding_store
 from mmret_tf.ranking.embedding_store import EmbeddingStore
 from mmret_tf.similarity.vectors import row_cosines
 
@@ -76,7 +76,7 @@ EXPECTED = np.stack([np.arange(N), np.full(N, 2)], axis=1).astype(np.float32)
 @pytest.fixture(autouse=True)
 def chunks_of_three(monkeypatch):
     """The chunks of 10 items are 0 to 2, 3 to 5, 6 to 8, and 9."""
-    monkeypatch.setattr(embedding_store, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 3)
 
 
 @pytest.fixture
@@ -112,7 +112,8 @@ def test_an_export_can_be_opened_again(folder):
 
 def test_the_files_are_those_of_the_docstring(folder):
     EmbeddingStore.export(FakeEncoder(), make_collection(), folder)
-    assert sorted(content(folder)) == ["embeddings.npy", "items.jsonl", "manifest.json"]
+    names = ["embeddings.npy", "files.jsonl", "items.jsonl", "manifest.json"]
+    assert sorted(content(folder)) == names
     lines = (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == N and "数字 3" in lines[3]
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -189,7 +190,7 @@ def test_pairs_are_a_row_an_image(folder):
 
 @pytest.mark.parametrize(("change", "n_chunks"), [({}, 1), ({"text": "z"}, 2), ({"second": 4}, 2)])
 def test_a_chunk_is_used_again_for_the_same_sources_only(folder, monkeypatch, change, n_chunks):
-    monkeypatch.setattr(embedding_store, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 2)
     interrupt_second = FakeEncoder()
     encode = interrupt_second.encode_items
 
@@ -402,13 +403,13 @@ def test_a_forged_manifest_is_refused(folder):
     forge(folder)
     EmbeddingStore.open(folder)
     for fields, reason in (
-        ({"version": 3}, "version 3 .* reads version 2"),
+        ({"version": 4}, "version 4 .* reads version 3"),
         ({"format": "mmret_tf index"}, "it is of format 'mmret_tf index'"),
         ({"n": N + 1}, r"must hold float32 \[11, 2\]; got float32 \[10, 2\]"),
         ({"n": None}, "must hold float32"),
         ({"dtype": "object"}, "damaged: its dtype is 'object'"),
     ):
-        right = {"version": 2, "format": embedding_store.FORMAT, "n": N, "dtype": "float32"}
+        right = {"version": 3, "format": embedding_store.FORMAT, "n": N, "dtype": "float32"}
         forge(folder, **{**right, **fields})
         with pytest.raises(ValueError, match=reason):
             EmbeddingStore.open(folder)
@@ -431,7 +432,7 @@ def test_a_forged_manifest_is_refused(folder):
 def test_embeddings_of_version_0_1_are_refused_in_one_line(folder):
     EmbeddingStore.export(FakeEncoder(), make_collection(), folder)
     forge(folder, version=1)
-    with pytest.raises(ValueError, match="version 1 .* reads version 2.* make it again") as caught:
+    with pytest.raises(ValueError, match="version 1 .* reads version 3.* make it again") as caught:
         EmbeddingStore.open(folder)
     assert "\n" not in str(caught.value)
 

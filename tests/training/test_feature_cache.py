@@ -14,7 +14,7 @@ from mmret_tf.data.sources import FileSource
 from mmret_tf.models.dual_encoder import load_model
 from mmret_tf.models.encoder import VariantEncoder
 from mmret_tf.models.towers.image import ImageTower, image_tower
-from mmret_tf.ranking import embedding_store
+from mmret_tf.ranking import chunks
 from mmret_tf.ranking.embedding_store import EmbeddingStore
 from mmret_tf.similarity.losses import ContrastiveCosine
 from mmret_tf.training import feature_cache
@@ -228,7 +228,7 @@ def test_everything_that_decides_the_features_decides_the_name_of_the_cache(back
 
 
 def test_a_killed_computation_resumes(backbone, pictures, tmp_path, computed, monkeypatch):
-    monkeypatch.setattr(embedding_store, "CHUNK_ROWS", 1)
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 1)
     encode = feature_cache._FeatureEncoder.encode
 
     def die_at_the_second(self, *arguments):

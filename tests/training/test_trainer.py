@@ -106,7 +106,7 @@ def test_a_run_without_the_check_sets_damaged_pictures_aside_as_it_meets_them(
     settings = {"data": str(folder), "check": False, "epochs": 1, "batch_size": 6}
     if backbone != "frozen":
         settings |= {"backbone": backbone, "weights": "none"}
-    with warnings.catch_warnings(record=True):  # of training, where it meets the first
+    with warnings.catch_warnings(action="ignore"):  # of each that training meets
         report = train(dataclasses.replace(config, **settings), tmp_path / "run")
     places = [place for place, _ in report["quarantined"]]
     assert places == [str(folder / "3.png"), str(folder / "15.png")]

@@ -4,7 +4,7 @@ It is the oracle that other indexes are measured against, and the right index fo
 """
 
 from mmret_tf.ranking.index import Index
-from mmret_tf.ranking.snapshot import Segment
+from mmret_tf.ranking.indexes.snapshot import Segment
 
 
 class BruteForceIndex(Index):

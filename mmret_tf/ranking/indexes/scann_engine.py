@@ -10,8 +10,8 @@ import numpy as np
 
 from mmret_tf._checks import checked_count, checked_queries
 from mmret_tf.ranking.indexes.scann_files import DIMENSIONS_PER_CODE, build_searcher, import_scann
+from mmret_tf.ranking.indexes.snapshot import Found, Segment
 from mmret_tf.ranking.indexes.tuning import Setting, Trial, fastest_setting
-from mmret_tf.ranking.snapshot import Found, Segment
 from mmret_tf.similarity.nearest import MARGIN, best
 
 # Fewer rows are searched exactly, in about a tenth of a millisecond.

@@ -29,8 +29,8 @@ from mmret_tf.ranking.indexes.scann_files import (
     open_searcher,
     tensors,
 )
+from mmret_tf.ranking.indexes.snapshot import Segment, Snapshot, checked_segment
 from mmret_tf.ranking.indexes.tuning import silent
-from mmret_tf.ranking.snapshot import Segment, Snapshot, checked_segment
 
 # From this many items on, twice as many leaves are worth the time of choosing among them.
 MANY = 200_000

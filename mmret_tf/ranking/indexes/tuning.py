@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmret_tf.ranking.snapshot import Found
+from mmret_tf.ranking.indexes.snapshot import Found
 
 # Each setting is timed this often; the median counts.
 ROUNDS = 5

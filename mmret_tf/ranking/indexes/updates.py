@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mmret_tf._checks import Ids, checked_ids
 from mmret_tf.ranking.filters import AttributeTable
-from mmret_tf.ranking.snapshot import Segment, Snapshot, checked_segment
+from mmret_tf.ranking.indexes.snapshot import Segment, Snapshot, checked_segment
 
 # An index is built again once more items than both of these have changed: a number, and a share.
 FEW_CHANGES = 1000

@@ -9,8 +9,8 @@ from ranking.galleries import clustered
 from mmret_tf._checks import checked_queries
 from mmret_tf.ranking import BruteForceIndex, ScannConfig
 from mmret_tf.ranking.indexes.scann_engine import Goal, ScannEngine, sample
+from mmret_tf.ranking.indexes.snapshot import checked_segment
 from mmret_tf.ranking.indexes.tuning import Setting
-from mmret_tf.ranking.snapshot import checked_segment
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ranking.galleries import METRICS
 
-from mmret_tf.ranking.snapshot import Snapshot, checked_segment, read_snapshot
+from mmret_tf.ranking.indexes.snapshot import Snapshot, checked_segment, read_snapshot
 
 
 def snapshot_of(vectors, ids, attributes=None, metric="cosine"):
