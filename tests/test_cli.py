@@ -161,8 +161,11 @@ def test_a_gallery_is_compressed_embedded_indexed_and_exported(run, photos, tmp_
     words = " ".join(out.split())
     assert code == 0 and "Image tower in int8." in words and "in float16 costs" in words, err
     assert "12 embeddings in" in words and not CONTROL.search(out)
-    code, out, err = mmret(capsys, "index", "--run", run)
+    code, out, err = mmret(capsys, "index", "--run", run, "--recall-target", "0.5")
     assert code == 0 and "of 12 embeddings" in " ".join(out.split()), err
+    code, out, err = mmret(capsys, "sync", *data)
+    assert code == 0 and "0 added, 0 changed, 0 removed, 12 unchanged; 0 embedded." in out, err
+    assert EmbeddingStore.open(run / "embeddings").form == "int8"  # by the tower of the gallery
     asked = ["search", "--run", run, "--image", photos / "7.png", "--top", 1, "--compressed"]
     code, out, err = mmret(capsys, *asked)
     assert code == 0 and "1.000" in out, err
@@ -184,7 +187,6 @@ def test_a_gallery_of_one_split_and_one_of_text_alone(run, photos, tmp_path, cap
     (tmp_path / "notes.jsonl").write_text(rows)
     code, out, err = mmret(capsys, "embed", "--run", run, "--data", tmp_path / "notes.jsonl")
     assert code == 0 and "Image tower" not in out and "2 embeddings" in out, err
-    assert mmret(capsys, "index", "--run", run)[0] == 0
     code, out, err = mmret(capsys, "search", "--run", run, "--image", photos / "1.png")
     assert code == 0 and len(re.findall("  [ab]\n", out)) == 2, err
 
@@ -197,10 +199,34 @@ def test_a_folder_of_pictures_is_embedded_and_searched(run, tmp_path, capsys):
         Image.new("RGB", (20, 20), colour).save(path)
     code, out, err = mmret(capsys, "embed", "--run", run, "--data", tmp_path / "Pictures")
     assert code == 0 and "2 embeddings" in out and not err
-    assert mmret(capsys, "index", "--run", run)[0] == 0
     code, out, err = mmret(capsys, "search", "--run", run, "red", "--gallery", tmp_path / "g.png")
     assert code == 0 and "a.png" in out and "红.png" in out, err
     assert (tmp_path / "g.png").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*set aside")
+def test_a_gallery_is_kept_current(run, photos, tmp_path, capsys):
+    run, pictures = copied(run, tmp_path / "run"), tmp_path / "Pictures"
+    pictures.mkdir()
+    for colour in COLOURS:
+        Image.new("RGB", (20, 20), colour).save(pictures / f"{colour}.png")
+    sync = ["sync", "--run", run, "--data", pictures]
+    code, out, err = mmret(capsys, *sync)
+    assert code == 0 and "5 added, 0 changed, 0 removed, 0 unchanged; 5 embedded." in out, err
+    code, _, err = mmret(capsys, "sync", "--run", run, "--data", photos)
+    assert code == 2 and "5 of the 5 items of" in err and "--yes" in err
+    (pictures / "red.png").unlink()
+    (pictures / "blue.png").write_bytes(b"no picture")
+    Image.new("RGB", (20, 20), "yellow").save(pictures / "yellow.png")
+    code, out, err = mmret(capsys, *sync, "--verify")
+    assert code == 0 and "1 added, 0 changed, 2 removed, 3 unchanged; 1 embedded." in out, err
+    assert "set aside: " in out and "blue.png" in " ".join(out.split())
+    code, out, err = mmret(capsys, "search", "--run", run, "--image", pictures / "yellow.png")
+    assert code == 0 and out.splitlines()[0].endswith("yellow.png"), err
+    for path in pictures.iterdir():
+        path.unlink()
+    code, _, err = mmret(capsys, *sync, "--yes")
+    assert code == 2 and "it holds nothing" in err  # such as the place of a disk that is missing
 
 
 def test_the_columns_of_a_table_are_named_by_options(run, tmp_path, capsys):
@@ -282,6 +308,7 @@ def test_every_setting_has_an_option_with_help(field):
         (["search", "--run", "gone", "a dog", "--where", "{red}"], "--where must be JSON"),
         (["evaluate", "--run", "gone", "--data", "scenes"], "no run at gone"),
         (["embed", "--run", "gone", "--data", "scenes"], "no run at gone"),
+        (["sync", "--run", "gone", "--data", "scenes"], "no run at gone"),
         (["index", "--run", "gone"], "gone"),
         (["export", "--run", "gone"], "no run at gone"),
         (["compress", "--run", "gone", "--data", "gone"], "gone"),

@@ -37,8 +37,9 @@ def embed(
 ) -> None:
     """Embed a collection as the run's gallery, and index it."""
     run = mm.ranking.Run(run)
+    model = run.load_model()
     items = mm.load(data, split, **given(form))
-    encoder = _new_encoder(run, run.load_model(), items, compressed)
+    encoder = _new_encoder(run, model, items, compressed)
     store = mm.EmbeddingStore.export(encoder, items, run.embeddings, dtype)
     if dtype != "float32":
         console.print(
