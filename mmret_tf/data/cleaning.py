@@ -95,12 +95,11 @@ def _distinct_files(reading: Reading, record: Record, files: set[str]) -> dict[s
             found[path] = path
             continue
         with reading.set_aside(path, record.id):
-            if not is_inside(reading.folder, path):
+            if (real := reading.real_path(path)) is None:
                 raise ValueError(f"leads outside the collection ({record.place})")
-            if not os.path.isfile(file := reading.folder / path):  # also if its name is too long
+            if not os.path.isfile(real):  # also if its name is too long
                 raise ValueError(f"the file does not exist ({record.place})")
             path.encode()  # fails if it is not valid Unicode
-            real = os.path.realpath(file)
             if real in files or real in found:
                 raise ValueError(_duplicate(record))
             found[real] = path

@@ -114,8 +114,9 @@ def sync_gallery(
         else:
             _update(base_index, base, store)
         base_index.save(run.unpublished / "index")
+        changes = _changes(known, base, store, collection)
         run.publish()
-    return _changes(known, base, EmbeddingStore.open(run.embeddings), collection)
+    return changes
 
 
 def _new_rows(

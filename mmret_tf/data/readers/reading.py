@@ -137,6 +137,24 @@ class Reading:
     form: TableForm = USUAL_FORM
     is_hashed: bool = False
     _table: dict[str, Record] = field(default_factory=dict)  # the records that `add_row` made
+    _real: dict[str, str] = field(default_factory=dict)  # folders with their links followed
+
+    def real_path(self, path: str) -> str | None:
+        """The file of a record's path with links followed; `None` if it is outside the folder."""
+        root, (parent, name) = os.fspath(self.folder), os.path.split(path)
+        try:
+            for each in ("", parent):  # each folder once
+                if each not in self._real:
+                    self._real[each] = os.path.realpath(os.path.join(root, each))
+            real = os.path.join(self._real[parent], name)
+            if name in (os.curdir, os.pardir) or os.path.islink(real):
+                real = os.path.realpath(real)
+        except ValueError:  # a zero byte in the name
+            return None
+        is_outside = (
+            os.path.isabs(path) or os.path.commonpath([self._real[""], real]) != self._real[""]
+        )
+        return None if is_outside else real
 
     def source_of(self, path: str) -> Source:
         """The source of a record's path."""
@@ -292,9 +310,10 @@ def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
     """Names of the files with such a suffix below a folder, sorted; hidden ones are skipped."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")
+        place = Path(parent).relative_to(folder).as_posix()
         for name in sorted(names):
             if name.lower().endswith(suffixes) and not name.startswith("."):
-                yield Path(parent, name).relative_to(folder).as_posix()
+                yield normpath(join(place, name))
 
 
 def _reason(error: Exception) -> str:

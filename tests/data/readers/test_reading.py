@@ -1,6 +1,7 @@
 """What readers share: records, rows that are set aside, and files that are not trusted."""
 
 import json
+import os
 import unicodedata
 
 import pytest
@@ -147,10 +148,15 @@ def test_paths_inside_a_folder(tmp_path):
     folder = tmp_path / "folder"
     (folder / "out").symlink_to(tmp_path)
     (folder / "in").symlink_to(folder / "sub")
+    (folder / "link.png").symlink_to(tmp_path / "a.png")
+    reading = Reading(folder, "")
     for path in ("a.png", "sub/a.png", "sub/../a.png", "in/a.png", "."):
         assert is_inside(folder, path), path
-    for path in ("../a.png", "out/a.png", "sub/../../a.png", str(folder / "a.png"), "a\0.png"):
+        assert reading.real_path(path) == os.path.realpath(folder / path)
+    outside = ("../a.png", "out/a.png", "sub/../../a.png", str(folder / "a.png"), "a\0.png")
+    for path in (*outside, "link.png", "..", "a\0/a.png"):
         assert not is_inside(folder, path), path
+        assert reading.real_path(path) is None, path
 
 
 def test_a_file_is_found_in_the_first_place_that_has_it(tmp_path):
