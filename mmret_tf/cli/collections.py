@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -53,28 +54,32 @@ def _print(report: dict) -> None:
     console.print(inspection_table(report))
     if report["set_aside"]:
         console.print(set_aside_table(report))
-    for leak in report["leaks"]:
-        print(
-            f"LEAK: {leak['pictures']} pictures of {leak['split']} are also in "
-            f"{leak['other_split']} ({leak['exact']} with the same content)"
-        )
-    for copy in report["copies"][:SHOWN_COPIES]:
-        print(
-            f"  {copy['split']} {printable(copy['id'])}  is  {copy['other_split']} "
-            f"{printable(copy['other_id'])}  "
-            + ("same content" if copy["is_exact"] else f"{copy['distance']} of 64 bits differ")
-        )
-    if (more := len(report["copies"]) - SHOWN_COPIES) > 0:
-        print(f"  and {more} more, see --json")
-    if not report["leaks"]:
-        names = [name for name in report["splits"] if name]
-        print(
-            f"No picture of one split is in another: {', '.join(names)}."
-            if len(names) > 1
-            else "There are no two splits to compare."
-        )
-    print("Samples:")
+    for line in (*_leaks(report), "Samples:"):
+        print(line)
     for sample in report["samples"]:
         print(f"  {printable(sample['id'])}")
         for caption in sample["captions"]:
             print(f"    {printable(caption)}")
+
+
+def _leaks(report: dict) -> Iterator[str]:
+    """Lines that say which splits have pictures in common, and some of these."""
+    names = [printable(name) for name in report["splits"] if name]
+    if len(names) < 2:
+        yield "Copies: there are no two splits to compare."
+    elif not report["leaks"]:
+        yield f"Copies: no picture is in two of the splits {', '.join(names)}."
+    for leak in report["leaks"]:
+        count, exact = leak["pictures"], leak["exact"]
+        are = "1 picture of {} is" if count == 1 else f"{count} pictures of {{}} are"
+        yield (
+            f"LEAK: {are.format(printable(leak['split']))} also in "
+            f"{printable(leak['other_split'])}: {exact} with the same content, {count - exact} "
+            "nearly the same"
+        )
+    for copy in report["copies"][:SHOWN_COPIES]:
+        how = "same content" if copy["is_exact"] else f"{copy['distance']} of 64 bits differ"
+        one, other = (f"{copy['split']} {copy['id']}", f"{copy['other_split']} {copy['other_id']}")
+        yield f"  {printable(one)} = {printable(other)} ({how})"
+    if (more := len(report["copies"]) - SHOWN_COPIES) > 0:
+        yield f"  and {more} more, see --json"
