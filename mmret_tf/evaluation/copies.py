@@ -2,7 +2,8 @@
 
 A model that was trained on pictures of the test looks better than it is. A copy has the same
 content, by its digest; or it was encoded again, at another quality or size. Such a near copy has a
-similar difference hash (dHash) and similar colours.
+similar difference hash (dHash) and similar colours. Simple drawings that differ in one small shape
+count as near copies, too. Cropped and mirrored copies are not found.
 """
 
 import itertools
