@@ -20,7 +20,14 @@ from mmret_tf.data.decoders.pictures import read_picture
 from mmret_tf.data.decoders.text import split_words
 from mmret_tf.data.progress import Progress
 from mmret_tf.data.sources import Source
-from mmret_tf.evaluation.copies import SIDE, Looks, copies_across_splits, mean_colours
+from mmret_tf.evaluation.copies import (
+    COLUMNS,
+    ROWS,
+    SIDE,
+    Looks,
+    copies_across_splits,
+    mean_colours,
+)
 from mmret_tf.evaluation.evaluator import HAN
 
 LATIN = re.compile("[A-Za-z]")
@@ -93,13 +100,14 @@ def inspect_collection(collection: Collection, samples: int = 12) -> dict[str, A
     [{'split': 'test', 'other_split': 'train', 'pictures': 1, 'exact': 1}]
     """
     samples = checked_count(samples, "samples")
-    rows = [row for row, each in enumerate(_images_of(collection)) for _ in each]
-    pictures = _read([source for each in _images_of(collection) for source in each])
-    usable = [(row, picture) for row, picture in zip(rows, pictures, strict=True) if picture]
-    rows, pictures = [row for row, _ in usable], [picture for _, picture in usable]
+    images = _images_of(collection)
+    owners = [row for row, each in enumerate(images) for _ in each]
+    found = _read([source for each in images for source in each])
+    rows = [row for row, picture in zip(owners, found, strict=True) if picture]
+    pictures = [picture for picture in found if picture]
     looks = Looks(
         np.array([picture.digest for picture in pictures], object),
-        np.array([picture.cells for picture in pictures], np.uint8).reshape(-1, 8, 9, 3),
+        np.array([picture.cells for picture in pictures], np.uint8).reshape(-1, ROWS, COLUMNS, 3),
     )
     copies = copies_across_splits(
         looks,
@@ -108,7 +116,7 @@ def inspect_collection(collection: Collection, samples: int = 12) -> dict[str, A
     )
     sizes = {
         "read": len(pictures),
-        "unreadable": sum(map(len, _images_of(collection))) - len(pictures),
+        "unreadable": found.count(None),
         "flat": int(looks.are_flat.sum()),
         "formats": _counts(picture.format for picture in pictures),
         "width": _spread([picture.width for picture in pictures]),
@@ -216,29 +224,26 @@ def _leaks(copies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _samples(collection: Collection, n: int) -> list[dict[str, Any]]:
     """Evenly spaced items, each with its first caption in each language; those with an image and a
     caption, if there are any."""
-    both = [
-        row
-        for row, (images, captions) in enumerate(
-            zip(_images_of(collection), collection.captions, strict=True)
-        )
-        if images and captions
-    ]
+    images, captions = _images_of(collection), collection.captions
+    both = [row for row in range(len(collection)) if images[row] and captions[row]]
     rows = np.array(both or range(len(collection)), np.int64)
     places = np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(np.int64)
-    shown = []
-    for row in rows[places]:
-        first = {language_of(text): text for text in reversed(collection.captions[row])}
-        captions = [text for text in collection.captions[row] if text in first.values()]
-        image = next(iter(_images_of(collection)[row]), None)
-        shown.append(
-            {
-                "id": collection.ids[row],
-                "split": collection.splits[row],
-                "image": None if image is None else image.record,
-                "captions": list(dict.fromkeys(captions)),
-            }
-        )
-    return shown
+    return [
+        {
+            "id": collection.ids[row],
+            "split": collection.splits[row],
+            "image": images[row][0].record if images[row] else None,
+            "captions": _first_in_each_language(captions[row]),
+        }
+        for row in rows[places]
+    ]
+
+
+def _first_in_each_language(captions: Sequence[str]) -> list[str]:
+    first: dict[str, str] = {}
+    for caption in captions:
+        first.setdefault(language_of(caption), caption)
+    return list(first.values())
 
 
 def _counts(values: Iterable[str]) -> dict[str, int]:
