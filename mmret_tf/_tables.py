@@ -1,6 +1,12 @@
-"""Tables for the terminal: metrics of an evaluation, and what a compressed tower saves."""
+"""Tables for the terminal: metrics of an evaluation, what a compressed tower saves, and what a
+collection holds."""
 
 from rich.table import Table
+
+from mmret_tf._checks import printable
+
+# Rows of the table of reasons.
+MOST_REASONS = 12
 
 DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 
@@ -48,4 +54,61 @@ def compression_table(report: dict, precision: str) -> Table:
     ):
         values = report[f"float32_{name}"], report[name]
         table.add_row(words, *(f"{unit * value:.1f}" for value in values))
+    return table
+
+
+def inspection_table(report: dict) -> Table:
+    """What a collection holds, a fact a row.
+
+    Args:
+        report: Returned by `inspect_collection`.
+    """
+    table = Table("layout", printable(report["layout"]) or "in memory")
+    splits = {name or "no split": count for name, count in report["splits"].items()}
+    table.add_row("items", f"{report['items']} ({_counted(splits)})")
+    for name, counts in report["modalities"].items():
+        table.add_row(f"{name} sources", f"{counts['sources']} of {counts['items']} items")
+    pictures = report["pictures"]
+    rows = {
+        "captions an image": _spread(report["captions_per_image"]),
+        "languages of captions": _counted(report["languages"]),
+        "words in a caption": _spread(report["caption_words"]),
+        "picture formats": _counted(pictures["formats"]),
+        "picture width, pixels": _spread(pictures["width"]),
+        "picture height, pixels": _spread(pictures["height"]),
+        "pictures of one colour": str(pictures["flat"] or ""),
+        "unreadable pictures": str(pictures["unreadable"] or ""),
+        "entries set aside": str(sum(each["count"] for each in report["set_aside"])),
+    }
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, value)
+    return table
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return printable(", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+def _spread(spread: dict[str, float] | None) -> str:
+    if spread is None:
+        return ""
+    low, high = spread["min"], spread["max"]
+    middle = f"median {spread['median']:g}, mean {spread['mean']:.1f}"
+    return f"{low}" if low == high else f"{low} to {high}, {middle}"
+
+
+def set_aside_table(report: dict) -> Table:
+    """The reasons for which entries were set aside, the most frequent first.
+
+    Args:
+        report: Returned by `inspect_collection`.
+    """
+    table = Table("set aside because", "entries", "such as")
+    for each in report["set_aside"][:MOST_REASONS]:
+        places = ", ".join(place for place, _ in each["examples"])
+        table.add_row(printable(each["reason"]), str(each["count"]), printable(places))
+    if more := report["set_aside"][MOST_REASONS:]:
+        count = sum(each["count"] for each in more)
+        table.add_row(f"{len(more)} more reasons", str(count), "see --json")
     return table

@@ -124,6 +124,35 @@ def test_evaluation_is_printed_and_saved(run, photos, capsys):
     assert pictures == ["best.png", "curves.png", "recall.png", "similarities.png", "worst.png"]
 
 
+@pytest.mark.filterwarnings("ignore:.*set aside")
+def test_a_collection_is_inspected_in_tables_and_lines(photos, tmp_path, capsys):
+    picture = tmp_path / "samples.png"
+    code, out, err = mmret(capsys, "inspect", photos, "--gallery", picture)
+    words = re.sub(r"[\s│┃]+", " ", out)
+    assert code == 0 and "layout JsonLines: captions.jsonl" in words, err
+    assert "items 12 (train 8, dev 4)" in words and "image sources 12 of 11 items" in words
+    assert "english 12" in words and "PNG 12" in words and "pictures of one colour 12" in words
+    assert "the file does not exist 1 gone [2J.png" in words and "empty file 1 empty.png" in words
+    # The colours of 6 to 9 are those of 1 to 4.
+    assert "LEAK: 4 pictures of dev are also in train: 4 with the same content, 0 nearly" in words
+    assert "\n  dev 6.png = train 1.png (same content)\n" in out
+    assert "\n  9.png\n    a picture of white [2J\n" in out and not CONTROL.search(out)
+    assert Image.open(picture).size == (6 * 172 + 12, 2 * 332 + 12)
+    code, out, err = mmret(capsys, "inspect", photos, "--split", "dev")
+    assert code == 0 and "there are no two splits to compare" in out, err
+
+
+@pytest.mark.filterwarnings("ignore:.*set aside")
+def test_an_inspection_is_one_json_object(photos, capsys, monkeypatch):
+    monkeypatch.setattr("mmret_tf.evaluation.inspection.PROGRESS_FROM", 1)
+    code, out, err = mmret(capsys, "inspect", photos, "--json")
+    report = json.loads(out)
+    assert code == 0 and report["items"] == 12 and "12/12 pictures" in err, err
+    assert report["leaks"] == [{"split": "dev", "other_split": "train", "pictures": 4, "exact": 4}]
+    assert report["samples"][9]["captions"] == ["a picture of white \x1b[2J"]
+    assert not CONTROL.search(out)
+
+
 def test_search_prints_ranked_results_without_escape_sequences(run, photos, tmp_path, capsys):
     picture = tmp_path / "gallery.png"
     search = ["search", "--run", run]
@@ -313,6 +342,11 @@ def test_every_setting_has_an_option_with_help(field):
         (["export", "--run", "gone"], "no run at gone"),
         (["compress", "--run", "gone", "--data", "gone"], "gone"),
         (["train", "--data", "gone", "--run", "r"], "gone"),
+        (["inspect", "gone"], "there is no folder or captions file gone"),
+        (["inspect", "."], "none of the layouts known"),
+        (["inspect", __file__], "none of the layouts known"),
+        (["inspect", "PHOTOS", "--split", "test"], "has no items of split 'test'"),
+        (["inspect", "PHOTOS", "--separator", ";"], "separator does not apply to"),
         (["train", "--data", "gone\x1b[2J", "--run", "r"], "gone [2J"),
         (["train", "--data", "scenes", "--run", "r", "--rnn", "x"], "rnn must be one of"),
         (["train", "--data", "PHOTOS", "--run", "r", "--backbone", "X"], "no backbone 'X'"),

@@ -2,7 +2,13 @@
 
 from rich.console import Console
 
-from mmret_tf._tables import compression_table, metrics_table
+from mmret_tf._tables import (
+    MOST_REASONS,
+    compression_table,
+    inspection_table,
+    metrics_table,
+    set_aside_table,
+)
 
 
 def lines_of(table, capsys):
@@ -49,3 +55,25 @@ def test_a_compressed_tower_stands_beside_float32(capsys):
     assert ["images a second", "166.5", "83.2"] in rows
     assert ["text to image R@10, %", "100.0", "50.0"] in rows
     assert ["image to text R@10, %", "50.0", "25.0"] in rows
+
+
+def test_what_a_collection_lacks_has_no_row(capsys):
+    report = {"layout": "", "items": 1, "splits": {"": 1}, "set_aside": []}
+    report |= {"modalities": {"text": {"items": 1, "sources": 2}}, "languages": {"english": 2}}
+    report |= {"captions_per_image": None, "caption_words": {"min": 2, "max": 4}}
+    report["caption_words"] |= {"median": 2.5, "mean": 2.875}
+    report["pictures"] = {"formats": {}, "width": None, "height": None, "flat": 0, "unreadable": 0}
+    rows, text = lines_of(inspection_table(report), capsys)
+    assert "layout" in text and "in memory" in text and "picture" not in text
+    assert ["items", "1 (no split 1)"] in rows and ["text sources", "2 of 1 items"] in rows
+    assert ["words in a caption", "2 to 4, median 2.5, mean 2.9"] in rows
+
+
+def test_the_most_frequent_reasons_have_rows_and_the_rest_are_counted(capsys):
+    reasons = [
+        {"reason": f"reason {n}", "count": 2, "examples": [["a\x1b.png", "x"], ["b.png", "x"]]}
+        for n in range(MOST_REASONS + 2)
+    ]
+    rows, text = lines_of(set_aside_table({"set_aside": reasons}), capsys)
+    assert ["reason 0", "2", "a .png, b.png"] in rows and "\x1b" not in text
+    assert rows[-2][:2] == ["2 more reasons", "4"]

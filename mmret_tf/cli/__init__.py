@@ -5,7 +5,7 @@ TensorFlow.
 """
 
 # Each registers its commands, in the order in which `mmret --help` lists them.
-from mmret_tf.cli import models, galleries, serving  # noqa: F401, I001
+from mmret_tf.cli import models, galleries, collections, serving  # noqa: F401, I001
 from mmret_tf.cli.common import app, main
 
 __all__ = ["app", "main"]

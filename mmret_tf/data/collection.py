@@ -32,6 +32,7 @@ class Collection:
         quarantined: Entries that were set aside on loading, as (path or place, reason).
 
     Attributes:
+        layout: Form of the files that were loaded, such as "Flickr8k: captions.txt"; else "".
         is_checked: False if files were not decoded on loading, and some may be damaged.
 
     Raises:
@@ -65,6 +66,7 @@ class Collection:
         self.attributes = [{} for _ in self.ids] if attributes is None else list(attributes)
         self.splits = [""] * n if splits is None else list(splits)
         self.quarantined = list(quarantined)
+        self.layout = ""
         self.is_checked = True
         lists = {**self.sources, "attributes": self.attributes, "splits": self.splits}
         if wrong := {name: len(each) for name, each in lists.items() if len(each) != n}:
@@ -169,7 +171,7 @@ class Collection:
             self.quarantined,
             **more,
         )
-        chosen.is_checked = self.is_checked
+        chosen.layout, chosen.is_checked = self.layout, self.is_checked
         return chosen
 
     def checked(self, rows: Iterable[int] | None = None) -> "Collection":

@@ -176,7 +176,7 @@ def usable_collection(
         [record.split for record in records],
         quarantined,
     )
-    collection.is_checked = check
+    collection.layout, collection.is_checked = reading.layout, check
     return collection
 
 

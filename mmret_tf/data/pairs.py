@@ -282,7 +282,7 @@ def draw_pairs(collection: Collection, first: str, second: str) -> Pairs:
         quarantined,
         groups=items,
     )
-    pairs.is_checked = collection.is_checked
+    pairs.layout, pairs.is_checked = collection.layout, collection.is_checked
     return pairs
 
 

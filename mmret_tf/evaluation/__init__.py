@@ -2,7 +2,7 @@
 
     R@k = share of queries with a right answer among the first k
 
-Read `metrics` first, then `evaluator`.
+Read `metrics` first, then `evaluator`. `inspection` looks at a collection before any model does.
 """
 
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from mmret_tf._lazy import attach
 
 if TYPE_CHECKING:
     from mmret_tf.evaluation.evaluator import embed_pairs, evaluate, measure
+    from mmret_tf.evaluation.inspection import inspect_collection
     from mmret_tf.evaluation.metrics import Ranks, evaluate_folds, evaluate_retrieval, rank_all
     from mmret_tf.evaluation.plots import (
         draw_curves,

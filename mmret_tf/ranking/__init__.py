@@ -12,7 +12,7 @@ from mmret_tf._lazy import attach
 if TYPE_CHECKING:
     from mmret_tf.ranking.embedding_store import EmbeddingStore
     from mmret_tf.ranking.filters import check_condition
-    from mmret_tf.ranking.gallery import draw_gallery
+    from mmret_tf.ranking.gallery import draw_gallery, draw_items
     from mmret_tf.ranking.index import Index, build_index, load_index
     from mmret_tf.ranking.indexes.brute_force import BruteForceIndex
     from mmret_tf.ranking.indexes.scann_engine import ScannConfig

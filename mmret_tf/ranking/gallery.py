@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,17 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from mmret_tf._checks import printable
 from mmret_tf._files import replaced_file
 from mmret_tf.data.decoders.text_cards import draw_line
 from mmret_tf.data.items import Item
-from mmret_tf.data.modalities import MODALITIES
+from mmret_tf.data.modalities import MODALITIES, get_modality
 from mmret_tf.ranking.results import SearchResults
 
 THUMBNAIL = 160  # pixels
+
+# Captions below a picture, and pictures in a row, of a page of items.
+MOST_CARDS, COLUMNS = 2, 6
 
 
 def thumbnail(record: Mapping[str, Any], side: int = THUMBNAIL) -> Image.Image:
@@ -92,5 +97,36 @@ def draw_gallery(
             draw.text(
                 (left, below + THUMBNAIL + 4), f"{result.rank}   {result.score:.3f}", fill="black"
             )
+    with replaced_file(path) as temporary:
+        sheet.save(temporary, "PNG")
+
+
+def draw_items(records: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
+    """Draw a page of items with their captions below, as a PNG file. Section 2.1.
+
+    Args:
+        records: Items, with one or two captions each; more are not drawn.
+        path: The file to write.
+
+    >>> import tempfile
+    >>> file = f"{tempfile.mkdtemp()}/items.png"
+    >>> draw_items([{"id": "a", "image": "gone.png", "captions": ["a red circle"]}], file)
+    >>> Image.open(file).size  # a thumbnail and a card below it
+    (184, 344)
+    """
+    pad = 12
+    items = [Item.of(record) for record in records]
+    cards = min(MOST_CARDS, max((len(item["captions"]) for item in items), default=0))
+    columns, rows = min(COLUMNS, len(items)), math.ceil(len(items) / COLUMNS)
+    width, height = THUMBNAIL + pad, (1 + cards) * THUMBNAIL + pad
+    sheet = Image.new("RGB", (pad + columns * width, pad + rows * height), "white")
+    for number, item in enumerate(items):
+        row, column = divmod(number, COLUMNS)
+        left, top = pad + column * width, pad + row * height
+        sheet.paste(thumbnail(item), (left, top))
+        for caption in item["captions"][:MOST_CARDS]:
+            top += THUMBNAIL
+            card = get_modality("text").thumbnail(printable(caption).encode(), THUMBNAIL)
+            sheet.paste(card, (left, top))
     with replaced_file(path) as temporary:
         sheet.save(temporary, "PNG")

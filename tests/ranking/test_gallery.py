@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmret_tf.ranking.gallery import THUMBNAIL, draw_gallery, results_html, thumbnail
+from mmret_tf.ranking.gallery import (
+    COLUMNS,
+    THUMBNAIL,
+    draw_gallery,
+    draw_items,
+    results_html,
+    thumbnail,
+)
 from mmret_tf.ranking.results import SearchResult, SearchResults
 
 GREY = (211, 211, 211)
@@ -74,3 +81,18 @@ def test_a_gallery_frames_the_right_answers(red, tmp_path):
     rows, columns = np.flatnonzero(framed.any(axis=1)), np.flatnonzero(framed.any(axis=0))
     assert columns.min() > THUMBNAIL and rows.max() < 2 * THUMBNAIL  # the second of the first row
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gallery.png", "red.png"]
+
+
+def test_a_page_of_items_has_a_picture_with_up_to_two_captions_below(red, tmp_path):
+    file = tmp_path / "items.png"
+    records = [record(str(n), "a dog", images=[red]) for n in range(COLUMNS + 1)]
+    records[-1] = record("last", "one\x1b", "二", "not drawn", images=[red])
+    draw_items(records, file)
+    page = Image.open(file)
+    assert page.size == (12 + COLUMNS * (THUMBNAIL + 12), 12 + 2 * (3 * THUMBNAIL + 12))
+    row = 12 + 3 * THUMBNAIL + 12
+    assert page.getpixel((20, 20)) == page.getpixel((20, row + 8)) == (255, 0, 0)
+    pixels = np.asarray(page.convert("L"))
+    second = pixels[row + 2 * THUMBNAIL : row + 3 * THUMBNAIL]
+    assert (second[:, 12 : 12 + THUMBNAIL] < 128).any()  # of the last item
+    assert (second[:, 12 + THUMBNAIL :] == 255).all()

@@ -95,16 +95,40 @@ def encode_png(pixels: npt.ArrayLike) -> bytes:
     return file.getvalue()
 
 
-def picture_thumbnail(contents: bytes, side: int) -> Image.Image:
-    """A square RGB picture of encoded bytes; a grey one if they cannot be decoded."""
+def read_picture(contents: bytes, side: int) -> tuple[str, tuple[int, int], Image.Image]:
+    """Decode a picture once for a report: its format, its size and a thumbnail.
+
+    Args:
+        contents: Encoded bytes.
+        side: Side of the thumbnail, in pixels.
+
+    Returns:
+        The format, one of `FORMATS` (or "MPO", a JPEG of several pictures); width and height of the
+        upright picture, in pixels; the central square of the picture, RGB, resized.
+
+    Raises:
+        ValueError: The bytes cannot be decoded, or the picture has more than `MAX_PIXELS`.
+
+    >>> read_picture(encode_png(np.zeros((2, 3))), side=8)[:2]
+    ('PNG', (3, 2))
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is lower
             image = Image.open(io.BytesIO(contents), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
-            raise ValueError("too large")
-        return ImageOps.fit(upright_rgb(image), (side, side))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            raise ValueError(f"too large: more than {MAX_PIXELS} pixels")
+        upright = upright_rgb(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a whole image: {error}") from None
+    return image.format, upright.size, ImageOps.fit(upright, (side, side))
+
+
+def picture_thumbnail(contents: bytes, side: int) -> Image.Image:
+    """A square RGB picture of encoded bytes; a grey one if they cannot be decoded."""
+    try:
+        return read_picture(contents, side)[2]
+    except ValueError:
         grey = Image.new("RGB", (side, side), "lightgrey")
         ImageDraw.Draw(grey).text((8, side // 2), "not readable", fill="black")
         return grey

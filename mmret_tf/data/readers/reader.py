@@ -99,6 +99,7 @@ def read_layout(source: Path, form: TableForm = USUAL_FORM) -> Reading:
 
     named = [file.name for file in files[:3]] + ["..."] * (len(files) > 3)
     reading = Reading(folder, " and ".join(named), form=form)
+    reading.layout = reader.__name__ + (f": {reading.source}" if files != [folder] else "")
     for file in files:
         reader().read(reading, file)
     if source.is_dir():

@@ -126,6 +126,7 @@ class Reading:
         parts: Sources that are not files of their own, by the path that records give them.
         form: How to read tables, as the user said.
         is_hashed: Whether the layout names no splits, so that a hash of the id decides them.
+        layout: Names of the reader and of its captions files, for a report.
     """
 
     folder: Path
@@ -136,6 +137,7 @@ class Reading:
     parts: dict[str, Source] = field(default_factory=dict)
     form: TableForm = USUAL_FORM
     is_hashed: bool = False
+    layout: str = ""
     _table: dict[str, Record] = field(default_factory=dict)  # the records that `add_row` made
     _real: dict[str, str] = field(default_factory=dict)  # folders with their links followed
 
