@@ -143,20 +143,16 @@ class Reading:
 
     def real_path(self, path: str) -> str | None:
         """The file of a record's path with links followed; `None` if it is outside the folder."""
-        root, (parent, name) = os.fspath(self.folder), os.path.split(path)
-        try:
-            for each in ("", parent):  # each folder once
-                if each not in self._real:
-                    self._real[each] = os.path.realpath(os.path.join(root, each))
-            real = os.path.join(self._real[parent], name)
-            if name in (os.curdir, os.pardir) or os.path.islink(real):
-                real = os.path.realpath(real)
-        except ValueError:  # a zero byte in the name
+        if os.path.isabs(path) or "\0" in path:
             return None
-        is_outside = (
-            os.path.isabs(path) or os.path.commonpath([self._real[""], real]) != self._real[""]
-        )
-        return None if is_outside else real
+        parent, name = os.path.split(path)
+        for each in ("", parent):  # each folder once
+            if each not in self._real:
+                self._real[each] = os.path.realpath(os.path.join(self.folder, each))
+        real = os.path.join(self._real[parent], name)
+        if name in (os.curdir, os.pardir) or os.path.islink(real):
+            real = os.path.realpath(real)
+        return real if os.path.commonpath([self._real[""], real]) == self._real[""] else None
 
     def source_of(self, path: str) -> Source:
         """The source of a record's path."""
