@@ -4,12 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import two_writers
 
 from mmret_tf._files import (
+    awaited_folder,
     open_array,
     partial_folder,
     read_manifest,
@@ -69,6 +72,21 @@ def test_a_writer_that_was_killed_holds_nothing(writer, tmp_path):
     writer.wait()
     write(folder, "B")
     assert content(folder) == "B" and os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("waits_for", [True, False])
+def test_a_folder_is_kept_from_those_that_want_it_for_themselves(waits_for, tmp_path):
+    def enter():
+        with awaited_folder(tmp_path, exclusive=not waits_for):
+            entered.set()
+
+    entered, other = threading.Event(), threading.Thread(target=enter)
+    with awaited_folder(tmp_path, exclusive=waits_for):
+        with awaited_folder(tmp_path, exclusive=False) if not waits_for else nullcontext():
+            other.start()
+            assert not entered.wait(0.1)
+    other.join(10)
+    assert entered.is_set()
 
 
 def test_after_an_error_the_old_content_stays_and_nothing_else(tmp_path):
