@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -74,17 +73,19 @@ def test_a_writer_that_was_killed_holds_nothing(writer, tmp_path):
     assert content(folder) == "B" and os.listdir(tmp_path) == ["folder"]
 
 
-@pytest.mark.parametrize("waits_for", [True, False])
-def test_a_folder_is_kept_from_those_that_want_it_for_themselves(waits_for, tmp_path):
+@pytest.mark.parametrize(
+    ("is_kept", "is_asked", "waits"),
+    [(True, False, True), (False, True, True), (False, False, False)],
+)
+def test_a_folder_is_waited_for_unless_nobody_wants_it_alone(is_kept, is_asked, waits, tmp_path):
     def enter():
-        with awaited_folder(tmp_path, exclusive=not waits_for):
+        with awaited_folder(tmp_path, exclusive=is_asked):
             entered.set()
 
     entered, other = threading.Event(), threading.Thread(target=enter)
-    with awaited_folder(tmp_path, exclusive=waits_for):
-        with awaited_folder(tmp_path, exclusive=False) if not waits_for else nullcontext():
-            other.start()
-            assert not entered.wait(0.1)
+    with awaited_folder(tmp_path, exclusive=is_kept):
+        other.start()
+        assert entered.wait(0.2) != waits
     other.join(10)
     assert entered.is_set()
 
