@@ -48,6 +48,7 @@ def write_images(folder, rows):
 
 
 def write_text(path, *lines, encoding="utf-8"):
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes("".join(f"{line}\n" for line in lines).encode(encoding))
 
 
@@ -103,6 +104,13 @@ def image_folder(folder, rows):
         write_text(folder / split / "metadata.jsonl", *(json.dumps(line) for line in lines))
 
 
+def image_folder_csv(folder, rows):
+    """imagefolder, a metadata.csv for each split, a row for each caption"""
+    for split in SPLITS:
+        of_split = [(Path(n).name, p, c, s) for n, p, c, s in rows if s == split]
+        write_table(folder / split / "metadata.csv", of_split, ["file_name", "n", "text", "fold"])
+
+
 def shards(folder, rows):
     """WebDataset, shards of seven items"""
     shutil.rmtree(folder)
@@ -139,6 +147,60 @@ def karpathy(folder, rows):
     write_text(folder / "dataset_mine.json", json.dumps({"images": images}))
 
 
+def coco(folder, rows):
+    """MS-COCO's annotations, a file for each split"""
+    for split in SPLITS:
+        of_split = [(number, row) for number, row in enumerate(rows) if row[3] == split]
+        content = {
+            "images": [{"id": number, "file_name": row[0]} for number, row in of_split],
+            "annotations": [
+                {"image_id": number, "caption": text} for number, row in of_split for text in row[2]
+            ],
+        }
+        name = f"captions_{normal_split(split).replace('dev', 'val')}2017.json"
+        write_text(folder / "annotations" / name, json.dumps(content))
+
+
+def write_lists(folder, rows, name, dev="val"):
+    """A list of the images of each split."""
+    for split, short in (("train", "train"), ("validation", dev), ("test", "test")):
+        write_text(folder / name.format(short), *(row[0] for row in rows if row[3] == split))
+
+
+def numbered(rows):
+    """Name, number and text of each caption."""
+    return [(n, number, text) for n, _, c, _ in rows for number, text in enumerate(c)]
+
+
+def flickr8k(folder, rows):
+    """Flickr8k's Flickr8k.token.txt"""
+    lines = [f"{name}#{number}\t{text}" for name, number, text in numbered(rows)]
+    write_text(folder / "Flickr8k.token.txt", *lines)
+    write_lists(folder, rows, "Flickr_8k.{}Images.txt", "dev")
+
+
+def flickr8k_cn(folder, rows):
+    """Flickr8k-CN"""
+    lines = [f"{name}#zhc#{number} {text}" for name, number, text in numbered(rows)]
+    write_text(folder / "data" / "flickr8kzhc.caption.txt", *lines)
+    write_lists(folder, rows, "data/flickr8k{}.txt")
+
+
+def coco_cn(folder, rows):
+    """COCO-CN"""
+    lines = [f"{name}#{number}\t{text}" for name, number, text in numbered(rows)]
+    write_text(folder / "imageid.human-written-caption.txt", *lines)
+    write_lists(folder, rows, "coco-cn_{}.txt")
+
+
+def ai_challenger(folder, rows):
+    """AIC-ICC, a file for each split"""
+    for split in SPLITS:
+        images = [{"image_id": n, "caption": c} for n, _, c, s in rows if s == split]
+        name = f"caption_{split}_annotations_20170902.json"
+        write_text(folder / name, json.dumps(images))
+
+
 def text_beside(folder, rows):
     """A text file beside each picture"""
     for name, _, captions, _ in rows:
@@ -157,7 +219,13 @@ FORMS = {
         {"image_column": "图片", "caption_column": "说明", "encoding": "gb18030"},
     ),
     "imagefolder": (image_folder, {}),
+    "imagefolder, csv": (image_folder_csv, {}),
     "karpathy": (karpathy, {}),
+    "coco": (coco, {}),
+    "flickr8k": (flickr8k, {}),
+    "flickr8k-cn": (flickr8k_cn, {}),
+    "coco-cn": (coco_cn, {}),
+    "aic-icc": (ai_challenger, {}),
     "text": (text_beside, {}),
     "shards": (shards, {}),
     "tf.data": (in_memory, {}),

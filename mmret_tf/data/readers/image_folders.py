@@ -25,6 +25,7 @@ NUMBER = re.compile(r"-?(0|[1-9]\d{0,15})(\.\d+)?")
 
 class ImageFolder(Reader):
     """A row for each item: `file_name`, or several columns `..._file_name`, a text, attributes.
+    Rows of the same files are captions of one item.
 
     Paths are relative to the metadata file, of which each split's folder may have one.
     """
@@ -60,28 +61,39 @@ class ImageFolder(Reader):
                 f"{file} has {found}: name that of the captions with caption_column; got {asked!r}"
             )
         caption = caption or next(iter(texts), None)
+        items: dict[tuple[str, ...], Record] = {}
         for place, row in rows:
             with reading.set_aside(place):
-                _add_item(reading, place, row, parent, caption)
+                _add_item(reading, items, place, row, parent, caption)
 
 
-def _add_item(reading: Reading, place: str, row: dict, parent: str, caption: str | None) -> None:
-    """Add one row as an item."""
+def _add_item(
+    reading: Reading,
+    items: dict[tuple[str, ...], Record],
+    place: str,
+    row: dict,
+    parent: str,
+    caption: str | None,
+) -> None:
+    """Add one row as an item, or its captions to the item of the same files."""
     named = [row[name] for name in row if FILES.fullmatch(name)]
     files = [file for each in named for file in (each if isinstance(each, list) else [each])]
     if not files or not all(isinstance(file, str) and file.strip() for file in files):
         raise ValueError(f"`file_name` must be a string, got {json.dumps(named)[:40]}")
     paths = [find_file(reading.folder, join(parent, file)) for file in files]
     texts = row.get(caption) if caption else None
+    texts = texts if isinstance(texts, list) else [texts] if texts is not None else []
     attributes = {
         name: value
         for name, value in row.items()
         if name != caption and not FILES.fullmatch(name) and value not in (None, "")
     }
     record = Record(paths[0], {"image": paths}, place, attributes=attributes)
-    reading.records.append(record)
-    if texts is not None:
-        reading.add_texts(record, texts if isinstance(texts, list) else [texts], place)
+    if texts:
+        record = items.setdefault(tuple(paths), record)
+    if record.place == place:
+        reading.records.append(record)
+    reading.add_texts(record, texts, place)
 
 
 def _json_rows(reading: Reading, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

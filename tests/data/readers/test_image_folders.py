@@ -37,6 +37,14 @@ def test_other_columns_are_attributes(tmp_path):
     assert load(tmp_path).attributes == [{"year": 2019, "code": "007"}]
 
 
+def test_rows_of_the_same_file_are_captions_of_one_item(tmp_path):
+    rows = [("a.png", "a dog", 1), ("b.png", "a cat", 2), ("a.png", "狗", 3)]
+    write_metadata(tmp_path, *({"file_name": f, "text": t, "n": n} for f, t, n in rows))
+    items = load(tmp_path)
+    assert items.captions == [["a dog", "狗"], ["a cat"]]
+    assert items.attributes == [{"n": 1}, {"n": 2}] and items.quarantined == []
+
+
 def test_each_split_may_have_its_metadata(tmp_path):
     for split in ("train", "validation", "test"):
         write_metadata(tmp_path / split, {"file_name": "1.png", "text": f"of {split}"})
