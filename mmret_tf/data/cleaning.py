@@ -4,8 +4,9 @@ Between the readers and `Collection`. A collection is not trusted: files outside
 files above a size limit are not opened.
 """
 
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from posixpath import dirname, join, normpath
 
@@ -126,36 +127,41 @@ def _image_files(reading: Reading, named: set[str]) -> Iterator[tuple[str, str]]
 
 def _check_files(reading: Reading, records: list[Record]) -> list[Record]:
     """The records with those of their files that can be decoded; at least one, if they had any."""
-    files = [
-        (record, name, path)
-        for record in records
-        for name, paths in record.sources.items()
-        if get_modality(name).is_file
-        for path in paths
-    ]
-    sources = [(name, reading.source_of(path)) for _, name, path in files]
+
+    def files() -> Iterator[tuple[Record, str, str]]:
+        for record in records:
+            for name, paths in record.sources.items():
+                for path in paths if get_modality(name).is_file else ():
+                    yield record, name, path
+
+    n = sum(len(record.paths) for record in records)
+    sources = ((name, reading.source_of(path)) for _, name, path in files())
     broken = set()
-    for (record, _, path), reason in zip(files, check_sources(sources), strict=True):
+    for (record, _, path), reason in zip(files(), check_sources(sources, n), strict=True):
         if reason is not None:
             broken.add(path)
             reading.problems.append(Problem(path, reason, record.id))
+    if not broken:
+        return records
     checked = [(record, record.with_files(set(record.paths) - broken)) for record in records]
     return [whole for record, whole in checked if whole.paths or not record.paths]
 
 
-def check_sources(sources: Sequence[tuple[str, Source]]) -> Iterator[str | None]:
+def check_sources(sources: Iterable[tuple[str, Source]], n: int) -> Iterator[str | None]:
     """The reason why each source cannot be used, or `None`; many show their progress.
 
     Args:
         sources: The modality of each, and the source, which is decoded once.
+        n: Their number.
     """
-    progress = Progress(len(sources), "file") if len(sources) > PROGRESS_FROM else None
+    progress = Progress(n, "file") if n > PROGRESS_FROM else None
+    sources, done = iter(sources), 0
     with ThreadPoolExecutor(cores()) as pool:
-        for start in range(0, len(sources), QUEUED):
-            block = sources[start : start + QUEUED]
+        while block := list(itertools.islice(sources, QUEUED)):
             yield from pool.map(lambda named: problem_of_source(*named), block)
+            done += len(block)
             if progress is not None:
-                progress.update(min(start + QUEUED, len(sources)))
+                progress.update(done)
 
 
 def problem_of_source(modality: str, source: Source) -> str | None:

@@ -52,7 +52,7 @@ class Collection:
     def __init__(
         self,
         ids: Sequence[str],
-        sources: Mapping[str, Sequence[Sequence[Any]]],
+        sources: Mapping[str, Iterable[Sequence[Any]]],
         attributes: Sequence[dict[str, Any]] | None = None,
         splits: Sequence[str] | None = None,
         quarantined: Sequence[tuple[str, str]] = (),
@@ -198,7 +198,7 @@ class Collection:
             if get_modality(name).is_file
             for source in each[row]
         ]
-        reasons = check_sources([(name, source) for _, name, source in files])
+        reasons = check_sources([(name, source) for _, name, source in files], len(files))
         broken = {file: why for file, why in zip(files, reasons, strict=True) if why}
         left = {
             row: {

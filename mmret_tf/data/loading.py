@@ -5,7 +5,7 @@ Sections 2.1 and 3.1(1) of the document.
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from mmret_tf.data.pairs import Pairs
 from mmret_tf.data.readers.memory import read_dataset
 from mmret_tf.data.readers.reader import read_layout
 from mmret_tf.data.readers.reading import Reading, Record, TableForm
-from mmret_tf.data.sources import Source
 from mmret_tf.data.splits import count_splits, normal_split
 
 
@@ -171,7 +170,7 @@ def usable_collection(
     names = dict.fromkeys(name for record in records for name in record.sources)
     collection = Collection(
         [record.id for record in records],
-        {name: [_values(reading, record, name) for record in records] for name in names},
+        {name: _column(reading, records, name) for name in names},
         [record.attributes for record in records],
         [record.split for record in records],
         quarantined,
@@ -180,10 +179,12 @@ def usable_collection(
     return collection
 
 
-def _values(reading: Reading, record: Record, name: str) -> list[str] | list[Source]:
-    """Values of one modality: texts as they are, sources of files."""
-    values = record.sources.get(name, [])
-    return [reading.source_of(each) for each in values] if get_modality(name).is_file else values
+def _column(reading: Reading, records: list[Record], name: str) -> Iterator[list]:
+    """The values of one modality, item by item: texts as they are, sources of files. The records
+    give them up, because there may be millions."""
+    for record in records:
+        values = record.sources.pop(name, [])
+        yield [reading.take(each) for each in values] if get_modality(name).is_file else values
 
 
 def _some(quarantined: list[tuple[str, str]]) -> str:

@@ -158,6 +158,10 @@ class Reading:
         """The source of a record's path."""
         return self.parts.get(path) or FileSource(self.folder / path)
 
+    def take(self, path: str) -> Source:
+        """The source of a record's path, for the last time: it is not kept."""
+        return self.parts.pop(path, None) or FileSource(self.folder / path)
+
     @contextmanager
     def set_aside(self, place: str, record_id: str | None = None) -> Iterator[None]:
         """Turn an error in one row into a problem, and continue."""
