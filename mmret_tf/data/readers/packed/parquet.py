@@ -1,26 +1,22 @@
 """Parquet: columns of pictures and captions, as Hugging Face distributes data sets."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import repeat
 from pathlib import Path
 from posixpath import dirname, join
 from typing import Any
 
 from mmret_tf.data.readers.packed.parquet_pictures import (
+    PARQUET_ROWS,
     ParquetSource,
     import_parquet,
     open_parquet,
-    picture_batches,
 )
 from mmret_tf.data.readers.packed.rows import add_item, required_columns
 from mmret_tf.data.readers.reader import Reader
 from mmret_tf.data.readers.reading import USUAL_FORM, Reading, Record, TableForm, find_file
 from mmret_tf.data.sources import Source
 from mmret_tf.data.splits import split_of_file
-
-# Rows that are read at once, without their pictures.
-ROWS = 256
 
 
 class Parquet(Reader):
@@ -44,31 +40,42 @@ class Parquet(Reader):
         if not reading.may_open(file):
             return
         name = file.relative_to(reading.folder).as_posix()
+        split = split_of_file(file.name)
         with reading.set_aside(name), open_parquet(file) as table:
             columns = _Columns(reading.form, table.schema_arrow)
-            for number, (group, row, batch, at, has_bytes) in enumerate(_rows(table, columns)):
+            for number, (group, row, batch, at) in enumerate(_rows(table, columns.read)):
                 place = f"{name} row {number}"
                 with reading.set_aside(place):
-                    cells = _cells(batch, at)
-                    path = columns.pop_path(cells)
+                    has_bytes, path = columns.picture(batch, at)
                     image: Source | str | None = None
                     if has_bytes:
                         image = ParquetSource(file, columns.image, group, row)
                     elif path:
                         image = find_file(reading.folder, join(dirname(name), path))
+                    cells = columns.cells(batch, at)
                     caption = cells.pop(columns.caption, None)
-                    record = Record(f"{name}/{number}", {}, place, split_of_file(file.name))
+                    record = Record(f"{name}/{number}", {}, place, split)
                     add_item(reading, record, image, caption, cells)
 
 
+def _rows(table: Any, names: list[str]) -> Iterator[tuple[int, int, Any, int]]:
+    """For each row its row group, its number there, its batch, and its number there."""
+    for group in range(table.num_row_groups):
+        rows = 0
+        for batch in table.iter_batches(PARQUET_ROWS, [group], names):
+            for at in range(batch.num_rows):
+                yield group, rows + at, batch, at
+            rows += batch.num_rows
+
+
 class _Columns:
-    """The columns of a Parquet file that are read.
+    """The columns of a Parquet file.
 
     Attributes:
         image: Column of the pictures, or `None`.
-        content: Column of their bytes, as the file's metadata names it; `None` if there are none.
         caption: Column of the captions, or `None`.
-        read: Columns that are read at once: captions, attributes and paths of pictures.
+        others: Columns of captions and attributes.
+        read: All of these.
     """
 
     def __init__(self, form: TableForm, schema: Any):
@@ -76,47 +83,48 @@ class _Columns:
         if len(set(names)) < len(names):
             raise ValueError(f"several columns have the same name: {', '.join(names)}")
         kinds = {name: schema.field(name).type for name in names}
-        pictures = [name for name in names if _content_column(name, kinds[name])]
+        pictures = [name for name in names if _holds_bytes(kinds[name])]
         if not form.image_column and len(pictures) == 1:
             form = replace(form, image_column=pictures[0])
         self.image, self.caption = required_columns(form, names, pictures or None)
-        self.content = self.image and _content_column(self.image, kinds[self.image])
+        if self.image and not (_holds_bytes(kinds[self.image]) or _is_text(kinds[self.image])):
+            raise ValueError(
+                f"column {self.image} must hold pictures (bytes, or structs of bytes and path) or "
+                f"paths; it holds {kinds[self.image]}: name another one with image_column"
+            )
         others = [name for name in names if name != self.image]
-        self.read = [name for name in others if name == self.caption or _is_plain(kinds[name])]
-        if self.image is not None:
-            self.read += _path_columns(self.image, kinds[self.image])
+        self.others = [name for name in others if name == self.caption or _is_plain(kinds[name])]
+        self.read = [*self.others, *([self.image] if self.image else [])]
 
-    def pop_path(self, cells: dict[str, Any]) -> str | None:
-        """Take the path of the picture out of a row."""
-        value = cells.pop(self.image, None)
-        return value.get("path") if isinstance(value, dict) else value
+    def picture(self, batch: Any, at: int) -> tuple[bool, str | None]:
+        """Whether a row holds the bytes of a picture, which are not copied; and a path of one."""
+        if self.image is None:
+            return False, None
+        cell = batch.column(self.image)[at]
+        if not cell.is_valid:
+            return False, None
+        if hasattr(cell.type, "fields"):
+            path = cell["path"].as_py() if cell.type.get_field_index("path") >= 0 else None
+            return cell["bytes"].is_valid, path
+        return (False, cell.as_py()) if _is_text(cell.type) else (True, None)
+
+    def cells(self, batch: Any, at: int) -> dict[str, Any]:
+        """The captions and attributes of a row."""
+        try:
+            return {name: batch.column(name)[at].as_py() for name in self.others}
+        except (ArithmeticError, LookupError, TypeError) as error:
+            raise ValueError(f"a value cannot be read: {error}") from None
 
 
-def _content_column(name: str, kind: Any) -> str | None:
-    """The column that holds the bytes of pictures, or `None`."""
+def _holds_bytes(kind: Any) -> bool:
+    """Whether a column of this type may hold encoded pictures."""
     from pyarrow import types
 
-    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        return _content_column(f"{name}.bytes", kind.field("bytes").type)
-    is_binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
-    return name if is_binary else None
-
-
-def _path_columns(name: str, kind: Any) -> list[str]:
-    """The column that holds the paths of pictures, if there is one."""
-    from pyarrow import types
-
-    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        has_path = kind.get_field_index("path") >= 0
-        return _path_columns(f"{name}.path", kind.field("path").type) if has_path else []
-    if _content_column(name, kind):
-        return []
-    if not _is_text(kind):
-        raise ValueError(
-            f"column {name} must hold pictures (bytes, or structs of bytes and path) or paths; it "
-            f"holds {kind}: name another one with image_column"
-        )
-    return [name]
+    if types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+    if types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
 
 
 def _is_text(kind: Any) -> bool:
@@ -128,48 +136,10 @@ def _is_text(kind: Any) -> bool:
 
 
 def _is_plain(kind: Any) -> bool:
-    """Whether values of a column can be attributes."""
+    """Whether values of this type can be attributes."""
     from pyarrow import types
 
     if types.is_dictionary(kind):
         return _is_plain(kind.value_type)
     is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
     return is_number or _is_text(kind)
-
-
-def _rows(table: Any, columns: _Columns) -> Iterator[tuple[int, int, Any, int, bool]]:
-    """For each row its row group, its number there, a batch, its number there, and whether it has
-    the bytes of a picture. Batches have no pictures."""
-    for group in range(table.num_row_groups):
-        have_bytes = _have_bytes(table, group, columns)
-        cells: Iterable[tuple[Any, int]] = repeat((None, 0))
-        if columns.read:
-            batches = table.iter_batches(ROWS, [group], columns.read)
-            cells = ((batch, at) for batch in batches for at in range(batch.num_rows))
-        for row, ((batch, at), has_bytes) in enumerate(zip(cells, have_bytes, strict=False)):
-            yield group, row, batch, at, has_bytes
-
-
-def _have_bytes(table: Any, group: int, columns: _Columns) -> Iterable[bool]:
-    """Whether rows have the bytes of a picture, by the file's counts of nulls if these say so."""
-    if columns.content is None:
-        return repeat(False)
-    metadata = table.metadata.row_group(group)
-    chunks = [metadata.column(number) for number in range(metadata.num_columns)]
-    chunk = next(each for each in chunks if each.path_in_schema == columns.content)
-    if columns.read and chunk.statistics is not None and chunk.statistics.has_null_count:
-        nulls = chunk.statistics.null_count
-        if nulls in (0, metadata.num_rows):
-            return repeat(nulls == 0)
-    batches = picture_batches(table, columns.image, group)
-    return (is_valid.as_py() for batch in batches for is_valid in batch.is_valid())
-
-
-def _cells(batch: Any, at: int) -> dict[str, Any]:
-    """One row as Python's values."""
-    if batch is None:
-        return {}
-    try:
-        return {name: batch.column(name)[at].as_py() for name in batch.schema.names}
-    except (ArithmeticError, LookupError, TypeError, UnicodeError) as error:
-        raise ValueError(f"a value cannot be read: {error}") from None
