@@ -103,7 +103,7 @@ class _Columns:
         cell = batch.column(self.image)[at]
         if not cell.is_valid:
             return False, None
-        if hasattr(cell.type, "fields"):
+        if hasattr(cell.type, "get_field_index"):  # a struct
             path = cell["path"].as_py() if cell.type.get_field_index("path") >= 0 else None
             return cell["bytes"].is_valid, path
         return (False, cell.as_py()) if _is_text(cell.type) else (True, None)

@@ -172,7 +172,7 @@ def picture_batches(file: Any, column: str, group: int) -> Iterator[Any]:
     """
     if column not in file.schema_arrow.names or group >= file.num_row_groups:
         raise ValueError("there is no such column or row group")
-    is_struct = hasattr(file.schema_arrow.field(column).type, "fields")
+    is_struct = hasattr(file.schema_arrow.field(column).type, "get_field_index")
     names = [f"{column}.bytes" if is_struct else column]
     rows = 0
     for number, batch in enumerate(file.iter_batches(PARQUET_ROWS, [group], names)):
