@@ -14,10 +14,11 @@ from mmret_tf._checks import one_line
 from mmret_tf.data.sources import Source
 
 # Pictures of Parquet files are decoded in batches of as many rows. Decoded ones are kept up to a
-# number of bytes, and a number of row groups is kept open.
+# number of bytes. A number of row groups is kept open; pyarrow holds a page of each, which may have
+# a thousand pictures.
 PARQUET_ROWS = 16
 KEPT_BYTES = 2**26
-OPEN_GROUPS = 8
+OPEN_GROUPS = 2
 
 # A Parquet file is read in steps of as many bytes, or a whole row group would be read at once.
 PARQUET_BUFFER = 2**20
@@ -137,9 +138,10 @@ class _DecodedPictures:
             if batch is None:
                 raise ValueError("there is no such row")
             self._keep((group, found), batch)
-        self._groups[group] = (number + 1, batches)
-        if len(self._groups) > OPEN_GROUPS:
-            self._groups.popitem(last=False)
+        if len(batch) == PARQUET_ROWS:  # a shorter one is the last
+            self._groups[group] = (number + 1, batches)
+            if len(self._groups) > OPEN_GROUPS:
+                self._groups.popitem(last=False)
 
     def _keep(self, key: tuple, batch: Any) -> None:
         if key not in self._batches:

@@ -1,7 +1,9 @@
 """Parquet: columns and file names, what is broken in rows and files, and Hugging Face's files."""
 
 import io
+import os
 import sys
+import tracemalloc
 
 import numpy as np
 import pyarrow
@@ -13,6 +15,9 @@ from PIL import Image
 import mmret_tf as mm
 from mmret_tf.data import load, load_pairs
 from mmret_tf.data.decoders.image import load_image
+from mmret_tf.data.decoders.pictures import encode_png
+from mmret_tf.data.readers.packed import parquet_pictures
+from mmret_tf.data.readers.packed.parquet_pictures import ParquetSource
 
 
 def png(level=128):
@@ -134,11 +139,7 @@ def test_unusual_columns(columns, form, captions, tmp_path):
     [
         ({"a": [1], "b": [2]}, {}, "no column of images or captions among a, b: name them with"),
         ({"image": [png()]}, {"image_column": "x"}, "no column of images .* among image: name"),
-        (
-            {"image": [[1, 2]], "text": ["x"]},
-            {},
-            "column image must hold .* it holds list",
-        ),
+        ({"image": [[1, 2]], "text": ["x"]}, {}, "column image must hold .* it holds list"),
         ({"image": [png()]}, {"separator": ";"}, "separator does not apply to"),
         ({"image": pyarrow.array([], pyarrow.binary())}, {}, "nothing usable in .*0 entries"),
     ],
@@ -173,7 +174,7 @@ def test_a_text_that_is_not_utf_8_costs_its_row_alone(tmp_path):
     assert [place for place, _ in items.quarantined] == ["0.parquet row 1"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "empty", "outside", "folder"])
+@pytest.mark.parametrize("damage", ["cut", "text", "empty", "outside", "folder", "pipe"])
 def test_a_damaged_file_does_not_cost_the_others(damage, tmp_path):
     folder = tmp_path / "photos"
     good = write_table(folder / "b.parquet", image=[png()], caption=["good"])
@@ -182,13 +183,16 @@ def test_a_damaged_file_does_not_cost_the_others(damage, tmp_path):
         bad.symlink_to(write_table(tmp_path / "c.parquet", image=[png()], caption=["x"]))
     elif damage == "folder":
         bad.mkdir()
+    elif damage == "pipe":
+        os.mkfifo(bad)
     else:
         contents = {"cut": good.read_bytes()[:-9], "text": b"not parquet at all", "empty": b""}
         bad.write_bytes(contents[damage])
     items = load_quietly(folder, loader=load)
     assert items.ids == ["b.parquet/0"]
     ((place, reason),) = items.quarantined
-    reasons = {"outside": "leads outside the collection", "folder": "not a regular file"}
+    reasons = dict.fromkeys(("folder", "pipe"), "not a regular file")
+    reasons["outside"] = "leads outside the collection"
     assert place == "a.parquet"
     assert reason.startswith(reasons.get(damage, "not a whole Parquet file: "))
 
@@ -211,6 +215,27 @@ def test_bytes_that_are_changed_at_random_never_give_another_error(tmp_path):
         except ValueError as error:
             assert "nothing usable" in str(error)
     assert 0 < loaded < 60
+
+
+def test_loading_does_not_hold_the_pictures(tmp_path, monkeypatch):
+    held, read = [], ParquetSource.read
+
+    def counted(source):
+        held.append(pyarrow.total_allocated_bytes())
+        return read(source)
+
+    monkeypatch.setattr(parquet_pictures, "KEPT_BYTES", 2**20)
+    monkeypatch.setattr(ParquetSource, "read", counted)
+    pixels = np.random.default_rng(0).integers(0, 256, (160, 200, 200, 3), np.uint8)
+    pictures = [encode_png(each) for each in pixels]
+    file = write_table(tmp_path / "a.parquet", 10, image=pictures, caption=["x"] * 160)
+    before = pyarrow.total_allocated_bytes()
+    tracemalloc.start()
+    items = load(file)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert file.stat().st_size > 19e6 and most < 4e6 and max(held) - before < 10e6
+    assert first_pictures(items) == pictures
 
 
 def test_without_pyarrow_it_says_what_to_install(tmp_path, monkeypatch):

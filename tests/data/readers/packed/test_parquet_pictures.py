@@ -110,9 +110,8 @@ def test_a_file_that_is_gone_is_a_value_error(sources):
 
 def test_loading_decodes_each_row_group_once(tmp_path, decoded, monkeypatch):
     monkeypatch.setattr(module, "KEPT_BYTES", 2000)
-    table = pyarrow.table(
-        {"image": [encode_png([[row]]) for row in range(90)], "caption": ["x"] * 90}
-    )
+    image = [encode_png([[row]]) for row in range(90)]
+    table = pyarrow.table({"image": image, "caption": ["x"] * 90})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=30)
     assert len(load(tmp_path)) == 90
     assert sorted(set(decoded)) == [0, 1, 2] and len(decoded) <= 6  # threads overtake each other
