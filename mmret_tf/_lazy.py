@@ -39,10 +39,12 @@ def attach(
 
 
 def import_modules(package: str) -> None:
-    """Import every module of a package, so that the subclasses that they define are found.
+    """Import every module of a package and of its folders, so that their subclasses are found.
 
     Args:
         package: Its full name.
     """
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         importlib.import_module(f"{package}.{module.name}")
+        if module.ispkg:
+            import_modules(f"{package}.{module.name}")

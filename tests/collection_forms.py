@@ -19,6 +19,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import tensorflow as tf
 from PIL import Image
 
@@ -138,6 +139,41 @@ def in_memory(folder, rows):
     return tf.data.Dataset.from_tensor_slices(columns)
 
 
+def parquet(folder, rows):
+    """Parquet as Hugging Face has it, a file for each split, row groups of seven"""
+    shutil.rmtree(folder)
+    (folder / "data").mkdir(parents=True)
+    for split in SPLITS:
+        of_split = [row for row in rows if row[3] == split]
+        images = [{"bytes": content, "path": Path(name).name} for name, content, *_ in of_split]
+        table = pyarrow.table({"image": images, "caption": [c for _, _, c, _ in of_split]})
+        file = folder / "data" / f"{split}-00000-of-00001.parquet"
+        pyarrow.parquet.write_table(table, file, row_group_size=7)
+
+
+def tf_records(folder, rows):
+    """TFRecord, a file for each split, named as by TensorFlow Datasets"""
+    shutil.rmtree(folder)
+    folder.mkdir()
+    for split in SPLITS:
+        file = folder / f"mine-{split}.tfrecord-00000-of-00001"
+        with tf.io.TFRecordWriter(str(file)) as writer:
+            for name, content, captions, _ in (row for row in rows if row[3] == split):
+                writer.write(make_example(image=content, caption=captions, id=name))
+
+
+def make_example(**features):
+    """A serialized `tf.train.Example` of bytes, texts and numbers, or lists of them."""
+    example = tf.train.Example()
+    for name, values in features.items():
+        feature = example.features.feature[name]
+        for value in values if isinstance(values, list) else [values]:
+            value = value.encode() if isinstance(value, str) else value
+            kind = {bytes: feature.bytes_list, int: feature.int64_list}
+            kind.get(type(value), feature.float_list).value.append(value)
+    return example.SerializeToString()
+
+
 def karpathy(folder, rows):
     """Karpathy's dataset_*.json"""
     images = [
@@ -228,6 +264,8 @@ FORMS = {
     "aic-icc": (ai_challenger, {}),
     "text": (text_beside, {}),
     "shards": (shards, {}),
+    "parquet": (parquet, {}),
+    "tfrecord": (tf_records, {}),
     "tf.data": (in_memory, {}),
 }
 

@@ -15,7 +15,7 @@ from mmret_tf.data.collection import Collection
 from mmret_tf.data.drawn.scene_files import cached_scenes
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.pairs import Pairs
-from mmret_tf.data.readers.memory import read_dataset
+from mmret_tf.data.readers.packed.memory import read_dataset
 from mmret_tf.data.readers.reader import read_layout
 from mmret_tf.data.readers.reading import Reading, Record, TableForm
 from mmret_tf.data.splits import count_splits, normal_split
@@ -55,6 +55,10 @@ def load(
     - Any other `.csv` or `.tsv`, if it is the only one, or one for each split.
     - WebDataset: `.tar` files, read where they are. `source` may name some of them, with ranges
       of numbers: `shards/{000000..000123}.tar`.
+    - Parquet: `.parquet` files with pictures, or paths of pictures, as Hugging Face distributes
+      them. Needs pyarrow: `pip install "mmret_tf[parquet]"`.
+    - TFRecord: `.tfrecord` files of `tf.train.Example` with the features image (or image/encoded)
+      and caption.
     - `a.jpg` and `a.txt`, a caption a line, in any subfolder.
     - Pictures alone, in any subfolder: items without captions. Folders of one depth are classes,
       with their name as the attribute "label".
@@ -73,7 +77,8 @@ def load(
         check: Whether each file is decoded once. Otherwise loading is quick, and damaged files
             stay until `Collection.checked` or training sets them aside.
         form: How to read a table: "image_column", "caption_column" ("label" makes the class of a
-            picture its caption), "separator" and "encoding", see `TableForm`.
+            picture its caption), "separator" and "encoding", see `TableForm`. The first two apply
+            to Parquet and TFRecord as well.
 
     Returns:
         A `Collection`.

@@ -4,6 +4,7 @@ import abc
 import functools
 import hashlib
 import os
+import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from mmret_tf._machine import cores
+
+# The name of a range of bytes in a TFRecord file.
+BYTES_PART = re.compile(r"record-\d+/bytes-(\d{1,18})-(\d{1,18})")
 
 
 class Source(abc.ABC):
@@ -90,7 +94,7 @@ class FileSource(Source):
         return self.path.stat().st_size
 
     def stamp(self) -> tuple[int, int] | None:
-        return _stamp(self.path)
+        return stamp_of(self.path)
 
     def read(self) -> bytes:
         try:
@@ -132,7 +136,7 @@ class RangeSource(Source):
         return self.length
 
     def stamp(self) -> tuple[int, int] | None:
-        return _stamp(self.path)
+        return stamp_of(self.path)
 
     def read(self) -> bytes:
         try:
@@ -146,8 +150,12 @@ class RangeSource(Source):
         return content
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """See `Source.stamp`."""
+def stamp_of(path: Path) -> tuple[int, int] | None:
+    """`Source.stamp` of content in a file.
+
+    Args:
+        path: The file.
+    """
     try:
         found = path.stat()
     except OSError:
@@ -174,17 +182,26 @@ def tar_members(path: Path) -> Iterator[RangeSource]:
         raise ValueError(f"{path}: not a whole, uncompressed tar file: {error}") from None
 
 
-def member_of_archive(path: Path) -> RangeSource:
-    """The source whose record is this path: `shard.tar/member`.
+def member_of_archive(path: Path) -> Source:
+    """The source whose record is this path, as in `shard.tar/member`.
 
     Raises:
-        ValueError: No parent of the path is a tar file, or it has no such member.
+        ValueError: No parent of the path is a packed file, or it has no such member.
     """
     archive = next((each for each in path.parents if each.is_file()), None)
     if archive is None:
-        raise ValueError(f"{path}: none of its folders is a folder or a tar file")
+        raise ValueError(f"{path}: none of its folders is a folder or a packed file")
+    name = path.relative_to(archive).as_posix()
     size, changed = archive.stat().st_size, archive.stat().st_mtime_ns
-    found = _members(archive, size, changed).get(path.relative_to(archive).as_posix())
+    if archive.suffix == ".parquet":
+        from mmret_tf.data.readers.packed.parquet_pictures import parquet_source
+
+        return parquet_source(archive, name)
+    if ".tfrecord" in archive.name and (part := BYTES_PART.fullmatch(name)):
+        first, last = map(int, part.groups())
+        if first <= last < size:
+            return RangeSource(archive, name, first, last - first + 1)
+    found = _members(archive, size, changed).get(name)
     if found is None:
         raise ValueError(f"{path}: {archive.name} has no such member")
     return found

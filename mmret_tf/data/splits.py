@@ -4,6 +4,7 @@ All loaders share it, so no item is in the training split once and in the test s
 """
 
 import hashlib
+import re
 from collections import Counter
 
 SPLITS = ("train", "dev", "test")
@@ -38,6 +39,19 @@ def split_of_path(path: str) -> str | None:
     """
     *folders, _ = path.removeprefix("data/").split("/")
     return normal_split(folders[0]) if folders and is_split(folders[0]) else None
+
+
+def split_of_file(name: str) -> str | None:
+    """The split with which the name of a file begins or ends, numbers and suffix aside.
+
+    >>> split_of_file("train-00000-of-00002.parquet"), split_of_file("photos_val.tfrecord")
+    ('train', 'dev')
+    >>> split_of_file("0001.tar")
+    """
+    stem = re.sub(r"-\d+-of-\d+", "", name.lower().split(".")[0])
+    words = re.findall("[a-z]+", stem)
+    ends = (*words[:1], *words[-1:])
+    return next((normal_split(word) for word in ends if is_split(word)), None)
 
 
 def hash_split(record_id: str) -> str:

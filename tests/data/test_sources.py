@@ -89,5 +89,5 @@ def test_any_kind_of_source_can_be_in_a_collection():
 
 
 def test_a_path_below_what_is_no_folder_is_a_value_error():
-    with pytest.raises(ValueError, match="none of its folders is a folder or a tar file"):
+    with pytest.raises(ValueError, match="none of its folders is a folder or a packed file"):
         FileSource(Path("/dev/null/a.png")).read()

@@ -1,1 +1,4 @@
-"""Readers (读取): a file for each family of layouts; `reader` is their interface."""
+"""Readers (读取): a file for each family of layouts; `reader` is their interface.
+
+Readers of rows that hold pictures are in `packed/`.
+"""

@@ -21,7 +21,7 @@ LAYOUTS = (
     "with a column of images and one of captions, Flickr8k-CN, Flickr30k-CN, COCO-CN, AIC-ICC, "
     "dataset_*.json (Karpathy), captions_*.json or annotations/captions_*.json (MS-COCO), "
     "captions.txt or Flickr8k.token.txt (Flickr8k, images in Images/), .tar shards (WebDataset), "
-    "pairs of a.jpg and a.txt, pictures alone"
+    ".parquet files, .tfrecord files, pairs of a.jpg and a.txt, pictures alone"
 )
 
 

@@ -32,10 +32,13 @@ MAX_CAPTIONS_BYTES = 2**30
 
 # Names of columns by which images and captions are found, in the order of preference.
 IMAGE_COLUMNS = (
-    *("image", "file_name", "filename", "filepath", "file_path", "image_name", "image_path"),
-    *("image_file", "img", "path", "file"),
+    *("image", "image/encoded", "file_name", "filename", "filepath", "file_path"),
+    *("image_name", "image_path", "image_file", "img", "path", "file"),
 )
-CAPTION_COLUMNS = ("caption", "captions", "text", "title", "comment", "description", "sentence")
+CAPTION_COLUMNS = (
+    *("caption", "captions", "image/caption", "captions/text", "text", "title", "comment"),
+    *("description", "sentence"),
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class TableForm:
     """The form of a table, where it is unusual; what is left out is found by itself.
 
     Args:
-        image_column: Column of the image's file in a table.
+        image_column: Column of the images, or of their files, in a table.
         caption_column: Column of the captions in a table; "label" for folders of classes.
         separator: Separator of a table: a comma, a semicolon, a tab ("tab") or |.
         encoding: Encoding of captions files, such as gbk; by default UTF-8, or UTF-16 if its mark
@@ -191,11 +194,23 @@ class Reading:
         for text in texts:
             with self.set_aside(place, record.id):
                 if not isinstance(text, str):
-                    raise ValueError(f"a caption must be a string, got {json.dumps(text)[:40]}")
+                    got = json.dumps(text, default=repr)[:40]
+                    raise ValueError(f"a caption must be a string, got {got}")
                 if not text.strip():
                     raise ValueError("empty caption")
                 text.encode()  # fails if it is not valid Unicode
                 record.sources.setdefault(modality, []).append(text.strip())
+
+    def may_open(self, file: Path) -> bool:
+        """Whether a packed file is a regular file in the folder; it is set aside otherwise."""
+        name = os.path.relpath(file, self.folder)
+        with self.set_aside(name):
+            if not is_inside(self.folder, name):
+                raise ValueError("leads outside the collection")
+            if not file.is_file():  # a pipe, say, would wait for a writer
+                raise ValueError("not a regular file")
+            return True
+        return False
 
     def read_bytes(self, file: Path) -> bytes:
         """Content of a captions file in UTF-8: a regular file in the folder, not above a limit."""
@@ -256,8 +271,13 @@ def get_field(row: object, key: str, kind: type | tuple[type, ...], default: Any
 
 def chosen_columns(form: TableForm, columns: Sequence[str]) -> tuple[str | None, str | None]:
     """The columns of images and of captions among some; `None` for one that there is not."""
-    image = _first(columns, [form.image_column.lower()] if form.image_column else IMAGE_COLUMNS)
+    image = image_column(form, columns)
     return image, caption_column(form, [name for name in columns if name != image])
+
+
+def image_column(form: TableForm, columns: Sequence[str]) -> str | None:
+    """The column of images among some, or `None`."""
+    return _first(columns, [form.image_column.lower()] if form.image_column else IMAGE_COLUMNS)
 
 
 def caption_column(form: TableForm, columns: Sequence[str]) -> str | None:

@@ -13,7 +13,7 @@ from mmret_tf.training.config import FORM
 
 NAMES = ["JsonLines", "ImageFolder", "Csv", "ChineseCaptions", "AiChallenger", "Karpathy", "Coco"]
 NAMES += ["Flickr8k", "AnyTable"]
-NAMES += ["Shards", "TextBeside", "Pictures"]
+NAMES += ["Shards", "Parquet", "TfRecords", "TextBeside", "Pictures"]
 
 
 @pytest.fixture

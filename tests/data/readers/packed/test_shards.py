@@ -13,7 +13,7 @@ from PIL import Image
 import mmret_tf as mm
 from mmret_tf.data import load, load_pairs
 from mmret_tf.data.decoders.image import load_image
-from mmret_tf.data.readers import shards as module
+from mmret_tf.data.readers.packed import shards as module
 
 COLOURS = ("red", "blue", "black", "lime")
 

@@ -1,7 +1,6 @@
 """WebDataset: shards of tar files, which stay packed; members of one name are an item."""
 
 import json
-import re
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ from mmret_tf.data.readers.reading import (
     Record,
     TableForm,
     caption_column,
-    is_inside,
 )
 from mmret_tf.data.sources import RangeSource, tar_members
-from mmret_tf.data.splits import is_split
+from mmret_tf.data.splits import split_of_file
 
 TEXTS = ("txt", "text", "caption")
 
@@ -42,15 +40,14 @@ class Shards(Reader):
 
     def read(self, reading: Reading, file: Path) -> None:
         reading.base = None
+        if not reading.may_open(file):
+            return
         shard = file.relative_to(reading.folder).as_posix()
-        prefix = re.match(r"[a-z]*", file.name.lower())[0]
+        split = split_of_file(file.name)
         with reading.set_aside(shard):
-            if not is_inside(reading.folder, shard):
-                raise ValueError("leads outside the collection")
             for key, members in groupby(tar_members(file), lambda each: _apart(each.member)[0]):
                 name = f"{shard}/{key}"
-                record = Record(name, {}, name)
-                record.set_split(prefix if is_split(prefix) else None)
+                record = Record(name, {}, name, split)
                 for member in members:
                     with reading.set_aside(f"{shard}/{member.member}", record.id):
                         _add_member(reading, record, shard, member)

@@ -82,11 +82,12 @@ def test_what_is_not_text_costs_neither_the_row_nor_the_others():
     cut = Image.open(io.BytesIO(png()[:-30]))  # decoded when it is used, as Hugging Face has it
     rows = [{"image": RED, "text": "red", "mask": b"\xff\xfe"}, {"image": cut, "text": "x"}]
     rows += [{"image": RED, "text": "x", "split": 3}, {"image": RED, "words": "x"}]
+    rows += [{"image": RED, "text": b"caf\xe9"}]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         items = Collection.from_dataset(rows, caption_column="text")
     assert items.ids == ["0"] and items.attributes == [{}]
-    assert [place for place, _ in items.quarantined] == ["row 1", "row 2", "row 3"]
+    assert [place for place, _ in items.quarantined] == ["row 1", "row 2", "row 3", "row 4"]
 
 
 def test_it_is_trained_on_and_embedded(model, tmp_path):
