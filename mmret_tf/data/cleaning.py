@@ -15,7 +15,8 @@ from mmret_tf._machine import cores
 from mmret_tf.data.items import source_ids
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.progress import Progress
-from mmret_tf.data.readers.reading import Problem, Reading, Record, files_below, is_inside
+from mmret_tf.data.readers.paths import files_below, is_inside
+from mmret_tf.data.readers.reading import Problem, Reading, Record
 from mmret_tf.data.sources import Source
 from mmret_tf.data.splits import hash_split
 

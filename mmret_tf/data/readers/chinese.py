@@ -10,15 +10,9 @@ import re
 from pathlib import Path
 from posixpath import join
 
+from mmret_tf.data.readers.paths import find_file
 from mmret_tf.data.readers.reader import Reader, all_readers
-from mmret_tf.data.readers.reading import (
-    USUAL_FORM,
-    Reading,
-    Record,
-    TableForm,
-    find_file,
-    get_field,
-)
+from mmret_tf.data.readers.reading import USUAL_FORM, Reading, Record, TableForm, get_field
 
 # "name.jpg#zhc#0 caption", "name#0<tab>caption", "name#zhb:0 caption".
 LINE = re.compile(r"(\S+?)#(?:[a-z]+[#:])?\d+\s+(\S.*)", re.DOTALL)

@@ -6,15 +6,9 @@ from pathlib import Path
 from posixpath import basename, dirname
 
 from mmret_tf.data.decoders.pictures import SUFFIXES
+from mmret_tf.data.readers.paths import files_below
 from mmret_tf.data.readers.reader import Reader
-from mmret_tf.data.readers.reading import (
-    USUAL_FORM,
-    Problem,
-    Reading,
-    Record,
-    TableForm,
-    files_below,
-)
+from mmret_tf.data.readers.reading import USUAL_FORM, Problem, Reading, Record, TableForm
 from mmret_tf.data.splits import split_of_path
 
 # The attribute that holds the class of a picture, as Hugging Face's `imagefolder` has it.

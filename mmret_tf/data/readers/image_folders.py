@@ -7,15 +7,9 @@ from pathlib import Path
 from posixpath import join
 from typing import Any
 
+from mmret_tf.data.readers.paths import find_file
 from mmret_tf.data.readers.reader import Reader
-from mmret_tf.data.readers.reading import (
-    USUAL_FORM,
-    Reading,
-    Record,
-    TableForm,
-    caption_column,
-    find_file,
-)
+from mmret_tf.data.readers.reading import USUAL_FORM, Reading, Record, TableForm, caption_column
 from mmret_tf.data.readers.tables import table_rows
 from mmret_tf.data.splits import split_of_path
 

@@ -6,15 +6,9 @@ from pathlib import Path
 from posixpath import join
 
 from mmret_tf.data.modalities import get_modality
+from mmret_tf.data.readers.paths import IMAGE_FOLDERS, find_file, relative_name
 from mmret_tf.data.readers.reader import Reader
-from mmret_tf.data.readers.reading import (
-    IMAGE_FOLDERS,
-    Reading,
-    Record,
-    find_file,
-    get_field,
-    relative_name,
-)
+from mmret_tf.data.readers.reading import Reading, Record, get_field
 
 
 class JsonLines(Reader):

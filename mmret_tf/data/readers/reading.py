@@ -12,19 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from posixpath import join, normpath
 from typing import Any, NamedTuple
-from unicodedata import normalize
 
 from mmret_tf.data.modalities import get_modality
+from mmret_tf.data.readers.paths import IMAGE_FOLDERS, find_file, is_inside, relative_name
 from mmret_tf.data.sources import FileSource, Source
 from mmret_tf.data.splits import normal_split
-
-# Folders of images beside captions files, as collections are distributed.
-IMAGE_FOLDERS = (
-    *("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset"),
-    *("flickr30k-images", "flickr30k_images"),
-)
 
 # Captions files are read whole; all captions of MS-COCO take 0.1 GiB.
 MAX_CAPTIONS_BYTES = 2**30
@@ -290,52 +283,6 @@ def _first(columns: Sequence[str], names: Sequence[str]) -> str | None:
     """The first of some names that a column has, upper and lower case aside."""
     spelled = {column.lower(): column for column in reversed(columns)}
     return next((spelled[name] for name in names if name in spelled), None)
-
-
-def is_inside(folder: Path, path: str) -> bool:
-    """Whether a path relative to `folder` stays in it, links followed."""
-    root = os.path.realpath(folder)
-    try:
-        real = os.path.realpath(os.path.join(root, path))
-    except ValueError:  # a zero byte in the name
-        return False
-    return not os.path.isabs(path) and os.path.commonpath([root, real]) == root
-
-
-def relative_name(folder: Path, name: str) -> str:
-    """The name of a file as a row has it; an absolute one in the folder, relative to the folder."""
-    name = name.strip()
-    if os.path.isabs(name) and is_inside(folder, relative := os.path.relpath(name, folder)):
-        return Path(relative).as_posix()
-    return normpath(name)
-
-
-def find_file(folder: Path, name: str, places: tuple[str, ...] = (".",)) -> str:
-    """The path of the file that a row names; in the first of the places, if it is in none.
-
-    Other spellings are tried as well: with `\\` for "/", as Windows has it, and with accents apart
-    (NFD) or composed (NFC), as macOS and captions files differ.
-
-    Args:
-        folder: The collection.
-        name: Name of the file.
-        places: Folders in which it may be.
-    """
-    name = relative_name(folder, name)
-    spellings = [name, name.replace("\\", "/")]
-    spellings += [normalize(form, each) for form in ("NFC", "NFD") for each in spellings]
-    paths = [normpath(join(place, each)) for place in places for each in dict.fromkeys(spellings)]
-    return next((path for path in paths if os.path.isfile(join(folder, path))), paths[0])
-
-
-def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
-    """Names of the files with such a suffix below a folder, sorted; hidden ones are skipped."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")
-        place = Path(parent).relative_to(folder).as_posix()
-        for name in sorted(names):
-            if name.lower().endswith(suffixes) and not name.startswith("."):
-                yield normpath(join(place, name))
 
 
 def _reason(error: Exception) -> str:

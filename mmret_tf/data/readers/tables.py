@@ -6,14 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from mmret_tf.data.readers.paths import IMAGE_FOLDERS
 from mmret_tf.data.readers.reader import Reader
-from mmret_tf.data.readers.reading import (
-    IMAGE_FOLDERS,
-    USUAL_FORM,
-    Reading,
-    TableForm,
-    chosen_columns,
-)
+from mmret_tf.data.readers.reading import USUAL_FORM, Reading, TableForm, chosen_columns
 from mmret_tf.data.splits import is_split
 
 SEPARATORS = {"comma": ",", "tab": "\t", "semicolon": ";", "bar": "|"}

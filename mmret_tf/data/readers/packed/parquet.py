@@ -13,8 +13,9 @@ from mmret_tf.data.readers.packed.parquet_pictures import (
     open_parquet,
 )
 from mmret_tf.data.readers.packed.rows import add_item, required_columns
+from mmret_tf.data.readers.paths import find_file
 from mmret_tf.data.readers.reader import Reader
-from mmret_tf.data.readers.reading import USUAL_FORM, Reading, Record, TableForm, find_file
+from mmret_tf.data.readers.reading import USUAL_FORM, Reading, Record, TableForm
 from mmret_tf.data.sources import Source
 from mmret_tf.data.splits import split_of_file
 
