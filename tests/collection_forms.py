@@ -1,10 +1,10 @@
 """The same drawn scenes in every form of a collection that can be read.
 
-    python tests/collection_forms.py --size 500
+    python tests/collection_forms.py --size 500 --folder forms
 
-Writes each form into a folder of its own, loads it, and compares its items, splits and first
-training batches with those of the first form, bit for bit. Prints a line for each form, and exits
-with 1 if one differs.
+Writes each form into a folder of its own in `forms`, which must not exist yet; loads it; and
+compares its items, splits and first training batches with those of the first form, bit for bit.
+Prints a line for each form, and exits with 1 if one differs. Without --folder nothing is kept.
 """
 
 import argparse
@@ -255,7 +255,7 @@ FORMS = {
         {"image_column": "图片", "caption_column": "说明", "encoding": "gb18030"},
     ),
     "imagefolder": (image_folder, {}),
-    "imagefolder, csv": (image_folder_csv, {}),
+    "imagefolder-csv": (image_folder_csv, {}),
     "karpathy": (karpathy, {}),
     "coco": (coco, {}),
     "flickr8k": (flickr8k, {}),
@@ -306,17 +306,22 @@ def difference(one, other):
     return ""
 
 
-def main(size, names=tuple(FORMS)):
-    """Print how many items each form has; return the forms that differ from the first."""
+def main(size, folder):
+    """Print how many items each form has; return the forms that differ from the first.
+
+    Args:
+        size: Number of scenes.
+        folder: Folder of the forms.
+    """
     from conftest import make_model, make_text
 
     rows = make_rows(size)
     model = make_model(make_text([caption for row in rows for caption in row[2]], length=12))
     wrong, first = [], None
-    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        for name in names:
-            pairs = make_form(name, Path(temporary, name), rows)
+        for name in FORMS:
+            pairs = make_form(name, folder / name, rows)
             found = content(pairs, model)
             first = first or found
             differs = difference(first, found)
@@ -328,4 +333,7 @@ def main(size, names=tuple(FORMS)):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=500)
-    sys.exit(bool(main(parser.parse_args().size)))
+    parser.add_argument("--folder", type=Path, help="where to keep the forms")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        sys.exit(bool(main(options.size, options.folder or Path(temporary))))

@@ -149,7 +149,7 @@ def test_a_split_without_a_usable_file_says_so(tmp_path):
         load_quietly(tmp_path, split="test")
 
 
-def test_every_form_of_a_collection_gives_the_same_items_and_batches(capsys):
+def test_every_form_of_a_collection_gives_the_same_items_and_batches(capsys, tmp_path):
     """With more scenes by the script itself."""
-    assert collection_forms.main(size=12) == []
+    assert collection_forms.main(12, tmp_path) == []
     assert capsys.readouterr().out.count("alike") == len(collection_forms.FORMS)
