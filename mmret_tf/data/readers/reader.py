@@ -29,6 +29,9 @@ LAYOUTS = (
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MOST_FILES = 2**20
 
+# A folder in the pattern of a captions file that has a name of its own.
+NAMED_FOLDER = re.compile(r"[^*/]/")
+
 
 class Reader(abc.ABC):
     """Reads one family of layouts. Direct subclasses are found automatically.
@@ -155,14 +158,17 @@ def _hint(names: list[str]) -> str:
 
 
 def _reader_of_file(file: Path) -> tuple[type[Reader], Path]:
-    """The reader of a captions file that was named directly, and the collection's folder."""
-    folder, names = file.parent, [file.name]
-    if file.suffix == ".jsonl":  # the suffix is enough
-        names.append("captions.jsonl")
-    if fnmatchcase(file.name, "captions_*.json") and folder.name == "annotations":
-        folder, names = folder.parent, [f"annotations/{file.name}"]
-    for name in names:
-        for reader in all_readers():
+    """The reader of a captions file that was named directly, and the collection's folder: that of
+    the file, or the one above `annotations/` and the like."""
+    readers = all_readers()
+    for reader in readers:
+        for known in filter(NAMED_FOLDER.search, reader.names):
+            depth = known.count("/")
+            if fnmatchcase("/".join(file.parts[-depth - 1 :]), known):
+                return reader, file.parents[depth]
+    # The suffix of a file of JSON lines is enough.
+    for name in (file.name, *(["captions.jsonl"] if file.suffix == ".jsonl" else [])):
+        for reader in readers:
             if any(fnmatchcase(name, known) for known in reader.names):
-                return reader, folder
+                return reader, file.parent
     raise ValueError(f"{file} has none of the layouts known: {LAYOUTS}{_hint([file.name])}")

@@ -95,6 +95,17 @@ def test_files_in_annotations_belong_to_the_folder_above(tmp_path):
     assert reading.records[0].split == "dev"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["data/flickr8kzhc.caption.txt", "f30k/TextData/seg.flickr30kzhb.caption.txt"],
+)
+def test_folders_of_captions_belong_to_the_folder_above(name, tmp_path):
+    draw(tmp_path / "Images" / "a.jpg")
+    reading = read_layout(write(tmp_path / name, "a.jpg#zhc#0 一只狗"))
+    assert reading.folder == tmp_path
+    assert reading.records[0].sources == {"image": ["Images/a.jpg"], "text": ["一只狗"]}
+
+
 def test_a_hash_splits_only_collections_without_splits(tmp_path):
     write_jsonl(tmp_path, {"id": "2.jpg", "caption": "x"}, {"id": "12.jpg", "caption": "x"})
     reading = read_layout(tmp_path)
