@@ -19,7 +19,7 @@ from forging import outcome_of
 from PIL import Image
 
 from mmret_tf import cli
-from mmret_tf.cli import common, galleries, serving
+from mmret_tf.cli import common, galleries, models, serving
 from mmret_tf.ranking import EmbeddingStore, Run
 from mmret_tf.ranking.embedding_store import DTYPES
 from mmret_tf.training import trainer
@@ -295,7 +295,7 @@ def given(monkeypatch):
         return {"is_interrupted": True, "best_epoch": 3, "quarantined": [], "captions_cut": 2}
 
     monkeypatch.setattr(trainer, "train", note)
-    monkeypatch.setattr(cli, "_build_index", lambda run: None)
+    monkeypatch.setattr(models, "build_index", lambda run: None)
     return configs
 
 
