@@ -150,6 +150,7 @@ def test_a_split_without_a_usable_file_says_so(tmp_path):
 
 
 def test_every_form_of_a_collection_gives_the_same_items_and_batches(capsys, tmp_path):
-    """With more scenes by the script itself."""
-    assert collection_forms.main(12, tmp_path) == []
+    """With more scenes, and the batches of all forms, by the script itself."""
+    one_a_kind_of_source = ("captions.csv", "shards", "parquet", "tf.data")
+    assert collection_forms.main(12, tmp_path, one_a_kind_of_source) == []
     assert capsys.readouterr().out.count("alike") == len(collection_forms.FORMS)

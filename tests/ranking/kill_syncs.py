@@ -2,7 +2,7 @@
 
     python tests/ranking/kill_syncs.py FOLDER --kills 50
 
-Before each kill some of 300 pictures are added, removed, painted over, renamed and damaged. After
+Before each kill some of 100 pictures are added, removed, painted over, renamed and damaged. After
 it, what can be opened must be the whole old gallery or the whole new one. After one more call
 store, index and folder must agree, and a search must find what an exact index finds that was built
 from nothing. Prints how often the old and the new gallery were found, and the number of steps.
@@ -35,7 +35,7 @@ from mmret_tf.ranking.run import Run
 from mmret_tf.ranking.sync import sync_gallery
 
 DIM = 8
-N_PICTURES = 300
+N_PICTURES = 100
 KILLED = 9  # exit status
 
 
