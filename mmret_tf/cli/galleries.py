@@ -83,9 +83,9 @@ def sync(
     model = run.load_model()
     items = mm.load(data, split, check=False, **given(form))
 
-    def encoder_for(store: "mm.EmbeddingStore | None") -> "mm.models.Encoder":
+    def encoder_for(store: "mm.EmbeddingStore | None", checked) -> "mm.models.Encoder":
         if store is None or store.fingerprint != model.fingerprint:
-            return _new_encoder(run, model, items.checked(), compressed=False)
+            return _new_encoder(run, model, checked, compressed=False)
         if store.form in ("int8", "float16"):
             return mm.scale.CompressedEncoder.load(run.compressed, model)
         return mm.scale.bfloat16_encoder(model) if store.form == "bfloat16" else model

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import tarfile
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,10 +19,14 @@ from mmret_tf._machine import cores
 BYTES_PART = re.compile(r"record-\d+/bytes-(\d{1,18})-(\d{1,18})")
 
 
+# Two changes of a file within this time, in nanoseconds, may leave the same time behind.
+FRESH_NS = 2 * 10**9
+
+
 class Source(abc.ABC):
     """One picture, text or other content, with a name and an identity; read only when needed."""
 
-    __slots__ = ("_identity",)  # a collection may have millions
+    __slots__ = ("_identity", "_identity_stamp")  # a collection may have millions
 
     @property
     @abc.abstractmethod
@@ -43,17 +48,34 @@ class Source(abc.ABC):
     @property
     def identity(self) -> str:
         """SHA-256 of the content, 64 hexadecimal digits; computed once."""
-        if not hasattr(self, "_identity"):
-            self.remember(hashlib.sha256(self.read()).hexdigest())
+        if not self.is_identified:
+            before, now = self.stamp(), time.time_ns()
+            identity = hashlib.sha256(self.read()).hexdigest()
+            is_settled = before is not None and before[1] < now - FRESH_NS
+            self.remember(identity, before if is_settled else None)
         return self._identity
 
-    def remember(self, identity: str) -> None:
-        """Take the identity as known, so that it need not be computed.
+    @property
+    def is_identified(self) -> bool:
+        """Whether the identity is known, so that nothing is read for it."""
+        return hasattr(self, "_identity")
+
+    @property
+    def identity_stamp(self) -> tuple[int, int] | None:
+        """The stamp of the content that has the identity; `None` if there is none, or if the file
+        had just changed, and so may have changed again without another stamp."""
+        self.identity  # noqa: B018  is computed with it
+        return self._identity_stamp
+
+    def remember(self, identity: str, stamp: tuple[int, int] | None) -> None:
+        """Take the identity as known.
 
         Args:
             identity: What `identity` is to be.
+            stamp: What `identity_stamp` is to be.
         """
         object.__setattr__(self, "_identity", identity)  # subclasses are frozen
+        object.__setattr__(self, "_identity_stamp", stamp)
 
     def stamp(self) -> tuple[int, int] | None:
         """Size in bytes and time of the last change in nanoseconds of the file that holds the
@@ -259,6 +281,6 @@ def identities(sources: Iterable[Source]) -> list[str]:
     """Content digests of many sources; those that are not known yet are read in several threads."""
     sources = list(sources)
     with ThreadPoolExecutor(cores()) as pool:
-        unknown = [source for source in sources if not hasattr(source, "_identity")]
+        unknown = [source for source in sources if not source.is_identified]
         list(pool.map(lambda source: source.identity, unknown))
     return [source.identity for source in sources]

@@ -8,8 +8,7 @@ import functools
 import hashlib
 import json
 import os
-import time
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,6 @@ FORMAT = "mmret_tf embeddings"
 VERSION = 3
 
 DTYPES = ("float32", "float16", "int8")
-
-# Two changes of a file within this time may leave the same time behind.
-FRESH_NS = 2 * 10**9
 
 MADE_BY = ("fingerprint", "form", "recipe", "dtype")
 
@@ -196,7 +192,7 @@ class EmbeddingStore:
     @functools.cached_property
     def files(self) -> list[dict[str, list[list]]]:
         """For each item, `[SHA-256, size, time of the last change]` of its files, by modality; the
-        last two as by `Source.stamp`, or `None`. ValueError if `files.jsonl` is damaged."""
+        last two are `Source.identity_stamp`. ValueError if `files.jsonl` is damaged."""
         files = _json_lines(self.directory / "files.jsonl")
         try:
             entries = [entry for each in files for group in each.values() for entry in group]
@@ -218,19 +214,14 @@ def _files(collection: Collection) -> list[dict[str, list[list]]]:
     found: list[dict[str, list[list]]] = [{} for _ in collection.ids]
     for name, of_items in collection.sources.items():
         if get_modality(name).is_file:
-            sources = list(chain(*of_items))
-            stamps = [_settled(each.stamp()) for each in sources]  # before the content is read
-            entries = zip(identities(sources), stamps, strict=True)
+            identities(chain(*of_items))  # in several threads
             for files, each in zip(found, of_items, strict=True):
                 if each:
-                    files[name] = [[key, *stamp] for key, stamp in islice(entries, len(each))]
+                    files[name] = [
+                        [source.identity, *(source.identity_stamp or (None, None))]
+                        for source in each
+                    ]
     return found
-
-
-def _settled(stamp: tuple[int, int] | None) -> tuple[int | None, int | None]:
-    """A stamp, unless the file may change again without another one: it has just changed."""
-    is_settled = stamp is not None and stamp[1] < time.time_ns() - FRESH_NS
-    return stamp if is_settled else (None, None)
 
 
 def _content(item: Item, files: dict[str, list[list]]) -> str:

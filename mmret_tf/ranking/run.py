@@ -71,7 +71,6 @@ class Run:
         One rename publishes both: a kill leaves the old gallery or the new one. Whoever opens the
         run at that moment is waited for.
         """
-        self.settle()
         with awaited_folder(self.folder, exclusive=True):
             self.unpublished.rename(self.published)
         self.settle()
@@ -86,7 +85,7 @@ class Run:
                 if (self.published / name).exists():
                     shutil.rmtree(self.folder / name, ignore_errors=True)
                     (self.published / name).rename(self.folder / name)
-            shutil.rmtree(self.published)
+            shutil.rmtree(self.published, ignore_errors=True)  # another process may have settled
 
     def load_model(self) -> MultiEncoder:
         """The run's encoder; ValueError if there is none, or it is another version's."""

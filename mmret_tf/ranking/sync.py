@@ -43,7 +43,7 @@ class Changes:
 def sync_gallery(
     run: Run,
     collection: Collection,
-    encoder_for: Callable[[EmbeddingStore | None], Encoder],
+    encoder_for: Callable[[EmbeddingStore | None, Collection], Encoder],
     verify: bool = False,
     may_remove: bool = False,
     progress: Callable[[str], None] = lambda line: None,
@@ -58,8 +58,8 @@ def sync_gallery(
     Args:
         run: Its gallery is replaced. It need not have one yet.
         collection: What the gallery is to hold, loaded with `check=False`.
-        encoder_for: Function from the present embedding store (`None` if there is none) to the
-            run's model, or to the form of it that made the store.
+        encoder_for: Function from the present embedding store (`None` if there is none) and the
+            checked collection to the run's model, or to the form of it that made the store.
         verify: Read all files, also those whose size and time are known.
         may_remove: Whether more than half of the items may be removed.
         progress: As for `Run.build_index`.
@@ -79,9 +79,9 @@ def sync_gallery(
     >>> model = mm.DualEncoder(image, mm.text_tower(text, units=8, embedding_dim=8))
     >>> run = Run(tempfile.mkdtemp())
     >>> model.save(run.model)
-    >>> sync_gallery(run, pairs.subset([0, 1, 2]), lambda store: model).added
+    >>> sync_gallery(run, pairs.subset([0, 1, 2]), lambda *_: model).added
     3
-    >>> changes = sync_gallery(run, pairs.subset([1, 2, 3]), lambda store: model)
+    >>> changes = sync_gallery(run, pairs.subset([1, 2, 3]), lambda *_: model)
     >>> changes.added, changes.removed, changes.unchanged, changes.embedded
     (1, 1, 2, 1)
     >>> len(mm.Searcher.open(run.folder).search("red"))
@@ -94,10 +94,10 @@ def sync_gallery(
         locked_folder(run.unpublished),
     ):
         known = EmbeddingStore.open(run.embeddings) if run.embeddings.exists() else None
-        encoder = encoder_for(known)
         new, is_read = _new_rows(known, collection, verify)
         if not collection.is_checked:
             collection = collection.checked(new)
+        encoder = encoder_for(known, collection)
         if known is not None and not may_remove:
             _check_removal(known, collection)
         dtype = "float32" if known is None else known.made_by[-1]
@@ -136,7 +136,7 @@ def _new_rows(
             for source in sources:
                 identity, stamp = stamps.get(source.record, (None, None))
                 if identity and not verify and source.stamp() == stamp:
-                    source.remember(identity)
+                    source.remember(identity, stamp)
                 else:
                     unread.append((row, source))
 

@@ -45,8 +45,13 @@ class CachedSource(Source):
     def name(self) -> str:
         return self.origin.name
 
-    def stamp(self) -> tuple[int, int] | None:
-        return self.origin.stamp()
+    @property
+    def is_identified(self) -> bool:
+        return self.origin.is_identified
+
+    @property
+    def identity_stamp(self) -> tuple[int, int] | None:
+        return self.origin.identity_stamp
 
     def read(self) -> bytes:
         return self.origin.identity.encode()

@@ -88,7 +88,7 @@ def expected(folder):
 
 
 def synchronise(run, folder):
-    sync_gallery(run, load(folder, check=False), lambda store: Digests())
+    sync_gallery(run, load(folder, check=False), lambda *_: Digests())
 
 
 def in_child(function, *arguments):

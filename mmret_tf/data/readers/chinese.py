@@ -35,11 +35,12 @@ class ChineseCaptions(Reader):
         *("*zh*.caption*.txt", "data/*zh*.caption*.txt", "*/TextData/*zh*.caption*.txt"),
         *("imageid.*-caption.txt", "*/imageid.*-caption.txt"),
     )
+    has_all_names = True
     precedence = 1.5
 
     @classmethod
     def find(cls, folder: Path, form: TableForm = USUAL_FORM) -> list[Path]:
-        files = sorted(file for name in cls.names for file in folder.glob(name))
+        files = super().find(folder, form)
         whole = [file for file in files if not IN_WORDS.search(file.name)] or files
         by_people = [file for file in whole if BY_PEOPLE.search(file.name)]
         has_training = any("test" not in file.name for file in by_people)

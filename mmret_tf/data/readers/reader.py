@@ -6,6 +6,7 @@
 import abc
 import dataclasses
 import difflib
+import itertools
 import os
 import re
 from fnmatch import fnmatchcase
@@ -39,11 +40,14 @@ class Reader(abc.ABC):
     Attributes:
         names: Patterns of the names of captions files, relative to the folder; none for a layout
             without a captions file.
+        has_all_names: Whether the files of all patterns belong together; otherwise those of the
+            first pattern that has any do.
         takes: What of a `TableForm` applies to the layout.
         precedence: Order in which readers are tried, the lowest number first.
     """
 
     names: ClassVar[tuple[str, ...]] = ()
+    has_all_names: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ("encoding",)
     precedence: ClassVar[int] = 5
 
@@ -56,7 +60,9 @@ class Reader(abc.ABC):
             folder: The collection.
             form: How to read a table whose form is unusual.
         """
-        found = (sorted(folder.glob(name)) for name in cls.names)
+        found = [sorted(folder.glob(name)) for name in cls.names]
+        if cls.has_all_names:
+            return sorted(itertools.chain(*found))
         return next(filter(None, found), [])
 
     @abc.abstractmethod

@@ -34,12 +34,13 @@ class AnyTable(Reader):
     """A row for each caption, in the only table of a folder or in one table for each split."""
 
     names = ("*.csv", "*.tsv")
+    has_all_names = True
     takes = TAKES
     precedence = 6
 
     @classmethod
     def find(cls, folder: Path, form: TableForm = USUAL_FORM) -> list[Path]:
-        tables = sorted(file for name in cls.names for file in folder.glob(name))
+        tables = super().find(folder, form)
         tables = [file for file in tables if all(_columns_of(Reading(folder, "", form=form), file))]
         if len(tables) > 1 and not all(is_split(file.stem) for file in tables):
             names = ", ".join(file.name for file in tables[:5])

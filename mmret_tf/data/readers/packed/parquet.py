@@ -15,7 +15,7 @@ from mmret_tf.data.readers.packed.parquet_pictures import (
 from mmret_tf.data.readers.packed.rows import add_item, required_columns
 from mmret_tf.data.readers.paths import find_file
 from mmret_tf.data.readers.reader import Reader
-from mmret_tf.data.readers.reading import USUAL_FORM, Reading, Record, TableForm
+from mmret_tf.data.readers.reading import Reading, Record, TableForm
 from mmret_tf.data.sources import Source
 from mmret_tf.data.splits import split_of_file
 
@@ -28,12 +28,9 @@ class Parquet(Reader):
     """
 
     names = ("*.parquet", "*/*.parquet")
+    has_all_names = True
     takes = ("image_column", "caption_column")
     precedence = 7.1
-
-    @classmethod
-    def find(cls, folder: Path, form: TableForm = USUAL_FORM) -> list[Path]:
-        return sorted(file for name in cls.names for file in folder.glob(name))
 
     def read(self, reading: Reading, file: Path) -> None:
         import_parquet()  # without it no file can be read

@@ -9,10 +9,8 @@ from mmret_tf.data.decoders.pictures import SUFFIXES
 from mmret_tf.data.readers.folders import LABEL
 from mmret_tf.data.readers.reader import Reader
 from mmret_tf.data.readers.reading import (
-    USUAL_FORM,
     Reading,
     Record,
-    TableForm,
     caption_column,
 )
 from mmret_tf.data.sources import RangeSource, tar_members
@@ -31,12 +29,9 @@ class Shards(Reader):
     """
 
     names = ("*.tar", "*/*.tar")
+    has_all_names = True
     takes = ("caption_column",)
     precedence = 7
-
-    @classmethod
-    def find(cls, folder: Path, form: TableForm = USUAL_FORM) -> list[Path]:
-        return sorted(file for name in cls.names for file in folder.glob(name))
 
     def read(self, reading: Reading, file: Path) -> None:
         reading.base = None

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from mmret_tf.data.readers.packed.rows import add_item, required_columns
 from mmret_tf.data.readers.reader import Reader
-from mmret_tf.data.readers.reading import USUAL_FORM, Problem, Reading, Record, TableForm
+from mmret_tf.data.readers.reading import Problem, Reading, Record
 from mmret_tf.data.sources import RangeSource
 from mmret_tf.data.splits import split_of_file
 
@@ -40,12 +40,9 @@ class TfRecords(Reader):
         for folder in ("", "*/")
         for name in ("*.tfrecord", "*.tfrecords", "*.tfrecord.gz", "*.tfrecord-*-of-*")
     )
+    has_all_names = True
     takes = ("image_column", "caption_column")
     precedence = 7.2
-
-    @classmethod
-    def find(cls, folder: Path, form: TableForm = USUAL_FORM) -> list[Path]:
-        return sorted(file for name in cls.names for file in folder.glob(name))
 
     def read(self, reading: Reading, file: Path) -> None:
         reading.base = None
