@@ -93,17 +93,24 @@ def locked_folder(folder: Path) -> Iterator[None]:
         ValueError: Another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
-    try:
-        if fcntl:
+    with _descriptor(folder) as descriptor:
+        if descriptor is not None:
             _lock(descriptor, folder)
         try:
             yield
         finally:
             with contextlib.suppress(OSError):  # it is not empty, or was moved
                 folder.rmdir()
+
+
+@contextlib.contextmanager
+def _descriptor(folder: Path) -> Iterator[int | None]:
+    """A folder that is open, to be locked; `None` where the system has no locks."""
+    descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        yield descriptor
     finally:
-        if fcntl:
+        if descriptor is not None:
             os.close(descriptor)
 
 
@@ -129,15 +136,11 @@ def awaited_folder(folder: Path, exclusive: bool) -> Iterator[None]:
         folder: Exists.
         exclusive: Whether other processes wait; otherwise only those that want it for themselves.
     """
-    descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
-    try:
-        if fcntl:
+    with _descriptor(folder) as descriptor:
+        if descriptor is not None:
             with contextlib.suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield
-    finally:
-        if fcntl:
-            os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -23,13 +23,13 @@ CHUNK_ROWS = 1024
 
 
 def encode_chunks(
-    encoder: Encoder, made_by: Sequence, collection: Collection, partial: Path
+    encoder: Encoder, encoded_by: Sequence, collection: Collection, partial: Path
 ) -> list[Path]:
     """Embed the items of a collection; chunks that are there already are not made again.
 
     Args:
         encoder: Embeds the items by its `encode_items`.
-        made_by: What identifies the encoder and the form of a chunk, as JSON values.
+        encoded_by: What identifies the encoder and the form of a chunk, as JSON values.
         collection: The items.
         partial: Folder of the chunks. Others than those of this collection are deleted.
 
@@ -48,7 +48,7 @@ def encode_chunks(
             [name, [len(each) for each in sources[block]], identities(chain(*sources[block]))]
             for name, sources in used.items()
         ]
-        content = json.dumps([*made_by, collection.ids[block], digests]).encode()
+        content = json.dumps([*encoded_by, collection.ids[block], digests]).encode()
         chunks.append(partial / f"{hashlib.sha256(content).hexdigest()}.npy")
     for path in partial.glob("*.npy*"):
         if path not in chunks:

@@ -33,7 +33,9 @@ VERSION = 3
 
 DTYPES = ("float32", "float16", "int8")
 
-MADE_BY = ("fingerprint", "form", "recipe", "dtype")
+# What decides the embedding of an item besides the item, and how it is stored.
+ENCODED_BY = ("fingerprint", "form", "recipe")
+MADE_BY = (*ENCODED_BY, "dtype")
 
 
 class EmbeddingStore:
@@ -51,7 +53,7 @@ class EmbeddingStore:
         ids: The `id` of each item, strings.
         fingerprint: Of the encoder that made the embeddings.
         form: How it computed them: "float32", "int8" and so on.
-        made_by: Fingerprint, form and recipe of the encoder, and the storage type: rows can be used
+        made_by: "fingerprint", "form" and "recipe" of the encoder, and "dtype": rows can be used
             again where all are equal.
         loss: What the storage type costs: 1 minus the cosine (余弦相似度) of an embedding as it is
             stored and as it was made, "mean" and "max" over the rows.
@@ -78,7 +80,7 @@ class EmbeddingStore:
         self.ids = [item["id"] for item in items]
         self.fingerprint = manifest.get("fingerprint")
         self.form = manifest.get("form", "float32")
-        self.made_by = [manifest.get(name) for name in MADE_BY]
+        self.made_by = {name: manifest.get(name) for name in MADE_BY}
         self.loss = manifest.get("loss", {"mean": 0.0, "max": 0.0})
 
     def __len__(self) -> int:
@@ -145,11 +147,12 @@ class EmbeddingStore:
         }
         lines = {"items.jsonl": [_line(item) for item in items]}
         lines["files.jsonl"] = [_json_bytes(each) + b"\n" for each in files]
-        made_by = [manifest[name] for name in MADE_BY]
+        made_by = {name: manifest[name] for name in MADE_BY}
         rows = _known_rows(known, made_by, items, files)
         with claimed_folder(directory, FORMAT) as partial:
             new = collection.subset(np.flatnonzero(rows < 0).tolist())
-            chunks = encode_chunks(encoder, [VERSION, *made_by[:3]], new, partial)
+            encoded_by = [VERSION, *(manifest[name] for name in ENCODED_BY)]
+            chunks = encode_chunks(encoder, encoded_by, new, partial)
             with replaced_content(directory, partial, manifest) as folder:
                 manifest["loss"] = _write_embeddings(chunks, known, rows, folder, manifest)
                 for name, each in lines.items():
@@ -234,7 +237,7 @@ def _content(item: Item, files: dict[str, list[list]]) -> str:
 
 
 def _known_rows(
-    known: "EmbeddingStore | None", made_by: list, items: list[Item], files: list[dict]
+    known: "EmbeddingStore | None", made_by: dict, items: list[Item], files: list[dict]
 ) -> np.ndarray:
     """For each item, a row of the known store that has its embedding, or -1."""
     if known is None or known.made_by != made_by:

@@ -100,8 +100,9 @@ def sync_gallery(
         encoder = encoder_for(known, collection)
         if known is not None and not may_remove:
             _check_removal(known, collection)
-        dtype = "float32" if known is None else known.made_by[-1]
-        made_by = [encoder.fingerprint, encoder.form, encoder.recipe, dtype]
+        dtype = "float32" if known is None else known.made_by["dtype"]
+        made_by = {name: getattr(encoder, name) for name in embedding_store.ENCODED_BY}
+        made_by["dtype"] = dtype
         base = known if known is not None and known.made_by == made_by else None
         base_index = _index_of(run, base)
         if base_index is not None and not is_read and collection.records() == base.items:
@@ -163,7 +164,7 @@ def _check_removal(known: EmbeddingStore, collection: Collection) -> None:
         )
 
 
-def _opened(directory: Path, made_by: list) -> EmbeddingStore | None:
+def _opened(directory: Path, made_by: dict) -> EmbeddingStore | None:
     """A store, if it is whole and made by this encoder."""
     try:
         store = EmbeddingStore.open(directory)
