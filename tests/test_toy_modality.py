@@ -55,7 +55,8 @@ def test_a_modality_is_trained_cached_saved_searched_and_served(tmp_path):
     cache = mm.training.FeatureCache(towers[0], pairs.first_sources, tmp_path / "features")
     heads, cached = cache.encoder(model), cache.cached(pairs)
     heads.compile(keras.optimizers.Adam(0.05), mm.losses.ContrastiveCosine())
-    heads.fit(cached.as_dataset(heads, batch_size=6, training=True), epochs=25, verbose=0)
+    batches = cached.as_dataset(heads, batch_size=6, training=True)
+    heads.fit(batches.repeat(25), verbose=0)  # one epoch: TensorFlow prepares each anew
     same = [
         heads.encode("number", cached.first_sources),
         model.encode("number", pairs.first_sources),
