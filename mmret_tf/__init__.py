@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from mmret_tf.models.encoder import MultiEncoder
     from mmret_tf.models.towers.image import image_tower
     from mmret_tf.models.towers.text import text_tower
-    from mmret_tf.ranking.embedding_store import EmbeddingStore
     from mmret_tf.ranking.index import build_index, load_index
     from mmret_tf.ranking.indexes.brute_force import BruteForceIndex
     from mmret_tf.ranking.indexes.scann_index import ScannIndex
     from mmret_tf.ranking.searcher import Searcher
+    from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
     from mmret_tf.serving.client import ServingClient
     from mmret_tf.serving.export import export_saved_model
     from mmret_tf.similarity import losses

@@ -8,10 +8,10 @@ from mmret_tf.data.loading import load_pairs
 from mmret_tf.data.pairs import Pairs
 from mmret_tf.evaluation.evaluator import evaluate
 from mmret_tf.models.dual_encoder import load_model
-from mmret_tf.ranking.embedding_store import EmbeddingStore
 from mmret_tf.ranking.gallery import draw_gallery
 from mmret_tf.ranking.run import Run
 from mmret_tf.ranking.searcher import Searcher
+from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
 from mmret_tf.training.config import TrainConfig
 from mmret_tf.training.trainer import train
 

@@ -21,7 +21,7 @@ from PIL import Image
 from mmret_tf import cli
 from mmret_tf.cli import common, galleries, models, serving
 from mmret_tf.ranking import EmbeddingStore, Run
-from mmret_tf.ranking.embedding_store import DTYPES
+from mmret_tf.ranking.storage.embedding_store import DTYPES
 from mmret_tf.training import trainer
 from mmret_tf.training.config import TrainConfig, setting_help
 

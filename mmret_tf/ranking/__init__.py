@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 from mmret_tf._lazy import attach
 
 if TYPE_CHECKING:
-    from mmret_tf.ranking.embedding_store import EmbeddingStore
     from mmret_tf.ranking.filters import check_condition
     from mmret_tf.ranking.gallery import draw_gallery, draw_items
     from mmret_tf.ranking.index import Index, build_index, load_index
     from mmret_tf.ranking.indexes.brute_force import BruteForceIndex
     from mmret_tf.ranking.indexes.scann_engine import ScannConfig
     from mmret_tf.ranking.indexes.scann_index import ScannIndex
+    from mmret_tf.ranking.query import parse_terms
     from mmret_tf.ranking.results import SearchResult, SearchResults
     from mmret_tf.ranking.run import Run
     from mmret_tf.ranking.searcher import Searcher
+    from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
     from mmret_tf.ranking.sync import sync_gallery
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)

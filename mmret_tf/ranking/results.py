@@ -3,15 +3,13 @@
 Needs no TensorFlow, so that the serving client can use it.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from mmret_tf._checks import printable
 from mmret_tf.data.items import Item
 
-# Share of the text in a query of text and image, where no fusion was trained for such queries.
-EQUAL_SHARES = 0.5
 # What a served model takes for `text_weight=None`: every request must have a number.
 TEXT_WEIGHT_BY_DEFAULT = -1.0
 
@@ -25,6 +23,7 @@ class SearchResult:
         id: Of the item.
         score: Larger for better matches: the cosine similarity, unless the index is Euclidean.
         item: The record of the item, see `Item`.
+        vector: Its embedding, `[dim]`, if the query asked for vectors.
 
     >>> SearchResult(rank=1, id="a", score=0.8, item={"id": "a", "captions": ["a dog"]}).score
     0.8
@@ -34,6 +33,7 @@ class SearchResult:
     id: str | int
     score: float
     item: dict
+    vector: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def caption(self) -> str:
@@ -66,13 +66,3 @@ class SearchResults(list):
         from mmret_tf.ranking.gallery import results_html
 
         return results_html(self)
-
-
-def check_query(query: Mapping[str, Any], text_weight: float | None) -> None:
-    """Refuse a query without any source, a text that is not a string, or a weight out of range."""
-    if all(source is None for source in query.values()):
-        raise ValueError(f"a query needs {', '.join(query)}, or several of them; got none")
-    if not isinstance(query.get("text"), str | None):
-        raise ValueError(f"text must be a string; got {query['text']!r:.80}")
-    if text_weight is not None and not 0 <= text_weight <= 1:
-        raise ValueError(f"text_weight must be from 0 to 1; got {text_weight}")

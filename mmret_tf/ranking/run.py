@@ -11,10 +11,10 @@ from mmret_tf._files import awaited_folder
 from mmret_tf.fusion.fused_encoder import load_fused_encoder
 from mmret_tf.models.dual_encoder import load_model
 from mmret_tf.models.encoder import Encoder, MultiEncoder
-from mmret_tf.ranking.embedding_store import EmbeddingStore
 from mmret_tf.ranking.index import Index, build_index, load_index
 from mmret_tf.ranking.indexes.scann_engine import EXACT_BELOW, TUNED_QUERIES
 from mmret_tf.ranking.searcher import Searcher
+from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
 
 
 class Run:

@@ -1,6 +1,8 @@
 """The searcher (检索器): from a query in any modalities to ranked items. Sections 3.1(5) and 6."""
 
+import copy
 import os
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +12,8 @@ from mmret_tf.data.items import Item
 from mmret_tf.fusion.fused_encoder import FusedEncoder
 from mmret_tf.models.encoder import Encoder
 from mmret_tf.ranking.index import Index
-from mmret_tf.ranking.results import EQUAL_SHARES, SearchResult, SearchResults, check_query
+from mmret_tf.ranking.query import Query
+from mmret_tf.ranking.results import SearchResult, SearchResults
 
 
 class Searcher:
@@ -48,14 +51,25 @@ class Searcher:
                 f"{encoder.embedding_dim}: build the index from this model's embeddings"
             )
         self.encoder = encoder
-        self.index = index
-        self.items = {item["id"]: Item.of(item) for item in items}
+        self._change = threading.Lock()  # held while a change is prepared
+        # Both parts change together: a change replaces the pair.
+        self._gallery = index, {item["id"]: Item.of(item) for item in items}
         missing = [key for key in index.ids if key not in self.items]
         if missing:
             raise ValueError(
                 f"{len(missing)} ids of the index have no item, first {missing[0]!r}: build the "
                 "index again from the embeddings of these items (`mmret index`)"
             )
+
+    @property
+    def index(self) -> Index:
+        """The index."""
+        return self._gallery[0]
+
+    @property
+    def items(self) -> dict[str | int, Item]:
+        """The items by their ids."""
+        return self._gallery[1]
 
     @classmethod
     def open(cls, run: str | os.PathLike, encoder: Encoder | None = None) -> "Searcher":
@@ -80,6 +94,9 @@ class Searcher:
         text_weight: float | None = None,
         where: Mapping[str, Any] | None = None,
         exclude_ids: Collection[str] | Collection[int] = (),
+        texts: Mapping[str, float] | None = None,
+        similar_to: str | int | None = None,
+        with_vectors: bool = False,
         **sources: Any,
     ) -> SearchResults:
         """Rank the gallery for one query. Section 3.1(5).
@@ -94,42 +111,162 @@ class Searcher:
             where: A condition on the items' attributes, if the index was built with them, as
                 `{"price": {"$lt": 20}}`; see `mmret_tf.ranking.check_condition`.
             exclude_ids: Items not to return.
+            texts: Several texts with a weight each, as `{"a red shirt": 1, "buttons": -0.5}`. A
+                negative weight moves the ranking away from a text. See also `parse_terms`.
+            similar_to: Id of an item, whose embedding is used as a picture's is. The item itself is
+                not returned.
+            with_vectors: Whether each result has its embedding.
             sources: Query sources of other modalities, by name.
 
         Returns:
             A list of `SearchResult`, best first.
 
         Raises:
-            ValueError: The query is empty or unreadable, k is below 1, or `where` is not a valid
-                condition.
+            ValueError: The query is empty or unreadable, k is below 1, `where` is not a valid
+                condition, or `similar_to` is not in the index.
         """
-        query = {"text": text, "image": image, **sources}
-        check_query(query, text_weight)
-        query = {name: source for name, source in query.items() if source is not None}
-        ids, scores = self.index.search(self._embed(query, text_weight), k, where, exclude_ids)
+        query = Query(
+            text,
+            image,
+            k,
+            text_weight,
+            where,
+            exclude_ids,
+            texts,
+            similar_to,
+            with_vectors,
+            sources,
+        )
+        return self._search([query])[0]
+
+    def search_batch(self, queries: Sequence[Mapping[str, Any]]) -> list[SearchResults]:
+        """Rank the gallery for several queries, which are embedded together.
+
+        Args:
+            queries: The arguments of `search` for each query.
+
+        Returns:
+            The results of each query.
+
+        Raises:
+            ValueError: As for `search`, for any of the queries.
+        """
+        return self._search([Query.of(arguments) for arguments in queries])
+
+    def upsert(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Embed items and put them into the gallery, in place of those with the same ids.
+
+        The index and the items change together: a search sees both or neither. Only this searcher
+        changes; `mmret sync` changes the gallery of a run.
+
+        Args:
+            records: One for each item, see `Item`: `{"id": ..., "image": path, "captions": [...]}`.
+
+        Raises:
+            ValueError: A source cannot be used, or an id is of another kind than those of the
+                index; nothing is changed then.
+        """
+        items = [Item.of(record) for record in records]
+        sources = {
+            name: [item["sources"].get(name, []) for item in items]
+            for name in self.encoder.modalities
+        }
+        embeddings = self.encoder.encode_items(sources)
+        names = [item["id"] for item in items]
+        with self._change:
+            changed = copy.copy(self.index)
+            changed.upsert(names, embeddings, [item["attributes"] for item in items])
+            self._gallery = changed, {**self.items, **dict(zip(names, items, strict=True))}
+
+    def delete(self, ids: Sequence[str] | Sequence[int]) -> None:
+        """Remove items from the gallery; see `upsert`.
+
+        Args:
+            ids: Of items in the gallery.
+
+        Raises:
+            ValueError: An id is not in the index; nothing is removed then.
+        """
+        with self._change:
+            changed, gone = copy.copy(self.index), set(ids)
+            changed.delete(ids)
+            kept = {key: item for key, item in self.items.items() if key not in gone}
+            self._gallery = changed, kept
+
+    def embed(self, queries: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """One vector for each query: what `search_batch` compares with the gallery.
+
+        Args:
+            queries: As for `search_batch`.
+
+        Returns:
+            float32 `[n, dim]`, of unit length unless the terms of a query cancel out.
+
+        Raises:
+            ValueError: As for `search_batch`.
+        """
+        return self._embed([Query.of(arguments) for arguments in queries], self.index)
+
+    def _search(self, queries: Sequence[Query]) -> list[SearchResults]:
+        index, items = (
+            self._gallery
+        )  # one gallery for the whole batch, also if it changes meanwhile
+        vectors = self._embed(queries, index)
+        return [
+            self._ranked(query, vector, index, items)
+            for query, vector in zip(queries, vectors, strict=True)
+        ]
+
+    def _ranked(
+        self, query: Query, vector: np.ndarray, index: Index, items: Mapping[str | int, Item]
+    ) -> SearchResults:
+        """The results of a query that was embedded."""
+        exclude = query.exclude_ids
+        if query.similar_to is not None:
+            exclude = [*exclude, query.similar_to]
+        ids, scores = index.search(vector, query.k, query.where, exclude)
         found = ids[0].tolist()
-        if added := [key for key in found if key not in self.items]:
+        if added := [key for key in found if key not in items]:
             raise ValueError(
                 f"the index holds {added[0]!r}, which was added after this searcher was made: put "
                 "its `Item` into `searcher.items`"
             )
+        vectors = index.vectors_of(found) if query.with_vectors else [None] * len(found)
         results = SearchResults(
-            SearchResult(rank, key, score, self.items[key])
-            for rank, (key, score) in enumerate(zip(found, scores[0].tolist(), strict=True), 1)
+            SearchResult(rank, key, score, items[key], each)
+            for rank, (key, score, each) in enumerate(
+                zip(found, scores[0].tolist(), vectors, strict=True), 1
+            )
         )
-        results.remark = self.encoder.remark(query)
+        results.remark = self.encoder.remark({name: each for name, each, _ in query.terms})
         return results
 
-    def _embed(self, query: Mapping[str, Any], text_weight: float | None) -> np.ndarray:
-        """One vector for the query, `[dim]`."""
-        if len(query) > 1 and text_weight is None and isinstance(self.encoder, FusedEncoder):
-            return self.encoder.encode_items({name: [[each]] for name, each in query.items()})[0]
-        vectors = {name: self.encoder.encode(name, [each])[0] for name, each in query.items()}
-        if len(vectors) == 1:
-            return next(iter(vectors.values()))
-        others = [vector for name, vector in vectors.items() if name != "text"]
-        total = sum(others) / len(others)
-        if "text" in vectors:
-            share = EQUAL_SHARES if text_weight is None else text_weight
-            total = share * vectors["text"] + (1 - share) * total
-        return total / max(np.linalg.norm(total), 1e-6)
+    def _embed(self, queries: Sequence[Query], index: Index) -> np.ndarray:
+        """One vector for each query, `[n, dim]`; each modality is encoded once for all."""
+        rows = np.zeros((len(queries), index.dim), np.float32)
+        is_fused = [self._is_fused(query) for query in queries]
+        if fused := [query for query, is_one in zip(queries, is_fused, strict=True) if is_one]:
+            rows[is_fused] = self._fuse(fused)
+        others = [row for row, is_one in enumerate(is_fused) if not is_one]
+        terms = [(row, *term) for row in others for term in queries[row].terms]
+        vectors = np.zeros((len(terms), index.dim), np.float32)
+        for name in dict.fromkeys(name for _, name, _, _ in terms):
+            of_name = [number for number, term in enumerate(terms) if term[1] == name]
+            vectors[of_name] = self.encoder.encode(name, [terms[number][2] for number in of_name])
+        for row in others:
+            similar_to = queries[row].similar_to
+            similar = None if similar_to is None else index.vectors_of([similar_to])[0]
+            own = [number for number, term in enumerate(terms) if term[0] == row]
+            rows[row] = queries[row].combined(vectors[own], similar)
+        return rows
+
+    def _is_fused(self, query: Query) -> bool:
+        """Whether a trained fusion embeds the query."""
+        return isinstance(self.encoder, FusedEncoder) and query.is_plain and len(query.terms) > 1
+
+    def _fuse(self, queries: Sequence[Query]) -> np.ndarray:
+        sources = [{name: [each] for name, each, _ in query.terms} for query in queries]
+        names = dict.fromkeys(name for each in sources for name in each)
+        return self.encoder.encode_items(
+            {name: [each.get(name, []) for each in sources] for name in names}
+        )

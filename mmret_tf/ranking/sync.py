@@ -13,10 +13,11 @@ from mmret_tf.data.collection import Collection
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.sources import Source
 from mmret_tf.models.encoder import Encoder
-from mmret_tf.ranking import embedding_store, index
-from mmret_tf.ranking.embedding_store import EmbeddingStore
+from mmret_tf.ranking import index
 from mmret_tf.ranking.index import Index, load_index
 from mmret_tf.ranking.run import Run
+from mmret_tf.ranking.storage import embedding_store
+from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
 
 
 @dataclass(frozen=True)

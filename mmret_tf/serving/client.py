@@ -20,12 +20,8 @@ from urllib3.util import Retry
 from mmret_tf._checks import checked_count
 from mmret_tf.data.decoders.pictures import ImageSource, picture_source
 from mmret_tf.data.items import Item
-from mmret_tf.ranking.results import (
-    TEXT_WEIGHT_BY_DEFAULT,
-    SearchResult,
-    SearchResults,
-    check_query,
-)
+from mmret_tf.ranking.query import Query
+from mmret_tf.ranking.results import TEXT_WEIGHT_BY_DEFAULT, SearchResult, SearchResults
 
 # Both transports report in HTTP's statuses: 408 for a late answer, 503 for no answer.
 BUSY = (429, 502, 503, 504)
@@ -111,12 +107,11 @@ class ServingClient(contextlib.AbstractContextManager):
         Raises:
             ValueError, TimeoutError, ConnectionError: As for the class.
         """
-        # In the order of the names of signatures.
-        query = {"text": text, "image": image, **sources}
-        check_query(query, text_weight)
+        query = Query(text, image, text_weight=text_weight, sources=sources)
         k = checked_count(k, "k")
+        # In the order of the names of signatures.
         inputs: dict[str, list] = {
-            name: [_content(name, source)] for name, source in query.items() if source is not None
+            name: [_content(name, source)] for name, source, _ in query.terms
         }
         signature = "search_by_" + "_and_".join(inputs)
         if len(inputs) > 1:

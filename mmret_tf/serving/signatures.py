@@ -15,7 +15,8 @@ from mmret_tf.models.encoder import Encoder
 from mmret_tf.models.towers.tower import Tower
 from mmret_tf.ranking.index import Index
 from mmret_tf.ranking.indexes.scann_index import ScannIndex
-from mmret_tf.ranking.results import EQUAL_SHARES, TEXT_WEIGHT_BY_DEFAULT
+from mmret_tf.ranking.query import EQUAL_SHARES
+from mmret_tf.ranking.results import TEXT_WEIGHT_BY_DEFAULT
 from mmret_tf.similarity.vectors import unit_length
 
 # Scores that are held at once: 64 MiB of float32, and as much again to choose among them.

@@ -18,7 +18,7 @@ from mmret_tf.data.sources import Source, identities
 from mmret_tf.models.encoder import Encoder, MultiEncoder
 from mmret_tf.models.fingerprint import weights_digest
 from mmret_tf.models.towers.tower import Tower, encode_sources
-from mmret_tf.ranking.embedding_store import EmbeddingStore
+from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
 
 # Sources whose features are computed at once.
 BATCH = 64

@@ -27,8 +27,8 @@ from mmret_tf.models.encoder import MultiEncoder, VariantEncoder
 from mmret_tf.models.fine_tuning import TwoRateAdam, thaw
 from mmret_tf.models.towers.image import image_tower
 from mmret_tf.models.towers.text import text_tower
-from mmret_tf.ranking.embedding_store import EmbeddingStore
 from mmret_tf.ranking.run import Run
+from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
 from mmret_tf.similarity.losses import ContrastiveCosine
 from mmret_tf.training.callbacks import EpochSeeds, KeepBest, RetrievalMetrics
 from mmret_tf.training.config import TrainConfig

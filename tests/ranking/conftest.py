@@ -4,8 +4,8 @@ import pytest
 from conftest import CAPTIONS
 
 from mmret_tf.data.pairs import Pairs
-from mmret_tf.ranking.embedding_store import EmbeddingStore
 from mmret_tf.ranking.run import Run
+from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
 
 
 @pytest.fixture(scope="session")

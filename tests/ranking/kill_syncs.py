@@ -28,10 +28,10 @@ from mmret_tf._files import file_sha256
 from mmret_tf.data.loading import load
 from mmret_tf.data.modalities import get_modality, register_modality
 from mmret_tf.models.encoder import Encoder
-from mmret_tf.ranking.embedding_store import EmbeddingStore
 from mmret_tf.ranking.index import load_index
 from mmret_tf.ranking.indexes.brute_force import BruteForceIndex
 from mmret_tf.ranking.run import Run
+from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
 from mmret_tf.ranking.sync import sync_gallery
 
 DIM = 8

@@ -1,5 +1,6 @@
 """From a query to ranked items: against sorting by hand, for queries of any modalities."""
 
+import threading
 from unittest import mock
 
 import numpy as np
@@ -132,3 +133,92 @@ def test_a_remark_stands_beside_the_results(searcher):
     assert repr(results).splitlines()[1:] == [results.remark]
     assert f"<p>{results.remark}</p>" in results._repr_html_()
     assert searcher.search(text="x").remark == ""
+
+
+def test_weighted_texts_and_an_item_of_the_gallery(searcher):
+    results = searcher.search(texts={"a": -1}, with_vectors=True)
+    assert scores(results) == {"x": 0, "z": 0, "y": -1}
+    assert [each.vector.tolist() for each in results] == np.eye(3)[[0, 2, 1]].tolist()
+    assert searcher.search(text="a")[0].vector is None
+    # Half of (0, 1, 0) for the text and half of (1, 0, 0) for the item, which is not returned.
+    assert scores(searcher.search(text="a", similar_to="x")) == {"y": 0.707, "z": 0}
+    assert scores(searcher.search(similar_to="x", exclude_ids=["y"])) == {"z": 0}
+    with pytest.raises(ValueError, match="1 ids are not in the index, the first is 'gone'"):
+        searcher.search(similar_to="gone")
+
+
+def test_a_batch_of_queries_answers_as_one_by_one(run_folder, shared_model, pairs):
+    searcher = Searcher.open(run_folder, shared_model)
+    queries = [
+        {"text": "红色的圆"},
+        {"image": pairs.image_paths[1], "k": 2},
+        {"texts": {"a red circle": 1, "a blue square": -0.5}, "where": {}},
+        {"text": "a blue square", "image": pairs.image_paths[0], "text_weight": 0.3},
+        {"similar_to": pairs.ids[0], "exclude_ids": [pairs.ids[2]]},
+    ]
+    batch = searcher.search_batch(queries)
+    for query, results in zip(queries, batch, strict=True):
+        alone = searcher.search(**query)
+        assert [each.id for each in results] == [each.id for each in alone]
+        np.testing.assert_allclose(*([e.score for e in r] for r in (results, alone)), atol=1e-5)
+    vectors = searcher.embed(queries)
+    assert vectors.shape == (5, shared_model.embedding_dim) and vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert searcher.search_batch([]) == []
+
+
+def test_a_batch_is_encoded_once_for_each_modality(searcher):
+    queries = [{"text": "a"}, {"text": "b", "image": b""}, {"texts": {"c": 1, "d": -1}}]
+    with mock.patch.object(
+        FakeEncoder, "encode", autospec=True, side_effect=FakeEncoder.encode
+    ) as encode:
+        searcher.search_batch(queries)
+    assert [call.args[1:] for call in encode.call_args_list] == [
+        ("text", ["a", "b", "c", "d"]),
+        ("image", [b""]),
+    ]
+
+
+def test_items_come_and_go(searcher):
+    index = searcher.index
+    searcher.upsert([{"id": "new", "captions": [], "image": "new.png", "attributes": {"n": 9}}])
+    assert scores(searcher.search(image=b"", where={"n": 9})) == {"new": 1}
+    searcher.upsert([{"id": "x", "captions": ["a text now"]}])  # an image before: (1, 0, 0)
+    assert scores(searcher.search(text="a", k=2)) == {"x": 1, "y": 1}
+    assert searcher.items["x"]["captions"] == ["a text now"]
+    searcher.delete(["x", "new"])
+    assert sorted(scores(searcher.search("a"))) == sorted(searcher.items) == ["y", "z"]
+    assert index.ids == list("xyz")  # the index that was given is not changed
+    for change in (
+        lambda: searcher.upsert([{"id": 5, "captions": ["a"]}]),
+        lambda: searcher.delete(["gone"]),
+    ):
+        with pytest.raises(ValueError, match="must be strings|not in the index"):
+            change()
+    assert sorted(searcher.items) == ["y", "z"]
+
+
+def test_a_search_sees_items_and_index_of_one_moment(searcher):
+    """Threads search while items come and go: each result has its item, and none fails."""
+    is_done, problems = threading.Event(), []
+
+    def search():
+        while not is_done.is_set():
+            try:
+                for result in searcher.search(text="a"):
+                    if result.id == "new" and result.item["captions"] != [f"{result.score > 0}"]:
+                        problems.append(result)
+            except ValueError as error:
+                problems.append(error)
+
+    threads = [threading.Thread(target=search) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(50):
+        searcher.upsert([{"id": "new", "captions": ["True"]}])  # a text: (0, 1, 0)
+        searcher.upsert([{"id": "new", "captions": ["False"], "image": b""}])  # (1, 0, 0)
+        searcher.delete(["new"])
+    is_done.set()
+    for thread in threads:
+        thread.join()
+    assert problems == []

@@ -14,8 +14,8 @@ from mmret_tf.data.sources import FileSource
 from mmret_tf.models.dual_encoder import load_model
 from mmret_tf.models.encoder import VariantEncoder
 from mmret_tf.models.towers.image import ImageTower, image_tower
-from mmret_tf.ranking import chunks
-from mmret_tf.ranking.embedding_store import EmbeddingStore
+from mmret_tf.ranking.storage import chunks
+from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
 from mmret_tf.similarity.losses import ContrastiveCosine
 from mmret_tf.training import feature_cache
 from mmret_tf.training.feature_cache import CachedTower, FeatureCache

@@ -138,6 +138,21 @@ class Snapshot:
         row = self.base.row_of.get(key) if row is None else len(self.base) + row
         return None if row is None or self.dead[row] else row
 
+    def rows_of(self, ids: Ids) -> list[int]:
+        """The rows of the items with some ids; ValueError if there is no such item."""
+        rows = [self.row_of(key) for key in ids]
+        if unknown := [key for key, row in zip(ids, rows, strict=True) if row is None]:
+            raise ValueError(
+                f"{len(unknown)} ids are not in the index, the first is {unknown[0]!r:.80}"
+            )
+        return rows
+
+    def vectors_at(self, rows: list[int]) -> np.ndarray:
+        """The embeddings in some rows, `[n_rows, dim]`."""
+        n = len(self.base)
+        vectors = [self.base.vectors[r] if r < n else self.fresh.vectors[r - n] for r in rows]
+        return np.array(vectors, np.float32).reshape(len(rows), self.base.vectors.shape[1])
+
     def record_of(self, row: int) -> Mapping[str, Any]:
         """The attributes of a row."""
         old, new = self.base.attributes.records, self.fresh.attributes.records

@@ -70,6 +70,18 @@ class UpdatableItems(abc.ABC):
         """One embedding for each id, `[n, dim]` float32; of unit length for "cosine"."""
         return self._snapshot.compact().vectors
 
+    def vectors_of(self, ids: Ids) -> np.ndarray:
+        """The embeddings of some items, `[n, dim]` float32.
+
+        Args:
+            ids: `[n]` ids that the index has.
+
+        Raises:
+            ValueError: An id is not in the index.
+        """
+        snapshot = self._snapshot
+        return snapshot.vectors_at(snapshot.rows_of(ids))
+
     @property
     def engine(self) -> Any:
         """The result of `prepare` for the items that were there when the index was built."""
@@ -119,12 +131,7 @@ class UpdatableItems(abc.ABC):
         """
         names = checked_ids(ids).tolist()
         with self._change:
-            rows = [self._snapshot.row_of(name) for name in names]
-            if unknown := [name for name, row in zip(names, rows, strict=True) if row is None]:
-                raise ValueError(
-                    f"{len(unknown)} ids are not in the index, the first is {unknown[0]!r:.80}"
-                )
-            self._apply(None, rows)
+            self._apply(None, self._snapshot.rows_of(names))
 
     def rebalance(self) -> None:
         """Build again from the present items, which makes searches as fast as they can be.

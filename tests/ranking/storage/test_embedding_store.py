@@ -12,8 +12,8 @@ from mmret_tf._files import file_sha256
 from mmret_tf.data.collection import Collection
 from mmret_tf.data.sources import InlineSource
 from mmret_tf.models.encoder import Encoder
-from mmret_tf.ranking import chunks, embedding_store
-from mmret_tf.ranking.embedding_store import EmbeddingStore
+from mmret_tf.ranking.storage import chunks, embedding_store
+from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
 from mmret_tf.similarity.vectors import row_cosines
 
 N = 10

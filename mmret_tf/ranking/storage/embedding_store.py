@@ -25,7 +25,7 @@ from mmret_tf.data.items import Item
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.sources import identities
 from mmret_tf.models.encoder import Encoder
-from mmret_tf.ranking.chunks import CHUNK_ROWS, encode_chunks, rows_of
+from mmret_tf.ranking.storage.chunks import CHUNK_ROWS, encode_chunks, rows_of
 from mmret_tf.similarity.vectors import row_cosines
 
 FORMAT = "mmret_tf embeddings"

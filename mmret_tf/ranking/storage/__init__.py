@@ -1,0 +1,1 @@
+"""Embeddings on disk (嵌入存储): written in chunks, resumed after a kill, checked when opened."""
