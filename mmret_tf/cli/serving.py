@@ -1,4 +1,4 @@
-"""Commands around a model in service: export, doctor."""
+"""Commands around a model in service: serve, export, doctor."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -6,8 +6,45 @@ from typing import Annotated, Literal
 import typer
 
 import mmret_tf as mm
-from mmret_tf.cli.common import DEMO, RunFolder, app, console
+from mmret_tf.cli.common import DEMO, Compressed, RunFolder, app, console
 from mmret_tf.doctor import examine
+
+
+@app.command(epilog="Example: mmret serve --run runs/photos")
+def serve(
+    run: RunFolder = DEMO,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for a free one.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="MMRET_TOKEN", help="Clients must show it; needed for other hosts."),
+    ] = None,
+    compressed: Compressed = False,
+) -> None:
+    """Open a search page and a REST interface over the run's gallery."""
+    try:
+        from mmret_tf.serving.web import server
+        from mmret_tf.serving.web.app import create_app
+        from mmret_tf.serving.web.service import SearchService
+    except ImportError as error:
+        raise ValueError(f'{error}: the service needs pip install "mmret_tf[web]"') from None
+    if token is None and not server.is_local(host):
+        raise ValueError(
+            f"--host {host} lets other machines in: give a token with --token or MMRET_TOKEN"
+        )
+    run = mm.ranking.Run(run)
+    with server.open_socket(host, port) as listening:  # a taken port is reported at once
+        encoder = None
+        if compressed:
+            encoder = mm.scale.CompressedEncoder.load(run.compressed, run.load_model())
+        service = SearchService(run, encoder)
+        service.warm_up()
+        application = create_app(service, token, frozenset({host}))
+        print(f"Serving {run.folder} at {server.address_of(listening)} until Ctrl-C", flush=True)
+        try:
+            server.make_server(application).run(sockets=[listening])
+        except KeyboardInterrupt:
+            print("Stopped.")
 
 
 @app.command(epilog="Example: mmret export --run runs/photos --directory export/photos")

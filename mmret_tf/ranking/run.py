@@ -87,6 +87,18 @@ class Run:
                     (self.published / name).rename(self.folder / name)
             shutil.rmtree(self.published, ignore_errors=True)  # another process may have settled
 
+    def gallery_stamp(self) -> tuple:
+        """What differs after another gallery took the place of the present one. Costs two looks at
+        the disk."""
+        stamp = []
+        for part in (self.embeddings, self.index):
+            try:
+                about = (part / "manifest.json").stat()
+                stamp.append((about.st_ino, about.st_mtime_ns, about.st_size))
+            except OSError:  # it is not there, or is being replaced
+                stamp.append(None)
+        return tuple(stamp)
+
     def load_model(self) -> MultiEncoder:
         """The run's encoder; ValueError if there is none, or it is another version's."""
         if not self.folder.is_dir():

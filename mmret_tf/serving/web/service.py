@@ -1,0 +1,174 @@
+"""What the service answers: a run's searcher, which follows the gallery on disk."""
+
+import functools
+import io
+import itertools
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from mmret_tf._checks import printable
+from mmret_tf.data.items import Item
+from mmret_tf.models.encoder import Encoder
+from mmret_tf.ranking.gallery import thumbnail
+from mmret_tf.ranking.results import SearchResults
+from mmret_tf.ranking.run import Run
+
+# An attribute with more values than this is no filter of the page.
+MOST_VALUES = 50
+# Example queries of each kind, with and without Han characters.
+EXAMPLES = 3
+# Thumbnails that are kept, about 10 KB each.
+KEPT_THUMBNAILS = 1000
+
+# Queries for `warm_up`.
+SAMPLES = {"text": "a picture", "image": Image.new("RGB", (8, 8))}
+
+_HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003ffff]")
+
+
+class SearchService:
+    """A run in memory: the searcher, its items and their thumbnails.
+
+    Any number of threads may call it. Another gallery in the run's folder, as `mmret sync` makes
+    it, is opened before the next answer.
+
+    Args:
+        run: The run.
+        encoder: As for `Run.open_searcher`.
+
+    Attributes:
+        searcher: The present searcher.
+        problem: Why the gallery on disk could not be opened, and the older one is kept; or "".
+
+    Raises:
+        ValueError: As for `Run.open_searcher`.
+    """
+
+    def __init__(self, run: Run, encoder: Encoder | None = None):
+        self.run = run
+        self._stamp = run.gallery_stamp()
+        self.searcher = run.open_searcher(encoder)
+        self.problem = ""
+        self._opening = threading.Lock()
+        self._thumbnail = functools.lru_cache(KEPT_THUMBNAILS)(_jpeg)
+
+    def warm_up(self) -> None:
+        """Let TensorFlow prepare its graphs, so that the first visitor does not wait for that."""
+        for name in self.searcher.encoder.modalities:
+            if name in SAMPLES:
+                self.searcher.search(**{name: SAMPLES[name]}, k=1)
+
+    def answer(self, queries: Sequence[Mapping[str, Any]]) -> list[SearchResults | ValueError]:
+        """Search for several queries at once.
+
+        Args:
+            queries: As for `Searcher.search_batch`.
+
+        Returns:
+            The results of each query, or what is wrong with it.
+        """
+        self.follow()
+        searcher = self.searcher
+        try:
+            return searcher.search_batch(queries)
+        except ValueError as error:
+            if len(queries) == 1:
+                return [error]
+        return [answer for query in queries for answer in self.answer([query])]
+
+    def follow(self) -> None:
+        """Open the gallery on disk if it is another than the present one."""
+        if self.run.gallery_stamp() == self._stamp:
+            return
+        with self._opening:
+            stamp = self.run.gallery_stamp()
+            if stamp == self._stamp:  # another thread opened it
+                return
+            try:
+                self.searcher = self.run.open_searcher(self.searcher.encoder)
+                self.problem = ""
+            except ValueError as error:
+                self.problem = printable(str(error))
+            self._stamp = stamp
+            self._thumbnail.cache_clear()
+
+    def item(self, key: str) -> Item:
+        """The item with an id, also if the ids are integers; KeyError if there is none."""
+        items = self.searcher.items
+        return items[int(key) if key not in items and key.isdecimal() else key]
+
+    def thumbnail(self, key: str, side: int) -> bytes:
+        """The picture of an item as a JPEG file, a square of `side` pixels; KeyError if none."""
+        item = self.item(key)
+        sources = tuple((name, tuple(each)) for name, each in item["sources"].items())
+        return self._thumbnail(sources, side)
+
+    def describe(self) -> dict[str, Any]:
+        """What the page shows before a search: size, modalities, filters and example queries."""
+        searcher = self.searcher
+        items = searcher.items.values()
+        return {
+            "run": self.run.folder.resolve().name,
+            "size": len(searcher.index),
+            "modalities": searcher.encoder.modalities,
+            "attributes": filters_of([item["attributes"] for item in items]),
+            "examples": examples_of(caption for item in items for caption in item["captions"]),
+        }
+
+
+def filters_of(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The attributes by which a gallery can be filtered.
+
+    Args:
+        records: The attributes of each item.
+
+    Returns:
+        A "name", and "min" and "max" if all values are numbers, or the different "values" if they
+        are few. An attribute that holds objects is no filter.
+
+    >>> filters_of([{"colour": "red", "price": 2}, {"colour": ["blue", "red"], "price": 1.5}])
+    [{'name': 'colour', 'values': ['blue', 'red']}, {'name': 'price', 'min': 1.5, 'max': 2}]
+    """
+    values: dict[str, set] = {}
+    is_nested = set()
+    for record in records:
+        for name, value in record.items():
+            given = value if isinstance(value, list) else [value]
+            if all(isinstance(each, str | int | float) for each in given):
+                values.setdefault(name, set()).update(given)
+            else:
+                is_nested.add(name)
+    filters = []
+    for name, given in sorted(values.items()):
+        if name in is_nested:
+            continue
+        if not any(isinstance(each, str | bool) for each in given):
+            filters.append({"name": name, "min": min(given), "max": max(given)})
+        elif len(given) <= MOST_VALUES:
+            filters.append({"name": name, "values": sorted(given, key=str)})
+    return filters
+
+
+def examples_of(captions: Any) -> list[str]:
+    """A few captions to search for, with and without Han characters; short ones.
+
+    >>> examples_of(["a red circle", "红色的圆", "a red circle"])
+    ['a red circle', '红色的圆']
+    """
+    short = list(dict.fromkeys(each for each in itertools.islice(captions, 1000) if len(each) < 60))
+    has_han = [bool(_HAN.search(each)) for each in short]
+    others = [each for each, is_han in zip(short, has_han, strict=True) if not is_han]
+    chinese = [each for each, is_han in zip(short, has_han, strict=True) if is_han]
+    return others[:EXAMPLES] + chinese[:EXAMPLES]
+
+
+def _jpeg(sources: tuple, side: int) -> bytes:
+    """The thumbnail of an item; its sources are hashable, for a cache."""
+    record = {"id": "", "sources": {name: list(each) for name, each in sources}}
+    file = io.BytesIO()
+    thumbnail(record, side).save(file, "JPEG", quality=85)
+    return file.getvalue()

@@ -1,0 +1,115 @@
+"""A service over twelve pictures of plain colours, whose model was trained on them."""
+
+import contextlib
+import threading
+import time
+
+import keras
+import pytest
+from conftest import make_backbone, make_text, write_jsonl
+from PIL import Image
+
+import mmret_tf as mm
+
+pytest.importorskip("fastapi", reason='needs the extra "web"')
+pytest.importorskip("uvicorn", reason='needs the extra "web"')
+
+from mmret_tf.ranking import Run
+from mmret_tf.serving.web.app import create_app
+from mmret_tf.serving.web.server import address_of, make_server, open_socket
+from mmret_tf.serving.web.service import SearchService
+
+COLOURS = {
+    "red": ((220, 20, 20), "红色"),
+    "green": ((20, 180, 40), "绿色"),
+    "blue": ((30, 60, 230), "蓝色"),
+    "yellow": ((240, 220, 20), "黄色"),
+    "white": ((250, 250, 250), "白色"),
+    "black": ((5, 5, 5), "黑色"),
+}
+
+
+def make_gallery(folder):
+    """Two pictures of each colour, in folders with Chinese names; the second is a bit darker."""
+    rows = []
+    for name, (colour, chinese) in COLOURS.items():
+        for size in (1, 2):
+            path = folder / f"图 片/{chinese}/{name} {size}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 30), tuple(each - 4 * (size - 1) for each in colour)).save(path)
+            rows.append(
+                {
+                    "id": f"图 片/{chinese}/{name} {size}?#%.png",
+                    "image": str(path.relative_to(folder)),
+                    "captions": [f"a {name} picture", f"{chinese}的图片"],
+                    "attributes": {"colour": name, "size": size},
+                }
+            )
+    write_jsonl(folder, *rows)
+    return mm.load(folder)
+
+
+@pytest.fixture(scope="session")
+def web_gallery(tmp_path_factory):
+    """The collection of the service."""
+    return make_gallery(tmp_path_factory.mktemp("colours"))
+
+
+@pytest.fixture(scope="session")
+def web_model(web_gallery):
+    """A model that finds a colour by its name in both languages."""
+    text = make_text([each for item in web_gallery.records() for each in item["captions"]])
+    keras.utils.set_random_seed(0)
+    images = mm.image_tower(make_backbone(), trainable=True, image_size=16, embedding_dim=32)
+    model = mm.DualEncoder(images, mm.text_tower(text, word_dim=16, units=32, embedding_dim=32))
+    pairs = web_gallery.pairs("image", "text")
+    batches = pairs.as_dataset(model, batch_size=12, training=True)
+    model.compile(keras.optimizers.Adam(0.01), loss=mm.losses.ContrastiveCosine())
+    model.fit(batches.repeat(120), verbose=0)
+    return model
+
+
+@pytest.fixture(scope="session")
+def web_run(tmp_path_factory, web_model, web_gallery):
+    """The folder of its run; not to be changed."""
+    return make_run(tmp_path_factory.mktemp("web") / "colours", web_model, web_gallery)
+
+
+def make_run(folder, model, gallery):
+    """A run with a model, embeddings and an index."""
+    folder.mkdir()
+    run = Run(folder)
+    model.save(run.model)
+    mm.EmbeddingStore.export(model, gallery, run.embeddings)
+    run.build_index()
+    return run
+
+
+@contextlib.contextmanager
+def serving(service, token=None):
+    """The address of a service, while it runs in a thread."""
+    with open_socket("127.0.0.1", 0) as listening:
+        server = make_server(create_app(service, token))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.01)
+            yield address_of(listening)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def service(web_run):
+    """The service of the run; not to be changed."""
+    return SearchService(web_run)
+
+
+@pytest.fixture(scope="session")
+def address(service):
+    """Where the service listens."""
+    with serving(service) as address:
+        yield address

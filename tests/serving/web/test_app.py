@@ -1,0 +1,206 @@
+"""The REST interface: what it answers, and what it refuses."""
+
+import io
+import json
+import re
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+
+
+def search(address, **query):
+    answer = requests.post(f"{address}/api/search", json=query)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def colours(answer):
+    return [result["attributes"]["colour"] for result in answer["results"]]
+
+
+def picture(colour, format="PNG"):
+    file = io.BytesIO()
+    Image.new("RGB", (50, 40), colour).save(file, format)
+    return file.getvalue()
+
+
+def send(address, content, path="/api/search", **fields):
+    return requests.post(address + path, data=fields, files={"image": ("图.png", content)})
+
+
+def test_a_text_finds_in_both_languages(address):
+    for text in ("a red picture", "红色的图片"):
+        answer = search(address, text=text, k=2)
+        assert colours(answer) == ["red", "red"]
+        assert [result["rank"] for result in answer["results"]] == [1, 2]
+        first = answer["results"][0]
+        assert first["captions"] == ["a red picture", "红色的图片"] and first["has_image"]
+        assert first["score"] > 0.5 and answer["remark"] == "" and answer["size"] == 12
+        assert "vector" not in first and "sources" not in first  # paths are nobody's business
+
+
+def test_the_answers_are_those_of_the_searcher(address, service):
+    query = {"texts": {"a red picture": 1, "a blue picture": -0.5}, "where": {"size": {"$lt": 2}}}
+    expected = service.searcher.search(**query, k=4, with_vectors=True)
+    found = search(address, **query, k=4, with_vectors=True)["results"]
+    assert [each["id"] for each in found] == [each.id for each in expected]
+    np.testing.assert_allclose([each["score"] for each in found], [e.score for e in expected])
+    np.testing.assert_array_equal([each["vector"] for each in found], [e.vector for e in expected])
+
+
+def test_a_minus_steers_away(address):
+    for text in ("a picture -red", "-red", "图片 －红色"):
+        assert colours(search(address, text=text, k=12))[-2:] == ["red", "red"]
+    assert colours(search(address, text="a picture", k=12))[-2:] != ["red", "red"]
+
+
+def test_a_picture_finds_alone_and_with_a_text(address):
+    assert colours(send(address, picture("red"), k=2).json()) == ["red", "red"]
+    by_share = [
+        send(address, picture("red"), text="a blue picture", text_weight=share, k=1).json()
+        for share in ("0", "1")
+    ]
+    assert [colours(each) for each in by_share] == [["red"], ["blue"]]
+    where = json.dumps({"colour": {"$in": ["green", "blue"]}})
+    assert set(colours(send(address, picture("red"), where=where).json())) == {"green", "blue"}
+
+
+def test_similar_items_and_their_pictures_are_found_by_any_id(address, web_gallery):
+    for id in web_gallery.ids[:2]:
+        assert "/" in id and "?" in id and "红" in id
+        name = quote(id, safe="")
+        found = requests.get(f"{address}/api/similar/{name}", params={"k": 1}).json()
+        assert colours(found) == ["red"] and found["results"][0]["id"] != id
+        assert colours(search(address, similar_to=id, k=1)) == ["red"]
+        item = requests.get(f"{address}/api/items/{name}").json()
+        assert item["id"] == id and item["attributes"]["colour"] == "red"
+        thumbnail = requests.get(f"{address}/api/thumbnails/{name}", params={"side": 64})
+        image = Image.open(io.BytesIO(thumbnail.content))
+        assert (image.format, image.size) == ("JPEG", (64, 64))
+        assert image.getpixel((32, 32))[0] > 200 > 60 > image.getpixel((32, 32))[2]
+
+
+def test_embeddings_are_those_of_the_encoder(address, web_model):
+    texts = ["a red picture", "红色"]
+    answer = requests.post(f"{address}/api/embed", json={"texts": texts}).json()
+    expected = web_model.encode_texts(texts)
+    np.testing.assert_allclose(answer["embeddings"], expected, atol=1e-6)
+    content = picture("blue")
+    answer = send(address, content, "/api/embed").json()
+    np.testing.assert_allclose(answer["embeddings"], web_model.encode_images([content]), atol=1e-6)
+    assert answer["dim"] == web_model.embedding_dim
+
+
+def test_the_page_is_told_what_the_gallery_holds(address):
+    gallery = requests.get(f"{address}/api/gallery").json()
+    assert gallery["run"] == "colours" and gallery["size"] == 12
+    assert gallery["modalities"] == ["image", "text"]
+    colour, size = gallery["attributes"]
+    assert colour == {
+        "name": "colour",
+        "values": ["black", "blue", "green", "red", "white", "yellow"],
+    }
+    assert size == {"name": "size", "min": 1, "max": 2}
+    assert gallery["examples"][0] == "a red picture" and "红色的图片" in gallery["examples"]
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "message"),
+    [
+        ({}, 422, "a query needs text, image"),
+        ({"text": None}, 422, "a query needs text, image"),
+        ({"text": 5}, 422, "text: Input should be a valid string"),
+        ({"text": "a" * 3000}, 422, "text: String should have at most 2000 characters"),
+        ({"text": "a", "k": 0}, 422, "k: Input should be greater than or equal to 1"),
+        ({"text": "a", "k": 10**30}, 422, "k: "),
+        ({"text": "a", "text_weight": 2}, 422, "text_weight: Input should be less than or equal"),
+        ({"texts": {"a": 0}}, 422, "texts must map strings to weights"),
+        ({"text": "a", "where": {"wheels": 4}}, 422, "no item has the attribute 'wheels'"),
+        ({"text": "a", "where": {"size": {"$near": 1}}}, 422, r"\$near"),
+        ({"text": "a", "where": [1]}, 422, "where: Input should be an object"),
+        ({"text": "a", "colour": "red"}, 422, "colour: Extra inputs are not permitted"),
+        ({"similar_to": "gone"}, 404, "no item has the id 'gone'"),
+        ({"similar_to": "../../etc/passwd"}, 404, "no item has the id"),
+    ],
+)
+def test_queries_that_are_refused(address, query, status, message):
+    answer = requests.post(f"{address}/api/search", json=query)
+    assert answer.status_code == status and re.search(message, answer.json()["error"]), answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "message"),
+    [
+        ("/api/items/gone", 404, "no item has the id 'gone'"),
+        ("/api/items/", 404, "no item has the id ''"),
+        ("/api/thumbnails/..%2F..%2Fetc%2Fpasswd", 404, "no item has the id '../../etc/passwd'"),
+        ("/api/thumbnails/%2Fetc%2Fpasswd", 404, "no item has the id '/etc/passwd'"),
+        ("/api/thumbnails/%FF%FE", 404, "no item has the id"),
+        ("/api/thumbnails/gone?side=9", 422, "side: Input should be greater than or equal to 32"),
+        ("/api/similar/gone", 404, "no item has the id 'gone'"),
+        ("/api/search", 405, "Method Not Allowed"),
+        ("/nowhere", 404, "Not Found"),
+    ],
+)
+def test_addresses_that_lead_nowhere(address, path, status, message):
+    answer = requests.get(address + path)
+    assert answer.status_code == status and message in answer.json()["error"], answer.text
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "message"),
+    [
+        (b"{", "application/json", 422, "Invalid JSON"),
+        (b"[" * 100_000, "application/json", 422, "Invalid JSON"),
+        (b'{"text": "\xff"}', "application/json", 422, "Invalid JSON"),
+        (b'{"text": "\\ud800"}', "application/json", 422, "Invalid JSON"),
+        (b"text=a", "application/x-www-form-urlencoded", 415, "must be application/json or"),
+        (b"--x", "multipart/form-data", 400, "boundary"),
+        (b"rubbish", "multipart/form-data; boundary=x", 400, ""),
+        (b"", "", 415, "must be application/json or"),
+    ],
+)
+def test_bodies_that_are_refused(address, content, kind, status, message):
+    for path in ("/api/search", "/api/embed"):
+        answer = requests.post(address + path, data=content, headers={"Content-Type": kind})
+        assert answer.status_code == status and message in answer.json()["error"], answer.text
+
+
+@pytest.mark.parametrize("path", ["/api/search", "/api/embed"])
+def test_pictures_that_cannot_be_read_fail_alone(address, path):
+    for content in (b"", b"rubbish", picture("red")[:60], b"GIF89a"):
+        answer = send(address, content, path)
+        assert answer.status_code == 422 and answer.json()["error"], answer.text
+    assert send(address, picture("red"), path).status_code == 200
+    answer = requests.post(address + path, files={"file": b"x"})
+    assert answer.status_code == 422 and "must be named 'image'" in answer.json()["error"]
+
+
+def test_a_gallery_of_texts_has_drawn_thumbnails_and_says_what_it_does_not_know(address):
+    assert "knows no word" in search(address, text="zxqv")["remark"]
+    assert "empty query" in search(address, text="")["remark"]
+    nothing = search(address, text="a", where={"size": {"$gt": 9}})
+    assert nothing["results"] == []
+
+
+def test_the_interface_is_described_and_uses_no_other_host(address):
+    description = requests.get(f"{address}/openapi.json").json()
+    bodies = description["paths"]["/api/search"]["post"]["requestBody"]["content"]
+    assert set(bodies) == {"application/json", "multipart/form-data"}
+    for path in ("/docs", "/"):
+        page = requests.get(address + path)
+        assert not re.findall(r'(?:src|href)="(?:https?:)?//', page.text)
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert "POST /api/search" in requests.get(f"{address}/docs").text
+
+
+def test_figures_for_prometheus_and_health(address):
+    search(address, text="a")
+    figures = requests.get(f"{address}/metrics").text
+    assert re.search(r'mmret_requests_total\{path="/api/search",status="200"\} [1-9]', figures)
+    assert "mmret_gallery_items 12.0" in figures and "mmret_batch_size_count" in figures
+    assert requests.get(f"{address}/health").json() == {"status": "ok", "problem": ""}
