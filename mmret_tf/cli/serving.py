@@ -37,7 +37,7 @@ def serve(
         encoder = None
         if compressed:
             encoder = mm.scale.CompressedEncoder.load(run.compressed, run.load_model())
-        service = SearchService(run, encoder)
+        service = SearchService.open(run, encoder)
         service.warm_up()
         application = create_app(service, token, frozenset({host}))
         print(f"Serving {run.folder} at {server.address_of(listening)} until Ctrl-C", flush=True)

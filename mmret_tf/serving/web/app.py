@@ -20,7 +20,7 @@ from mmret_tf.ranking.results import SearchResult, SearchResults
 from mmret_tf.serving.web.batching import Batcher
 from mmret_tf.serving.web.docs import docs_page, page_policy
 from mmret_tf.serving.web.guard import COOKIE, Guard, session_of
-from mmret_tf.serving.web.metrics import Metrics
+from mmret_tf.serving.web.metrics import Counted, Metrics
 from mmret_tf.serving.web.schemas import (
     EmbedAnswer,
     EmbedRequest,
@@ -149,16 +149,8 @@ def _add_items(app: FastAPI, service: SearchService) -> None:
 
 
 def _add_health(app: FastAPI, service: SearchService, metrics: Metrics) -> None:
-    """The routes for those who run the service, and the counting of requests."""
-
-    @app.middleware("http")
-    async def count(request: Request, call_next):
-        started = time.perf_counter()
-        response = await call_next(request)
-        path = getattr(request.scope.get("route"), "path", "other")
-        metrics.requests.labels(path, response.status_code).inc()
-        metrics.seconds.labels(path).observe(time.perf_counter() - started)
-        return response
+    """The routes for those who run the service."""
+    app.add_middleware(Counted, metrics=metrics)
 
     @app.get("/health")
     def health() -> dict[str, str]:

@@ -137,6 +137,8 @@ def _fields(form: FormData) -> dict[str, Any]:
         if isinstance(value, UploadFile):
             if name != "image":
                 raise HTTPException(422, f"{name!r:.80}: the file's field must be named 'image'")
+        elif not value:  # a form sends its empty fields as well
+            continue
         elif name in JSON_FIELDS:
             try:
                 fields[name] = json.loads(value)

@@ -1,4 +1,4 @@
-"""What the service answers: a run's searcher, which follows the gallery on disk."""
+"""What the service answers (服务): a searcher that follows the gallery on disk."""
 
 import functools
 import io
@@ -16,6 +16,7 @@ from mmret_tf.models.encoder import Encoder
 from mmret_tf.ranking.gallery import thumbnail
 from mmret_tf.ranking.results import SearchResults
 from mmret_tf.ranking.run import Run
+from mmret_tf.ranking.searcher import Searcher
 
 # An attribute with more values than this is no filter of the page.
 MOST_VALUES = 50
@@ -31,30 +32,39 @@ _HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003ffff]")
 
 
 class SearchService:
-    """A run in memory: the searcher, its items and their thumbnails.
-
-    Any number of threads may call it. Another gallery in the run's folder, as `mmret sync` makes
-    it, is opened before the next answer.
+    """A searcher, its items and their thumbnails, for any number of threads.
 
     Args:
-        run: The run.
-        encoder: As for `Run.open_searcher`.
+        searcher: What answers.
+        name: Name of the gallery.
 
     Attributes:
-        searcher: The present searcher.
+        searcher, name: As given; the service of a run replaces the searcher.
         problem: Why the gallery on disk could not be opened, and the older one is kept; or "".
-
-    Raises:
-        ValueError: As for `Run.open_searcher`.
     """
 
-    def __init__(self, run: Run, encoder: Encoder | None = None):
-        self.run = run
-        self._stamp = run.gallery_stamp()
-        self.searcher = run.open_searcher(encoder)
+    def __init__(self, searcher: Searcher, name: str = "gallery"):
+        self.searcher = searcher
+        self.name = name
         self.problem = ""
+        self._run: Run | None = None
+        self._stamp: tuple = ()
         self._opening = threading.Lock()
         self._thumbnail = functools.lru_cache(KEPT_THUMBNAILS)(_jpeg)
+
+    @classmethod
+    def open(cls, run: Run, encoder: Encoder | None = None) -> "SearchService":
+        """The service of a run.
+
+        Another gallery in its folder, as `mmret sync` makes it, is opened before the next answer.
+
+        Args:
+            run, encoder: As for `Run.open_searcher`, also for the errors.
+        """
+        stamp = run.gallery_stamp()
+        service = cls(run.open_searcher(encoder), run.folder.resolve().name)
+        service._run, service._stamp = run, stamp
+        return service
 
     def warm_up(self) -> None:
         """Let TensorFlow prepare its graphs, so that the first visitor does not wait for that."""
@@ -82,14 +92,14 @@ class SearchService:
 
     def follow(self) -> None:
         """Open the gallery on disk if it is another than the present one."""
-        if self.run.gallery_stamp() == self._stamp:
+        if self._run is None or self._run.gallery_stamp() == self._stamp:
             return
         with self._opening:
-            stamp = self.run.gallery_stamp()
+            stamp = self._run.gallery_stamp()
             if stamp == self._stamp:  # another thread opened it
                 return
             try:
-                self.searcher = self.run.open_searcher(self.searcher.encoder)
+                self.searcher = self._run.open_searcher(self.searcher.encoder)
                 self.problem = ""
             except ValueError as error:
                 self.problem = printable(str(error))
@@ -112,7 +122,7 @@ class SearchService:
         searcher = self.searcher
         items = searcher.items.values()
         return {
-            "run": self.run.folder.resolve().name,
+            "run": self.name,
             "size": len(searcher.index),
             "modalities": searcher.encoder.modalities,
             "attributes": filters_of([item["attributes"] for item in items]),

@@ -105,7 +105,7 @@ def serving(service, token=None):
 @pytest.fixture(scope="session")
 def service(web_run):
     """The service of the run; not to be changed."""
-    return SearchService(web_run)
+    return SearchService.open(web_run)
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,8 @@ def test_a_picture_finds_alone_and_with_a_text(address):
         for share in ("0", "1")
     ]
     assert [colours(each) for each in by_share] == [["red"], ["blue"]]
+    empty = {"text": "", "texts": "", "k": "", "where": ""}  # as a form sends them
+    assert len(send(address, picture("red"), **empty).json()["results"]) == 12
     where = json.dumps({"colour": {"$in": ["green", "blue"]}})
     assert set(colours(send(address, picture("red"), where=where).json())) == {"green", "blue"}
 

@@ -51,7 +51,7 @@ def changing(tmp_path, web_model):
 
 def test_another_process_changes_the_gallery_and_the_next_query_sees_it(changing):
     run, folder = changing
-    service, failures, is_done = SearchService(run), [], threading.Event()
+    service, failures, is_done = SearchService.open(run), [], threading.Event()
     with serving(service) as address:
 
         def ask(text="a red picture", k=12):
@@ -83,7 +83,7 @@ def test_another_process_changes_the_gallery_and_the_next_query_sees_it(changing
 
 def test_a_gallery_that_cannot_be_opened_leaves_the_older_one(changing, web_model):
     run, folder = changing
-    service = SearchService(run)
+    service = SearchService.open(run)
     shutil.rmtree(run.index)
     assert len(service.answer([{"text": "a"}])[0]) == 10
     assert "cannot open the index" in service.problem
@@ -93,7 +93,7 @@ def test_a_gallery_that_cannot_be_opened_leaves_the_older_one(changing, web_mode
 
 def test_the_searcher_changes_in_memory(changing):
     run, folder = changing
-    service = SearchService(run)
+    service = SearchService.open(run)
     red = service.searcher.items[next(iter(service.searcher.items))]
     service.searcher.upsert([red | {"id": "copy"}])
     assert "copy" in [each.id for each in service.answer([{"text": "a red picture", "k": 3}])[0]]
@@ -103,8 +103,7 @@ def test_the_searcher_changes_in_memory(changing):
 
 def test_ids_may_be_integers(web_model, web_gallery):
     index = mm.BruteForceIndex.build(web_model.encode_texts(["a", "b"]), [7, 8])
-    service = SearchService.__new__(SearchService)
-    service.searcher = mm.Searcher(web_model, index, [{"id": 7}, {"id": 8}])
+    service = SearchService(mm.Searcher(web_model, index, [{"id": 7}, {"id": 8}]))
     assert service.item("7")["id"] == 7
     with pytest.raises(KeyError):
         service.item("9")
