@@ -9,7 +9,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-# A connection may be silent for this long; a request that is being answered does not count.
+# A client may neither send a whole request nor read its answer for this long. The time in which the
+# answer is computed does not count.
 SILENT_SECONDS = 15.0
 # Connections at once; more are answered 503. Most systems allow a process 1,024 files.
 MOST_CONNECTIONS = 800
@@ -37,8 +38,9 @@ class ImpatientProtocol(H11Protocol):
 
     def _check(self, last_request) -> None:
         """Break off if nothing has happened since the last check."""
-        is_answering = self.cycle is not None and not self.cycle.response_complete
-        if self.transport.is_closing() or (not is_answering and self.cycle is last_request):
+        is_answered = self.cycle is None or self.cycle.response_complete
+        is_stuck = is_answered or self.transport.get_write_buffer_size() > 0
+        if self.transport.is_closing() or (is_stuck and self.cycle is last_request):
             self.transport.abort()
         else:
             self._watch()
@@ -95,7 +97,7 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
             http=ImpatientProtocol,
             ws="none",
             lifespan="on",
-            log_level="error",
+            log_level="critical",  # the application logs its faults itself
             access_log=False,
             server_header=False,
             proxy_headers=False,

@@ -86,8 +86,8 @@ def make_run(folder, model, gallery):
 
 
 @contextlib.contextmanager
-def serving(service, token=None):
-    """The address of a service, while it runs in a thread."""
+def running(service, token=None):
+    """The server of a service, while it runs in a thread, and its address."""
     with open_socket("127.0.0.1", 0) as listening:
         server = make_server(create_app(service, token))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -96,10 +96,17 @@ def serving(service, token=None):
             while not server.started:
                 assert thread.is_alive()
                 time.sleep(0.01)
-            yield address_of(listening)
+            yield server, address_of(listening)
         finally:
             server.should_exit = True
             thread.join()
+
+
+@contextlib.contextmanager
+def serving(service, token=None):
+    """The address of a service, while it runs."""
+    with running(service, token) as (_, address):
+        yield address
 
 
 @pytest.fixture(scope="session")
