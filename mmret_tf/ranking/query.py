@@ -62,9 +62,7 @@ class Query:
                 )
         if not self.terms and self.similar_to is None:
             names = ", ".join(["text", "image", *self.sources])
-            raise ValueError(
-                f"a query needs {names}, or several of them, or texts or similar_to; got none"
-            )
+            raise ValueError(f"a query needs {names}, or several of them; got none")
         share = self.text_weight
         if share is not None and not (_is_number(share) and 0 <= share <= 1):
             raise ValueError(f"text_weight must be from 0 to 1; got {share!r:.80}")
