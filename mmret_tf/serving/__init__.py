@@ -1,8 +1,9 @@
-"""Serving (模型服务; section 6): SavedModels for TensorFlow Serving, and a client.
+"""Serving (模型服务; section 6): SavedModels for TensorFlow Serving, a client, and a search page.
 
     signature: encoded query -> tower -> top k of the gallery, in one graph
 
-Read `signatures` first. `client` needs neither TensorFlow nor the model code.
+Read `signatures` first. `client` needs neither TensorFlow nor the model code. `web` is the page and
+its REST service.
 """
 
 from typing import TYPE_CHECKING
