@@ -155,6 +155,7 @@ def filters_of(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for record in records:
         for name, value in record.items():
             given = value if isinstance(value, list) else [value]
+            given = [each for each in given if each is not None]
             if all(isinstance(each, str | int | float) for each in given):
                 values.setdefault(name, set()).update(given)
             else:

@@ -1,0 +1,272 @@
+"""The search page in a browser: every way of searching, in both languages, on phone and desktop."""
+
+import json
+import shutil
+import urllib.parse
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+axe_module = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
+# Words of both languages: a query, and the button below a result.
+ENGLISH = {"red": "a red picture", "like": "More like this", "locale": "en-GB"}
+CHINESE = {"red": "红色的图片", "like": "更多类似", "locale": "zh-CN"}
+CARD = "#results .card"
+REMARK = "([text]) => document.querySelector('#remark').textContent.includes(text)"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window."""
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Visit:
+    """A page that was opened, and what happened on it."""
+
+    def __init__(self, browser, address, path="", size=DESKTOP, words=ENGLISH, **options):
+        self.words, self.searches, self.problems = words, [], []
+        self.context = browser.new_context(viewport=size, locale=words["locale"], **options)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(15_000)
+        self.page.on("console", lambda message: self.problems.append(message.text))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("request", lambda request: self._note(request, address))
+        self.page.goto(address + path)
+        self.page.wait_for_selector("#examples button, .card, #remark:visible", state="attached")
+
+    def _note(self, request, address):
+        if not request.url.startswith((address, "blob:", "data:")):
+            self.problems.append(f"another host: {request.url}")
+        if request.url.endswith("/api/search"):
+            self.searches.append(request)
+
+    def wait(self, script, *arguments):
+        self.page.wait_for_function(script, arg=arguments)
+
+    def colours(self, n=2):
+        """The colours of the first results, from their captions."""
+        labels = [
+            each.get_attribute("aria-label") for each in self.page.query_selector_all(".open")
+        ]
+        names = {"red": "红", "blue": "蓝", "green": "绿", "yellow": "黄"}
+        return [
+            next((name for name, han in names.items() if name in each or han in each), each)
+            for each in labels[:n]
+        ]
+
+    def expect(self, *colours):
+        """Wait until these are the colours of the first results."""
+        for _ in range(100):
+            if self.colours(len(colours)) == list(colours):
+                return
+            self.page.wait_for_timeout(50)
+        assert self.colours(len(colours)) == list(colours)
+
+    def close(self):
+        self.context.close()
+        assert self.problems == []
+
+
+@pytest.fixture
+def visit(browser, address):
+    """A function that opens the page; at the end, nothing may have gone wrong on it."""
+    opened = []
+
+    def open_page(*arguments, **options):
+        opened.append(Visit(browser, address, *arguments, **options))
+        return opened[-1]
+
+    yield open_page
+    for each in opened:
+        each.close()
+
+
+SIZES = pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+LANGUAGES = pytest.mark.parametrize("words", [ENGLISH, CHINESE], ids=["en", "zh"])
+
+
+@SIZES
+@LANGUAGES
+def test_every_way_of_searching(visit, size, words, web_gallery):
+    at = visit(size=size, words=words)
+    page = at.page
+    page.fill("#text", words["red"])
+    at.expect("red", "red")
+    assert (words is CHINESE) == ("的图片" in page.inner_text(f"{CARD} .text >> nth=0"))
+
+    page.set_input_files("#file", web_gallery.image_paths[4][0])  # blue; the share is a half
+    page.wait_for_selector("#share:visible")
+    page.fill("#share input", "0")
+    at.expect("blue", "blue")
+    page.fill("#share input", "100")
+    at.expect("red", "red")
+    page.fill("#text", "")
+    at.expect("blue", "blue")
+    page.click("#picture button")
+    page.wait_for_selector("#start:visible")
+
+    page.click("#examples button >> nth=0")
+    at.expect("red", "red")
+    page.click(f'.foot button:text("{words["like"]}") >> nth=0')
+    page.wait_for_selector("#like:visible")
+    at.expect("red")
+    assert page.locator(CARD).count() == 11
+    page.click("#like button")
+
+    page.fill("#text", words["red"])
+    page.click("#options summary")
+    page.click("#add")
+    page.keyboard.type(words["red"])
+    page.fill(".term input[type=range]", "-1")
+    at.wait("() => document.querySelector('.open')?.ariaLabel.match(/red|红/) === null")
+    page.click(".term button")
+    page.check("#filters label:has-text('green') input")
+    at.expect("green", "green")
+    assert page.locator(CARD).count() == 2
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate("document.documentElement.lang") == ("zh-CN" if words is CHINESE else "en")
+
+
+def test_a_picture_is_dropped_or_pasted(visit, web_gallery):
+    at = visit()
+    content = list(web_gallery.image_paths[4][0].read_bytes())
+    give = """([kind, content]) => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(content)], "a.png", {type: "image/png"}));
+        const given = kind === "paste" ? {clipboardData: data} : {dataTransfer: data};
+        const Event = kind === "paste" ? ClipboardEvent : DragEvent;
+        document.body.dispatchEvent(new Event(kind, {bubbles: true, cancelable: true, ...given}));
+    }"""
+    for kind in ("drop", "paste"):
+        at.page.evaluate(give, [kind, content])
+        at.expect("blue", "blue")
+        at.page.click("#picture button")
+        at.page.wait_for_selector("#start:visible")
+
+
+def test_minus_words_in_both_scripts(visit):
+    at = visit()
+    for text in ("picture -red", "图片 －红色"):
+        at.page.fill("#text", text)
+        at.wait("() => document.querySelectorAll('.card').length === 12")
+        at.page.wait_for_timeout(400)
+        assert at.colours(12)[-2:] == ["red", "red"]
+
+
+def test_a_link_reproduces_the_query_and_back_leads_back(visit, address):
+    at = visit()
+    at.page.fill("#text", "a red picture")
+    at.page.keyboard.press("Enter")
+    at.expect("red", "red")
+    at.page.click("#options summary")
+    at.page.fill("#filters input[type=number] >> nth=0", "2")
+    at.wait("() => document.querySelectorAll('.card').length === 6")
+    link = at.page.url.removeprefix(address)
+    assert json.loads(urllib.parse.parse_qs(link[2:])["where"][0]) == {"size": {"$gte": 2}}
+    other = visit(link)
+    other.wait("() => document.querySelectorAll('.card').length === 6")
+    assert other.colours(1) == ["red"] and other.page.input_value("#text") == "a red picture"
+
+    at.page.click(f"{CARD} .foot button >> nth=0")
+    at.page.wait_for_selector("#like:visible")
+    at.page.go_back()
+    at.wait("() => document.querySelectorAll('.card').length === 6")
+    assert at.page.input_value("#text") == "a red picture"
+
+
+def test_typing_sends_few_searches_and_composing_none(visit):
+    at = visit()
+    at.page.type("#text", "a blue picture", delay=20)
+    at.expect("blue", "blue")
+    assert len(at.searches) <= 3
+    n = len(at.searches)
+    at.page.evaluate("""() => {
+        const text = document.getElementById("text");
+        text.value = "hong";
+        text.dispatchEvent(new InputEvent("input", {isComposing: true, bubbles: true}));
+    }""")
+    at.page.wait_for_timeout(500)
+    assert len(at.searches) == n
+    at.page.evaluate("""() => {
+        const text = document.getElementById("text");
+        text.value = "红色";
+        text.dispatchEvent(new CompositionEvent("compositionend", {bubbles: true}));
+    }""")
+    at.expect("red", "red")
+
+
+def test_the_large_view_by_keyboard(visit):
+    at = visit("?q=a+red+picture")
+    at.expect("red", "red")
+    at.page.focus(".open >> nth=0")
+    at.page.keyboard.press("Enter")
+    at.page.wait_for_selector("dialog[open]")
+    first = at.page.inner_text("dialog")
+    assert "红色的图片" in first and "colour" in first and "size" in first
+    at.page.keyboard.press("ArrowRight")
+    at.wait("(first) => document.querySelector('dialog').innerText !== first[0]", first)
+    at.page.keyboard.press("ArrowLeft")
+    at.wait("(first) => document.querySelector('dialog').innerText === first[0]", first)
+    at.page.keyboard.press("Escape")
+    at.page.wait_for_selector("dialog[open]", state="detached")
+    assert at.page.evaluate("document.activeElement.className") == "open"
+
+
+def test_honest_messages(visit, tmp_path):
+    at = visit()
+    at.page.fill("#text", "zxqv")
+    at.wait(REMARK, "knows no word")
+    at.page.fill("#text", "a red picture")
+    at.page.click("#options summary")
+    at.page.fill("#filters input[type=number] >> nth=0", "9")
+    at.wait(
+        "() => document.querySelector('#remark').textContent === 'No item fulfils the filters.'"
+    )
+    at.page.click("#language")
+    at.wait("() => document.querySelector('#remark').textContent === '没有符合筛选条件的条目。'")
+    at.page.click("#reset")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not a picture")
+    at.page.set_input_files("#file", broken)
+    at.wait(REMARK, "not an image")
+    assert [each for each in at.problems if "422" not in each] == []
+    at.problems.clear()  # the browser itself notes the answer 422
+    at.page.click("#picture button")
+    at.page.route("**/api/search", lambda route: route.abort())
+    at.page.fill("#text", "a red picture")
+    at.wait(REMARK, "无法连接")
+    assert [each for each in at.problems if "ERR_FAILED" not in each] == []
+    at.problems.clear()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@SIZES
+def test_no_serious_fault_of_accessibility(visit, scheme, size):
+    at = visit(size=size, color_scheme=scheme, bypass_csp=True)  # axe-core is put into the page
+    axe = axe_module.Axe()
+
+    def check():
+        found = axe.run(at.page).response["violations"]
+        serious = [each for each in found if each["impact"] in ("serious", "critical")]
+        assert [(each["id"], each["nodes"][0]["html"]) for each in serious] == []
+
+    check()
+    at.page.fill("#text", "zxqv red")
+    at.page.click("#options summary")
+    at.page.click("#add")
+    at.page.click(".foot button >> nth=0")
+    at.page.fill("#text", "a picture")
+    at.page.wait_for_selector("#share:visible")
+    at.page.wait_for_timeout(500)
+    check()
+    at.page.click(".open >> nth=0")
+    at.page.wait_for_selector("dialog[open]")
+    check()
