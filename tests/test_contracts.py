@@ -12,6 +12,7 @@ from mmret_tf.fusion.missing import ModalityDropout
 from mmret_tf.models.fine_tuning import TwoRateAdam
 from mmret_tf.models.layers import MaskedPooling, Temperature, TransformerEncoder
 from mmret_tf.models.towers.head import Head
+from mmret_tf.models.towers.recurrence import LSTM
 from mmret_tf.similarity import losses
 
 POLICIES = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")  # all else runs in float32
@@ -47,6 +48,7 @@ def halves():
 LAYERS = {
     "MaskedPooling": (lambda: MaskedPooling("max"), SEQUENCES["image"]),
     "TransformerEncoder": (lambda: TransformerEncoder(8), SEQUENCES["image"]),
+    "LSTM": (lambda: LSTM(8, return_sequences=True), SEQUENCES["text"]),
     "Head": (lambda: Head(8, 4, normalize=True, members=2), PAIR["image"]),
     "Concatenate": (lambda: mm.fusion.Concatenate(8), PAIR),
     "WeightedSum": (lambda: mm.fusion.WeightedSum(learned=True), PAIR),
@@ -64,8 +66,9 @@ LAYERS = {
     "TextPreprocessor": (make_text, np.array(["a red circle", "圆"])),
     "Temperature": (Temperature, None),
 }
-# Of one precision, or with layers that are given from outside.
-FIXED = ("Temperature", "TextPreprocessor", "EnsembleFusion")
+# Of one precision, with layers that are given from outside, or with an initializer of Keras that
+# knows no bfloat16.
+FIXED = ("Temperature", "TextPreprocessor", "EnsembleFusion", "LSTM")
 LOSSES = {
     "CosineSimilarityLoss": losses.CosineSimilarityLoss(0.1),
     "ContrastiveCosine": losses.ContrastiveCosine(0.1),

@@ -95,8 +95,8 @@ def test_tests_mirror_the_package():
     here = Path(__file__).parent
     for test in here.rglob("test_*.py"):
         module = test.relative_to(here).with_name(test.name.removeprefix("test_"))
-        private = module.with_name(f"_{module.name}")
-        found = [PACKAGE / each for each in (module, private, module.with_suffix(""))]
+        private, page = module.with_name(f"_{module.name}"), module.with_suffix(".html")
+        found = [PACKAGE / each for each in (module, private, module.with_suffix(""), page)]
         is_whole = test.name in WHOLE
         assert is_whole or any(each.exists() for each in found), test
 

@@ -92,10 +92,23 @@ class Encoder(abc.ABC):
         """
         return self.encode("text", texts, batch_size)
 
-    def remark(self, query: Mapping[str, Any]) -> str:
-        """What is wrong with a query, by modality, as sentences; or ""."""
-        remarks = [self.towers[name].remark(source) for name, source in query.items()]
-        return " ".join(filter(None, remarks))
+    def remarks(self, queries: Sequence[Sequence[tuple[str, Any]]]) -> list[str]:
+        """What is wrong with queries that can be embedded all the same, such as unknown words.
+
+        Args:
+            queries: The modality and the source of each term of each query.
+
+        Returns:
+            Sentences for each query, or "".
+        """
+        found: list[list[str]] = [[] for _ in queries]
+        terms = [(row, *term) for row, query in enumerate(queries) for term in query]
+        for name, tower in self.towers.items():
+            own = [(row, source) for row, modality, source in terms if modality == name]
+            remarks = tower.remarks([source for _, source in own]) if own else []
+            for (row, _), remark in zip(own, remarks, strict=True):
+                found[row].append(remark)
+        return [" ".join(filter(None, each)) for each in found]
 
     def encode_items(self, sources: Mapping[str, Sequence[Sequence[Any]]]) -> np.ndarray:
         """Embed items that have any number of sources, for a gallery. Section 7.2.

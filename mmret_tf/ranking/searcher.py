@@ -32,7 +32,7 @@ class Searcher:
     >>> from mmret_tf.ranking import BruteForceIndex
     >>> encoder = SimpleNamespace(embedding_dim=2, modalities=["text"])  # or a `DualEncoder`
     >>> encoder.encode = lambda modality, sources: np.array([[0.6, 0.8]])
-    >>> encoder.remark = lambda query: ""
+    >>> encoder.remarks = lambda queries: [""]
     >>> index = BruteForceIndex.build([[1, 0], [0, 1]], ["a", "b"])
     >>> items = [{"id": "a", "captions": ["a cat"]}, {"id": "b", "captions": ["a dog", "狗"]}]
     >>> searcher = Searcher(encoder, index, items)
@@ -212,13 +212,19 @@ class Searcher:
             self._gallery
         )  # one gallery for the whole batch, also if it changes meanwhile
         vectors = self._embed(queries, index)
+        remarks = self.encoder.remarks([[term[:2] for term in query.terms] for query in queries])
         return [
-            self._ranked(query, vector, index, items)
-            for query, vector in zip(queries, vectors, strict=True)
+            self._ranked(query, vector, index, items, remark)
+            for query, vector, remark in zip(queries, vectors, remarks, strict=True)
         ]
 
     def _ranked(
-        self, query: Query, vector: np.ndarray, index: Index, items: Mapping[str | int, Item]
+        self,
+        query: Query,
+        vector: np.ndarray,
+        index: Index,
+        items: Mapping[str | int, Item],
+        remark: str,
     ) -> SearchResults:
         """The results of a query that was embedded."""
         exclude = query.exclude_ids
@@ -238,7 +244,7 @@ class Searcher:
                 zip(found, scores[0].tolist(), vectors, strict=True), 1
             )
         )
-        results.remark = self.encoder.remark({name: each for name, each, _ in query.terms})
+        results.remark = remark
         return results
 
     def _embed(self, queries: Sequence[Query], index: Index) -> np.ndarray:

@@ -77,9 +77,9 @@ class CompressedTower:
             self._run = self._interpreter.get_signature_runner()
         self._lock = threading.Lock()  # an interpreter serves one thread at a time
 
-    def remark(self, source: Any) -> str:
-        """A picture has none."""
-        return ""
+    def remarks(self, sources: Sequence[Any]) -> list[str]:
+        """Pictures have none."""
+        return [""] * len(sources)
 
     def predict_on_batch(self, inputs: np.ndarray) -> np.ndarray:
         """Pictures `[batch, image_size, image_size, 3]` -> float32 `[batch, dim]`, unit rows."""

@@ -24,8 +24,9 @@ class FakeEncoder(Encoder):
     def encode(self, modality, sources, batch_size=None):
         return np.array([self.vectors[modality]] * len(sources), np.float32)
 
-    def remark(self, query):
-        return "The model knows no such sound." if "sound" in query else ""
+    def remarks(self, queries):
+        says = {"sound": "The model knows no such sound."}
+        return ["".join(says.get(name, "") for name, _ in query) for query in queries]
 
 
 @pytest.fixture
@@ -117,6 +118,7 @@ def test_a_picture_of_the_gallery_finds_itself_however_it_is_given(run_folder, s
 
 def test_a_fused_encoder_embeds_queries_of_several_modalities(searcher):
     fused = mock.MagicMock(spec=FusedEncoder, embedding_dim=3, encode=FakeEncoder().encode)
+    fused.remarks = FakeEncoder().remarks
     fused.encode_items.return_value = np.array([[0, 0, 1]])
     searcher = Searcher(fused, searcher.index, searcher.items.values())
     query = {"text": "a", "image": b""}

@@ -161,7 +161,7 @@ def toy_encoder(*modalities):
         modalities=list(towers),
         embedding_dim=3,
         encode=lambda name, sources: np.eye(3)[[towers[name].axis] * len(sources)],
-        remark=lambda query: "",
+        remarks=lambda queries: [""] * len(queries),
     )
 
 

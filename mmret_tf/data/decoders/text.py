@@ -11,8 +11,6 @@ import tensorflow as tf
 from mmret_tf.data.decoders.normalization import nfkc
 from mmret_tf.data.sources import InlineSource
 
-UNKNOWN = 1  # id of a word outside the vocabulary
-
 # A caption that says left or right does not describe the mirrored picture.
 SIDES = r"(?is).*(\b(left|right)|左|右).*"
 
@@ -50,6 +48,9 @@ def split_words(texts: tf.Tensor) -> tf.RaggedTensor:
     [[b'a', b'red', b'ball']]
     """
     return tf.strings.split(standardize_text(texts))
+
+
+_compiled_split = tf.function(split_words, input_signature=[tf.TensorSpec([None], tf.string)])
 
 
 def standardize_text(text: tf.Tensor) -> tf.Tensor:
@@ -111,7 +112,7 @@ class TextPreprocessor(keras.layers.Layer):
         self.max_tokens, self.sequence_length = max_tokens, sequence_length
         self.lookup = None
         if vocabulary:
-            self.lookup = keras.layers.StringLookup(vocabulary=list(vocabulary), mask_token="")
+            self._learn(list(vocabulary))
         self.built = True
 
     def adapt(self, captions: Iterable[str] | tf.data.Dataset) -> None:
@@ -131,8 +132,11 @@ class TextPreprocessor(keras.layers.Layer):
             captions = tf.data.Dataset.from_tensor_slices(captions).batch(1024)
         counter = keras.layers.StringLookup(max_tokens=self.max_tokens, mask_token="")
         counter.adapt(captions.map(split_words))
-        words = counter.get_vocabulary(include_special_tokens=False)
+        self._learn(counter.get_vocabulary(include_special_tokens=False))
+
+    def _learn(self, words: list[str]) -> None:
         self.lookup = keras.layers.StringLookup(vocabulary=words, mask_token="")
+        self._known = frozenset(words)
 
     def get_vocabulary(self, include_special_tokens: bool = True) -> list[str]:
         """The word of each id.
@@ -170,6 +174,30 @@ class TextPreprocessor(keras.layers.Layer):
         """
         lengths = split_words(tf.constant(texts, tf.string)).row_lengths()
         return int(tf.math.count_nonzero(lengths > self.sequence_length))
+
+    def unknown_words(self, texts: Sequence[str]) -> list[list[str] | None]:
+        """The words of texts that are outside the vocabulary; words that are cut off do not count.
+
+        Args:
+            texts: Strings.
+
+        Returns:
+            A list for each text, or `None` for a text without a known word.
+
+        Raises:
+            ValueError: A text is not a string.
+
+        >>> text = TextPreprocessor(vocabulary=["red", "圆"])
+        >>> text.unknown_words(["a red zebra", "圆", "zebra"])
+        [['a', 'zebra'], [], None]
+        """
+        rows = _compiled_split(tf.constant([text_source(text).content for text in texts]))
+        found: list[list[str] | None] = []
+        for row in rows.to_list():
+            words = [word.decode() for word in row[: self.sequence_length]]
+            unknown = [word for word in dict.fromkeys(words) if word not in self._known]
+            found.append(unknown if self._known.intersection(words) else None)
+        return found
 
     def get_config(self) -> dict:
         return {

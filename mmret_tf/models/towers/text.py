@@ -1,14 +1,15 @@
 """The text tower (文本塔): an Embedding and an LSTM, then a head. Sections 2.2, 3.2(2), 4.2."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from mmret_tf.data.decoders.text import UNKNOWN, TextPreprocessor, text_source
+from mmret_tf.data.decoders.text import TextPreprocessor
 from mmret_tf.models.layers import POOLINGS, MaskedPooling, TransformerEncoder, track
 from mmret_tf.models.towers.head import Head
+from mmret_tf.models.towers.recurrence import LSTM
 from mmret_tf.models.towers.tower import Tower
 
 RNNS = ("lstm", "gru", "bilstm", "transformer")
@@ -69,7 +70,7 @@ class SentenceReader(layers.Layer):
             kind = "mean" if pooling == "last" else pooling
             self.network, self.pool = TransformerEncoder(units, pooling=kind, **policy), None
         else:
-            cell = layers.GRU if rnn == "gru" else layers.LSTM
+            cell = layers.GRU if rnn == "gru" else LSTM
             self.network = cell(units, return_sequences=self.pool is not None, **policy)
             if rnn == "bilstm":
                 self.network = layers.Bidirectional(self.network, **policy)
@@ -79,7 +80,9 @@ class SentenceReader(layers.Layer):
 
     def call(self, words, mask=None, training=False):
         words = self.dropout(words, training=training)
-        state = self.network(words, mask=mask, training=training)
+        # What comes after the last word changes no state before it, and a pooling leaves it out.
+        needs_mask = self.pool is None or self.settings["rnn"] == "bilstm"
+        state = self.network(words, mask=mask if needs_mask else None, training=training)
         if self.pool is not None:
             state = self.pool(state, mask=mask)
         if self.bag is not None:
@@ -121,6 +124,7 @@ class TextTower(Tower):
             reader["word_dim"],
             embeddings_initializer=keras.initializers.RandomNormal(stddev=0.1),
             dtype=self.dtype_policy,
+            autocast=False,  # casts the words that were looked up, not the table
             name="words",
         )
         self.words.build((None, None))
@@ -144,16 +148,13 @@ class TextTower(Tower):
     def preprocess(self, sources: tf.Tensor) -> tf.Tensor:
         return self.text_preprocessor(sources)
 
-    def remark(self, source: Any) -> str:
-        ids = self.compiled_preprocess(tf.constant([text_source(source).content])).numpy()
-        if ids.max() > UNKNOWN:
-            return ""
-        problem = "knows no word of the query" if source.strip() else "was given an empty query"
-        return f"The model {problem}: the ranking means nothing."
+    def remarks(self, sources: Sequence[str]) -> list[str]:
+        unknown = self.text_preprocessor.unknown_words(sources)
+        return [_remark(*each) for each in zip(sources, unknown, strict=True)]
 
     def features(self, inputs, training: bool = False):
         """The states of all members' readers, concatenated: token ids -> `[batch, width]`."""
-        words, mask = self.sequence(inputs)
+        words, mask = self.sequence(without_padding(inputs))
         states = [reader(words, mask=mask, training=training) for reader in self.backbone]
         return ops.concatenate(states, axis=1) if len(states) > 1 else states[0]
 
@@ -170,6 +171,33 @@ class TextTower(Tower):
             "vocabulary_size": self.vocabulary_size,
             "reader": self.reader,
         }
+
+
+def _remark(query: str, unknown: list[str] | None) -> str:
+    """What is wrong with a query, by its unknown words; `None` for no known word."""
+    if not query.strip():
+        return "The model was given an empty query: the ranking means nothing."
+    if unknown is None:
+        return "The model knows no word of the query: the ranking means nothing."
+    return f"The model does not know: {', '.join(unknown)}." if unknown else ""
+
+
+def without_padding(ids: tf.Tensor) -> tf.Tensor:
+    """Token ids up to the last word of the longest text; a recurrence takes as long over padding.
+
+    Args:
+        ids: `[batch, length]`, 0 for padding.
+
+    Returns:
+        `[batch, longest]`, at least one id a text.
+
+    >>> without_padding(tf.constant([[5, 0, 0, 0], [7, 8, 0, 0]])).shape
+    TensorShape([2, 2])
+    """
+    if isinstance(ids, keras.KerasTensor):
+        return ids
+    ends = tf.where(tf.not_equal(ids, 0), tf.range(1, tf.shape(ids)[1] + 1), 0)
+    return ids[:, : tf.maximum(tf.reduce_max(ends), 1)]
 
 
 def text_tower(
@@ -220,5 +248,8 @@ def text_tower(
         raise ValueError("the TextPreprocessor has no vocabulary yet: call its adapt(captions)")
     reader = SentenceReader(rnn, word_dim, units, dropout, pooling, bag_of_words)
     width = reader.width * max(members, 1)
-    head = Head(width, embedding_dim, dropout, members=members, is_split=True, name="head")
+    settings = {"members": members, "is_split": True, "name": "head"}
+    # In bfloat16 a single text would spend its time on the conversion of the weights.
+    policy = keras.config.dtype_policy().variable_dtype
+    head = Head(width, embedding_dim, dropout, dtype=policy, **settings)
     return TextTower(text, text.vocabulary_size(), reader.settings, head, name="text_tower")

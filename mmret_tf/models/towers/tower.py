@@ -35,8 +35,8 @@ class TowerForm(Protocol):
     def predict_on_batch(self, inputs: np.ndarray) -> np.ndarray:
         """Inputs -> float32 `[batch, embedding_dim]`, unit rows."""
 
-    def remark(self, source: Any) -> str:
-        """What is wrong with a query, or ""."""
+    def remarks(self, sources: Sequence[Any]) -> list[str]:
+        """What is wrong with each query, or ""."""
 
 
 class Tower(WholeModel):
@@ -187,9 +187,16 @@ class Tower(WholeModel):
         """
         return encode_sources(self, sources, batch_size)
 
-    def remark(self, source: Any) -> str:
-        """What is wrong with a query that can be embedded all the same, as a sentence, or ""."""
-        return ""
+    def remarks(self, sources: Sequence[Any]) -> list[str]:
+        """What is wrong with queries that can be embedded all the same.
+
+        Args:
+            sources: Queries of the tower's modality.
+
+        Returns:
+            A sentence for each, or "".
+        """
+        return [""] * len(sources)
 
     def get_config(self) -> dict:
         """Arguments of `__init__`, and which parts are frozen."""

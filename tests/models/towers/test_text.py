@@ -114,7 +114,8 @@ def test_all_layers_compute_by_the_policy_that_the_tower_was_made_under(tmp_path
         keras.config.set_dtype_policy("float32")
     tower.save(tmp_path / "tower.keras")
     loaded = load_as(TextTower, tmp_path / "tower.keras")
-    for each in [loaded.words, loaded.head, *loaded.backbone]:
+    assert loaded.head.compute_dtype == "float32"  # converting its weights would cost more
+    for each in [loaded.words, *loaded.backbone]:
         assert {layer.compute_dtype for layer in each._flatten_layers()} == {"bfloat16"}
     tokens = np.array([[5, 6, 0]])
     assert loaded(tokens).dtype == "float32" and np.array_equal(loaded(tokens), tower(tokens))
@@ -148,11 +149,14 @@ def test_settings_that_do_not_fit_are_refused(arguments, message, text_preproces
     ("query", "remark"),
     [
         ("a red circle", ""),
-        ("zebra 红", ""),
+        ("zebra 红 🐶 斑马 Zebra", "The model does not know: zebra, 斑, 马."),
+        ("红" * 6 + "zebra", ""),  # which is cut off, as any word behind the sixth
+        ("zebra " * 6 + "红", "The model knows no word of the query: the ranking means nothing."),
         ("zebra", "The model knows no word of the query: the ranking means nothing."),
         ("🐶🐶", "The model knows no word of the query: the ranking means nothing."),
         (" \n", "The model was given an empty query: the ranking means nothing."),
     ],
 )
-def test_a_query_without_a_known_word_has_a_remark(query, remark):
-    assert text_tower(make_text(), units=4, embedding_dim=4).remark(query) == remark
+def test_a_query_with_unknown_words_has_a_remark(query, remark, text_preprocessor):
+    tower = text_tower(text_preprocessor, units=4, embedding_dim=4)
+    assert tower.remarks([query, "a red circle"]) == [remark, ""]
