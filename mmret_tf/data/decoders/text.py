@@ -50,9 +50,6 @@ def split_words(texts: tf.Tensor) -> tf.RaggedTensor:
     return tf.strings.split(standardize_text(texts))
 
 
-_compiled_split = tf.function(split_words, input_signature=[tf.TensorSpec([None], tf.string)])
-
-
 def standardize_text(text: tf.Tensor) -> tf.Tensor:
     """Reduce captions in any script to words between single spaces. Section 3.1(1).
 
@@ -77,6 +74,9 @@ def standardize_text(text: tf.Tensor) -> tf.Tensor:
     flat = tf.strings.regex_replace(flat, r"(\p{Han})", r" \1 ")
     flat = tf.strings.strip(tf.strings.regex_replace(flat, " +", " "))
     return tf.reshape(flat, tf.shape(text))
+
+
+_standardize = tf.function(standardize_text, input_signature=[tf.TensorSpec([None], tf.string)])
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
@@ -191,10 +191,10 @@ class TextPreprocessor(keras.layers.Layer):
         >>> text.unknown_words(["a red zebra", "圆", "zebra"])
         [['a', 'zebra'], [], None]
         """
-        rows = _compiled_split(tf.constant([text_source(text).content for text in texts]))
+        rows = _standardize(tf.constant([text_source(text).content for text in texts])).numpy()
         found: list[list[str] | None] = []
-        for row in rows.to_list():
-            words = [word.decode() for word in row[: self.sequence_length]]
+        for row in rows:
+            words = row.decode().split()[: self.sequence_length]
             unknown = [word for word in dict.fromkeys(words) if word not in self._known]
             found.append(unknown if self._known.intersection(words) else None)
         return found
