@@ -41,6 +41,21 @@ def nfkc(text: tf.Tensor) -> tf.Tensor:
     """
     characters = tf.strings.unicode_decode(text, "UTF-8")
     codes, owners = characters.flat_values, characters.value_rowids()
+    if tf.reduce_all(_is_plain(codes)):
+        return text
+    return _normalized(codes, owners, tf.size(text, tf.int64))
+
+
+def _is_plain(codes: tf.Tensor) -> tf.Tensor:
+    """Whether each character is ASCII or a common Han character: nothing is to be done for these.
+
+    They are what most queries are made of, and the tables take longer than all else in a text.
+    """
+    return (codes < 0x80) | ((codes >= 0x4E00) & (codes < 0xA000))
+
+
+def _normalized(codes: tf.Tensor, owners: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
+    """The normal form of characters, as `n` strings."""
     codes, owners = _decompose(codes, owners)
     codes, classes = _reorder(codes, owners)
     is_done = tf.constant(False)
@@ -49,7 +64,7 @@ def nfkc(text: tf.Tensor) -> tf.Tensor:
             shape_invariants=[(each, tf.TensorShape([None])) for each in (codes, classes, owners)]
         )
         codes, classes, owners, is_done = _compose_once(codes, classes, owners)
-    ragged = tf.RaggedTensor.from_value_rowids(codes, owners, tf.size(text, tf.int64))
+    ragged = tf.RaggedTensor.from_value_rowids(codes, owners, n)
     return tf.strings.unicode_encode(ragged, "UTF-8")
 
 

@@ -5,7 +5,7 @@ import unicodedata
 
 import tensorflow as tf
 
-from mmret_tf.data.decoders.normalization import END, nfkc
+from mmret_tf.data.decoders.normalization import END, _is_plain, nfkc
 
 CHARACTERS = [chr(code) for code in range(1, END) if not 0xD800 <= code < 0xE000]
 MARKS = [each for each in CHARACTERS if unicodedata.combining(each)]
@@ -53,3 +53,12 @@ def test_texts_keep_their_places():
     )
     assert is_right, different
     assert nfkc(tf.constant([], tf.string)).shape == (0,)
+
+
+def test_plain_characters_are_their_own_normal_form_and_none_is_a_mark():
+    plain = [each for each in CHARACTERS if _is_plain(ord(each))]
+    assert len(plain) == 0x7F + 0xA000 - 0x4E00
+    assert not set(plain) & {*MARKS, *PARTS}
+    text = "".join(plain)
+    assert unicodedata.normalize("NFKC", text) == text
+    assert nfkc(tf.constant([text, "", "é", "e\u0301红"])).numpy()[3].decode() == "é红"
