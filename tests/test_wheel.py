@@ -1,4 +1,4 @@
-"""A wheel holds every file of the package: the modules, and the pages, fonts and words beside them."""
+"""A wheel holds every file of the package: modules, pages, fonts and words."""
 
 import shutil
 import subprocess
