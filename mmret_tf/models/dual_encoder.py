@@ -116,9 +116,15 @@ def load_model(path: str | os.PathLike) -> MultiEncoder:
     return load_as(MultiEncoder, path)
 
 
-def load_as(kind: type[keras.Model], path: str | os.PathLike) -> keras.Model:
-    """Load a `.keras` file; ValueError if it does not hold a model of this class."""
-    model = read_keras_file(path)
+def load_as(kind: type[keras.Model], path: str | os.PathLike, compile: bool = True) -> keras.Model:
+    """Load a `.keras` file; ValueError if it does not hold a model of this class.
+
+    Args:
+        kind: The class.
+        path: The file.
+        compile: Whether to restore the loss and the optimizer too.
+    """
+    model = read_keras_file(path, compile)
     if not isinstance(model, kind):
         raise ValueError(f"{os.fspath(path)} holds a {type(model).__name__}, not a {kind.__name__}")
     return model

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmret_tf._files import awaited_folder
 from mmret_tf.fusion.fused_encoder import load_fused_encoder
-from mmret_tf.models.dual_encoder import load_model
+from mmret_tf.models.dual_encoder import load_as
 from mmret_tf.models.encoder import Encoder, MultiEncoder
 from mmret_tf.ranking.index import Index, build_index, load_index
 from mmret_tf.ranking.indexes.scann_engine import EXACT_BELOW, TUNED_QUERIES
@@ -100,10 +100,14 @@ class Run:
         return tuple(stamp)
 
     def load_model(self) -> MultiEncoder:
-        """The run's encoder; ValueError if there is none, or it is another version's."""
+        """The run's encoder; ValueError if there is none, or it is another version's.
+
+        It is not compiled: for inference, the optimizer would double the time of loading. To train
+        it further, use `mmret_tf.load_model`.
+        """
         if not self.folder.is_dir():
             raise ValueError(f"no run at {self.folder}: expected a folder that `mmret train` made")
-        return load_model(self.model)
+        return load_as(MultiEncoder, self.model, compile=False)
 
     def read_report(self) -> dict[str, Any]:
         """The report of the training; `{}` if there is none, ValueError if it is damaged."""

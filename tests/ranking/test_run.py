@@ -13,6 +13,7 @@ from mmret_tf.models.dual_encoder import DualEncoder, load_model
 from mmret_tf.models.encoder import VariantEncoder
 from mmret_tf.ranking import Searcher, load_index, run
 from mmret_tf.ranking.run import Run
+from mmret_tf.similarity import losses
 
 
 @pytest.fixture
@@ -45,6 +46,14 @@ def test_a_run_is_opened_with_its_model(run_folder, shared_model):
     assert opened.read_report() == {}
     variant = VariantEncoder(shared_model, {}, "int8")
     assert Searcher.open(run_folder, variant).encoder is variant
+
+
+def test_a_run_is_opened_without_the_optimizer(copied, shared_model):
+    model = load_model(copied.model)
+    model.compile("adam", losses.ContrastiveCosine())
+    model.save(copied.model)
+    assert load_model(copied.model).compiled and not copied.load_model().compiled
+    assert copied.open_searcher().encoder.fingerprint == shared_model.fingerprint
 
 
 def test_the_report_is_read(tmp_path):

@@ -23,7 +23,8 @@ N_MIDDLES, N_FINALS = 21, 28  # "no final" is one of the finals
 PAIR = 2**21
 
 
-@tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+# Without AutoGraph, which takes most of a second to convert this module in each process.
+@tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
 def nfkc(text: tf.Tensor) -> tf.Tensor:
     """Bring strings to Unicode normal form KC.
 
@@ -41,9 +42,11 @@ def nfkc(text: tf.Tensor) -> tf.Tensor:
     """
     characters = tf.strings.unicode_decode(text, "UTF-8")
     codes, owners = characters.flat_values, characters.value_rowids()
-    if tf.reduce_all(_is_plain(codes)):
-        return text
-    return _normalized(codes, owners, tf.size(text, tf.int64))
+    return tf.cond(
+        tf.reduce_all(_is_plain(codes)),
+        lambda: text,
+        lambda: _normalized(codes, owners, tf.size(text, tf.int64)),
+    )
 
 
 def _is_plain(codes: tf.Tensor) -> tf.Tensor:
@@ -58,12 +61,13 @@ def _normalized(codes: tf.Tensor, owners: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
     """The normal form of characters, as `n` strings."""
     codes, owners = _decompose(codes, owners)
     codes, classes = _reorder(codes, owners)
-    is_done = tf.constant(False)
-    while not is_done:
-        tf.autograph.experimental.set_loop_options(
-            shape_invariants=[(each, tf.TensorShape([None])) for each in (codes, classes, owners)]
-        )
-        codes, classes, owners, is_done = _compose_once(codes, classes, owners)
+    any_length = tf.TensorShape([None])
+    codes, _, owners, _ = tf.while_loop(
+        lambda codes, classes, owners, is_done: ~is_done,
+        lambda codes, classes, owners, is_done: _compose_once(codes, classes, owners),
+        (codes, classes, owners, False),
+        shape_invariants=(any_length, any_length, any_length, tf.TensorShape([])),
+    )
     ragged = tf.RaggedTensor.from_value_rowids(codes, owners, n)
     return tf.strings.unicode_encode(ragged, "UTF-8")
 

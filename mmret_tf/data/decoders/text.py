@@ -76,7 +76,9 @@ def standardize_text(text: tf.Tensor) -> tf.Tensor:
     return tf.reshape(flat, tf.shape(text))
 
 
-_standardize = tf.function(standardize_text, input_signature=[tf.TensorSpec([None], tf.string)])
+_standardize = tf.function(
+    standardize_text, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
+)
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
