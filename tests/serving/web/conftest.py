@@ -63,9 +63,9 @@ def web_model(web_gallery):
     images = mm.image_tower(make_backbone(), trainable=True, image_size=16, embedding_dim=32)
     model = mm.DualEncoder(images, mm.text_tower(text, word_dim=16, units=32, embedding_dim=32))
     pairs = web_gallery.pairs("image", "text")
-    batches = pairs.as_dataset(model, batch_size=12, training=True)
+    batches = pairs.as_dataset(model, batch_size=24).cache()
     model.compile(keras.optimizers.Adam(0.01), loss=mm.losses.ContrastiveCosine())
-    model.fit(batches.repeat(120), verbose=0)
+    model.fit(batches.repeat(200), verbose=0)
     return model
 
 
