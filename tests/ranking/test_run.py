@@ -51,6 +51,7 @@ def test_a_run_is_opened_with_its_model(run_folder, shared_model):
 def test_a_run_is_opened_without_the_optimizer(copied, shared_model):
     model = load_model(copied.model)
     model.compile("adam", losses.ContrastiveCosine())
+    model.optimizer.build(model.trainable_variables)
     model.save(copied.model)
     assert load_model(copied.model).compiled and not copied.load_model().compiled
     assert copied.open_searcher().encoder.fingerprint == shared_model.fingerprint
