@@ -116,6 +116,8 @@ def _add_searches(app: FastAPI, service: SearchService, searches: Batcher) -> No
     async def embed(request: Request) -> Response:
         """The embeddings of texts or of a picture, of unit length."""
         asked, image = await read_request(request, EmbedRequest)
+        if (image is None) == (not asked.texts):
+            raise HTTPException(422, "give texts or a picture")
         modality, sources = ("text", asked.texts) if image is None else ("image", [image])
         encode = functools.partial(service.searcher.encoder.encode, modality, sources)
         vectors = await asyncio.to_thread(encode)

@@ -37,11 +37,11 @@ class SearchRequest(BaseModel):
 
 
 class EmbedRequest(BaseModel):
-    """Texts to embed; a form takes a picture instead."""
+    """Texts to embed; or, in a form, a picture."""
 
     model_config = ConfigDict(extra="forbid")
 
-    texts: list[Text] = Field(min_length=1, max_length=256)
+    texts: list[Text] = Field([], max_length=256)
 
 
 class ItemAnswer(BaseModel):
@@ -122,8 +122,6 @@ async def read_request(request: Request, model: type[BaseModel]) -> tuple[BaseMo
                 fields, image = _fields(form), None
                 if isinstance(file := form.get("image"), UploadFile):
                     image = await file.read()
-                if image is not None and "texts" in model.model_fields and not fields:
-                    return model.model_construct(), image
                 return model.model_validate(fields), image
     except ValidationError as error:
         raise HTTPException(422, _message(error)) from None

@@ -175,6 +175,14 @@ def test_bodies_that_are_refused(address, content, kind, status, message):
         assert answer.status_code == status and message in answer.json()["error"], answer.text
 
 
+def test_texts_or_a_picture_are_embedded_and_not_both(address):
+    for answer in (
+        requests.post(f"{address}/api/embed", json={"texts": []}),
+        send(address, picture("red"), "/api/embed", texts='["red"]'),
+    ):
+        assert answer.status_code == 422 and answer.json()["error"] == "give texts or a picture"
+
+
 @pytest.mark.parametrize("path", ["/api/search", "/api/embed"])
 def test_pictures_that_cannot_be_read_fail_alone(address, path):
     for content in (b"", b"rubbish", picture("red")[:60], b"GIF89a"):
