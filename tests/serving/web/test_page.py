@@ -270,3 +270,127 @@ def test_no_serious_fault_of_accessibility(visit, scheme, size):
     at.page.click(".open >> nth=0")
     at.page.wait_for_selector("dialog[open]")
     check()
+
+
+def test_back_leads_through_what_was_searched(visit):
+    at = visit()
+    for text in ("a red picture", "a blue picture"):
+        at.page.fill("#text", text)
+        at.page.wait_for_timeout(600)  # the search while typing
+        at.page.keyboard.press("Enter")
+        at.expect(text.split()[1])
+    at.page.click("#options summary")
+    at.page.check("#filters label:has-text('green') input")
+    at.expect("green")
+    at.page.go_back()  # the focus is still in the filters
+    at.expect("blue")
+    assert not at.page.is_checked("#filters label:has-text('green') input")
+    at.page.go_back()
+    at.expect("red")
+    assert at.page.input_value("#text") == "a red picture"
+    at.page.go_back()
+    at.page.wait_for_selector("#start:visible")
+    at.page.go_forward()
+    at.expect("red")
+
+
+def test_back_restores_the_terms(visit):
+    at = visit("?term=1:a+red+picture")
+    at.expect("red")
+    at.page.fill(".term input[type=text]", "a blue picture")
+    at.expect("blue")
+    at.page.go_back()
+    at.expect("red")
+    assert at.page.input_value(".term input[type=text]") == "a red picture"
+    at.page.click(".term button")
+    assert at.page.evaluate("document.activeElement.id") == "add"
+
+
+def test_the_link_is_copied(visit, web_gallery):
+    at = visit("?q=red", permissions=["clipboard-read", "clipboard-write"])
+    at.expect("red")
+    at.page.click("#options summary")
+    at.page.click("#copy")
+    at.wait("() => document.querySelector('#status').textContent === 'The link was copied.'")
+    assert at.page.evaluate("navigator.clipboard.readText()") == at.page.url
+    at.page.set_input_files("#file", web_gallery.image_paths[4][0])
+    at.page.wait_for_selector("#share:visible")
+    at.page.wait_for_timeout(500)
+    at.page.click("#copy")
+    at.wait("() => document.querySelector('#status').textContent.includes('cannot hold')")
+
+
+def test_the_link_is_shown_where_the_clipboard_is_closed(visit):
+    """Browsers open it on HTTPS and on this machine only."""
+    at = visit("?q=red")
+    at.expect("red")
+    at.page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    at.page.click("#options summary")
+    at.page.click("#copy")
+    at.wait("() => document.querySelector('#status').textContent.includes('address bar')")
+
+
+def test_a_pause_before_composing_sends_nothing(visit):
+    at = visit()
+    at.page.evaluate("""() => {
+        const text = document.getElementById("text");
+        for (const [value, isComposing] of [["图", false], ["图h", true], ["图hong", true]]) {
+            text.value = value;
+            text.dispatchEvent(new InputEvent("input", {isComposing, bubbles: true}));
+        }
+    }""")
+    at.page.wait_for_timeout(500)
+    assert at.searches == []
+
+
+def test_text_is_dropped_and_pasted_as_text(visit):
+    at = visit()
+    prevented = at.page.evaluate("""() => {
+        const data = new DataTransfer();
+        data.items.add("red", "text/plain");
+        const drop = new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true});
+        document.getElementById("text").dispatchEvent(drop);
+        data.items.add("<b>red</b>", "text/html");  // and a picture, as spreadsheets do
+        data.items.add(new File(["x"], "cells.png", {type: "image/png"}));
+        const paste = new ClipboardEvent("paste", {clipboardData: data, bubbles: true});
+        document.getElementById("text").dispatchEvent(paste);
+        return drop.defaultPrevented;
+    }""")
+    at.page.wait_for_timeout(300)
+    assert not prevented and at.searches == [] and not at.page.is_visible("#picture")
+
+
+def test_a_large_picture_is_not_sent(visit):
+    at = visit("?q=red")
+    at.expect("red")
+    sent = len(at.searches)
+    at.page.evaluate("""() => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(20 * 2 ** 20 + 1)], "a.png", {type: "image/png"}));
+        document.getElementById("form").requestSubmit();  // its answer must not hide the message
+        document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true}));
+    }""")
+    at.page.wait_for_timeout(500)
+    assert "20 MB" in at.page.inner_text("#remark")
+    assert len(at.searches) <= sent + 1 and not at.page.is_visible("#picture")
+
+
+def test_a_gallery_that_fails_is_reported(visit):
+    at = visit()
+    answer = {"status": 500, "json": {"error": "the service failed: see its log"}}
+    at.page.route("**/api/gallery", lambda route: route.fulfill(**answer))
+    at.page.reload()
+    at.wait(REMARK, "see its log")
+    assert [each for each in at.problems if "500" not in each] == []
+    at.problems.clear()
+
+
+def test_captions_name_their_language(visit):
+    at = visit("?q=red")
+    at.expect("red")
+    assert at.page.get_attribute(f"{CARD} .text >> nth=0", "lang") == "en"
+    at.page.click(".open >> nth=0")
+    assert at.page.get_attribute("dialog h2", "lang") == "en"
+    assert at.page.get_attribute("dialog li", "lang") == "zh"
+    assert at.page.is_disabled("dialog button:text-is('Previous')")
+    assert not at.page.is_disabled("dialog button:text-is('Next')")
