@@ -1,5 +1,6 @@
 """Commands around a model in service: serve, export, doctor."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -41,10 +42,9 @@ def serve(
         service.warm_up()
         application = create_app(service, token, frozenset({host}))
         print(f"Serving {run.folder} at {server.address_of(listening)} until Ctrl-C", flush=True)
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             server.make_server(application).run(sockets=[listening])
-        except KeyboardInterrupt:
-            print("Stopped.")
+        print("Stopped.")
 
 
 @app.command(epilog="Example: mmret export --run runs/photos --directory export/photos")
