@@ -12,6 +12,8 @@ import requests
 from mmret_tf import cli
 from mmret_tf.serving.web.server import open_socket
 
+from .conftest import running
+
 
 def test_it_serves_until_it_is_told_to_stop(web_run):
     command = [sys.executable, "-m", "mmret_tf", "serve", "--run", web_run.folder, "--port", "0"]
@@ -43,6 +45,15 @@ def test_a_taken_port_is_reported_before_the_model_is_loaded(capsys):
 def test_other_machines_are_let_in_only_with_a_token(capsys, monkeypatch, host):
     monkeypatch.delenv("MMRET_TOKEN", raising=False)
     assert "give a token with --token or MMRET_TOKEN" in refused(capsys, "--host", host)
+
+
+def test_an_answer_is_not_held_back(service):
+    """Nagle's algorithm would hold back the second of two small parts."""
+    with running(service) as (server, address), requests.Session() as session:
+        session.get(f"{address}/health")
+        [connection] = server.server_state.connections
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_an_address_of_another_machine_is_refused():
