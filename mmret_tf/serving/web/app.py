@@ -96,7 +96,13 @@ def _add_searches(app: FastAPI, service: SearchService, searches: Batcher) -> No
         asked, image = await read_request(request, SearchRequest)
         query = asked.model_dump(exclude={"text"}, exclude_none=True)
         if asked.text is not None:
-            query["texts"] = parse_terms(asked.text) | query.get("texts", {})
+            terms = parse_terms(asked.text)
+            if (
+                min(terms.values()) > 0
+            ):  # a plain text, which a trained fusion takes beside a picture
+                (query["text"],) = terms
+            else:
+                query["texts"] = terms | query.get("texts", {})
         if image is not None:
             query["image"] = image
         if asked.similar_to is not None:
@@ -145,9 +151,9 @@ def _add_items(app: FastAPI, service: SearchService) -> None:
     )
     def thumbnail(id: str, side: Side = 160) -> Response:
         """The picture of an item, a square."""
-        _item(service, id)
+        content = service.thumbnail(_item(service, id), side)
         headers = {"cache-control": "private, max-age=60"}
-        return Response(service.thumbnail(id, side), media_type="image/jpeg", headers=headers)
+        return Response(content, media_type="image/jpeg", headers=headers)
 
 
 def _add_health(app: FastAPI, service: SearchService, metrics: Metrics) -> None:
@@ -180,7 +186,7 @@ def _add_pages(app: FastAPI, guard: Guard) -> None:
     async def log_in(request: Request, token: Annotated[str, Form()] = "") -> Response:
         if guard.token is None or session_of(token) != session_of(guard.token):
             await asyncio.sleep(1)  # guessing takes time
-            return RedirectResponse("/?wrong", 303)
+            return RedirectResponse("/", 303)
         response = RedirectResponse("/", 303)
         response.set_cookie(COOKIE, session_of(token), httponly=True, samesite="strict")
         return response

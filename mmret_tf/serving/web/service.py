@@ -112,9 +112,8 @@ class SearchService:
         items = self.searcher.items
         return items[int(key) if key not in items and key.isdecimal() else key]
 
-    def thumbnail(self, key: str, side: int) -> bytes:
-        """The picture of an item as a JPEG file, a square of `side` pixels; KeyError if none."""
-        item = self.item(key)
+    def thumbnail(self, item: Item, side: int) -> bytes:
+        """The picture of an item as a JPEG file, a square of `side` pixels."""
         sources = tuple((name, tuple(each)) for name, each in item["sources"].items())
         return self._thumbnail(sources, side)
 

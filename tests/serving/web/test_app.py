@@ -218,3 +218,19 @@ def test_figures_for_prometheus_and_health(address):
     assert re.search(r'mmret_requests_total\{path="/api/search",status="200"\} [1-9]', figures)
     assert "mmret_gallery_items 12.0" in figures and "mmret_batch_size_count" in figures
     assert requests.get(f"{address}/health").json() == {"status": "ok", "problem": ""}
+
+
+def test_a_plain_text_stays_one_so_that_a_fusion_takes_it_beside_a_picture(
+    address, service, monkeypatch
+):
+    asked = []
+    search_batch = service.searcher.search_batch
+    monkeypatch.setattr(
+        service.searcher,
+        "search_batch",
+        lambda queries: asked.extend(queries) or search_batch(queries),
+    )
+    send(address, picture("red"), text="a blue  picture", k=1)
+    send(address, picture("red"), text="a picture -red", k=1)
+    assert asked[0]["text"] == "a blue picture" and "texts" not in asked[0]
+    assert asked[1]["texts"] == {"a picture": 1, "red": -0.5} and "text" not in asked[1]
