@@ -1,7 +1,7 @@
 """What users give, checked: counts, rows of numbers, ids, and text that is going to be shown."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +76,12 @@ def checked_ids(ids: Ids, n: int | None = None) -> np.ndarray:
     if bad := [key for key in ids if ("\0" in key if types == {str} else key.bit_length() > 63)]:
         raise ValueError(f"ids must fit into a NumPy array, without NUL; got {bad[0]!r}")
     return np.array(ids, object if types == {str} else np.int64)
+
+
+def check_collection(ids: Ids, name: str) -> None:
+    """ValueError unless it is a list, set or the like; a single string is none."""
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Collection):
+        raise ValueError(f"{name} must be a list of ids; got {ids!r:.80}")
 
 
 def one_line(text: str) -> str:

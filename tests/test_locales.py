@@ -14,7 +14,9 @@ from PIL import Image
 
 import mmret_tf as mm
 
-LOOP = """import json, sys
+# Text that is read or written without an encoding is an error, also where the locale can hold it.
+LOOP = """import json, sys, warnings
+warnings.filterwarnings("error", category=EncodingWarning, module="mmret_tf")
 from mmret_tf import cli
 for arguments in json.loads(sys.argv[1]):
     try:
@@ -28,14 +30,11 @@ CHARMAPS = Path("/usr/share/i18n/charmaps")
 
 @pytest.fixture(scope="module")
 def locales(tmp_path_factory):
-    """A folder of locales, as the C library reads them."""
+    """A folder with a locale, as the C library reads it."""
     folder = tmp_path_factory.mktemp("locales")
-    for name, language, charmap in (
-        ("en_US.ISO-8859-1", "en_US", "ISO-8859-1"),
-        ("zh_CN.GBK", "zh_CN", "GBK"),
-    ):
-        if shutil.which("localedef") and (CHARMAPS / f"{charmap}.gz").exists():
-            subprocess.run(["localedef", "-i", language, "-f", charmap, folder / name], check=True)
+    if shutil.which("localedef") and (CHARMAPS / "GBK.gz").exists():
+        gbk = ["localedef", "-i", "zh_CN", "-f", "GBK", folder / "zh_CN.GBK"]
+        subprocess.run(gbk, check=True)
     return folder
 
 
@@ -54,7 +53,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("locale", ["C", "en_US.ISO-8859-1", "zh_CN.GBK"])
+@pytest.mark.parametrize("locale", ["C", "zh_CN.GBK"])
 def test_it_trains_searches_and_exports(locale, locales, pictures, tmp_path):
     if locale != "C" and not (locales / locale).exists():
         pytest.skip(f"no {locale}: localedef or its charmap is not installed")
@@ -65,7 +64,7 @@ def test_it_trains_searches_and_exports(locale, locales, pictures, tmp_path):
         ["export", "--run", run, "--directory", export],
     ]
     environment = {"LC_ALL": locale, "LOCPATH": str(locales)}
-    environment |= {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment |= {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONWARNDEFAULTENCODING": "1"}
     command = [sys.executable, "-c", LOOP, json.dumps(loop)]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True)
     assert done.returncode == 0, done.stderr

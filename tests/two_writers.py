@@ -22,7 +22,6 @@ from conftest import CAPTIONS, make_model
 import mmret_tf as mm
 
 KINDS = ("store", "index", "export")
-NAMES = ("one", "two")
 
 
 def make_writers(name):
@@ -52,48 +51,43 @@ def read(kind, folder):
     return loaded.signatures["encode_text"](text=tf.constant(CAPTIONS))["embedding"].numpy()
 
 
-def write(name):
-    """Write what each line asks for, and print a line for it."""
-    _, writers = make_writers(name)
+def attempt(writer, folder):
+    """Write, and say how it went: "wrote", "waited", or what went wrong."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            writer(Path(folder))
+        return "wrote"
+    except ValueError as error:
+        is_told = "another process is writing" in str(error) or "1 exists" in str(error)
+        return "waited" if is_told and "\n" not in str(error) else repr(error)
+    except Exception as error:
+        return repr(error)
+
+
+def write():
+    """Write as the second what each line asks for, and print a line for it."""
+    _, writers = make_writers("two")
     print("ready", flush=True)
     for line in sys.stdin:
         kind, folder = line.strip().split(maxsplit=1)
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                writers[kind](Path(folder))
-            said = "wrote"
-        except ValueError as error:
-            is_told = "another process is writing" in str(error) or "1 exists" in str(error)
-            said = "waited" if is_told and "\n" not in str(error) else repr(error)
-        except Exception as error:
-            said = repr(error)
-        print(said, flush=True)
-
-
-def start(name):
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--write", name],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    return process
+        print(attempt(writers[kind], folder), flush=True)
 
 
 def main(rounds, kinds=KINDS):
     """Print how often both or one of the writers wrote; return what went wrong."""
-    processes, counts, wrong = [start(name) for name in NAMES], collections.Counter(), []
-    vectors = [make_writers(name)[0] for name in NAMES]
-    assert not np.allclose(*vectors, atol=0.1)
-    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
-    with tempfile.TemporaryDirectory() as temporary:
+    command, pipes = [sys.executable, __file__, "--write"], {"text": True}
+    pipes |= {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    counts, wrong = collections.Counter(), []
+    with subprocess.Popen(command, **pipes) as other, tempfile.TemporaryDirectory() as temporary:
+        vectors, writers = make_writers("one")
+        vectors = [vectors, make_writers("two")[0]]
+        assert not np.allclose(*vectors, atol=0.1)
+        assert other.stdout.readline() == "ready\n"
         for number in range(rounds):
             for kind in kinds:
                 folder = Path(temporary, f"{kind}{number if kind == 'export' else ''}")
-                for process in processes:
-                    print(kind, folder, file=process.stdin, flush=True)
-                said = [process.stdout.readline().strip() for process in processes]
+                print(kind, folder, file=other.stdin, flush=True)
+                said = [attempt(writers[kind], folder), other.stdout.readline().strip()]
                 wrote = [each for each, word in zip(vectors, said, strict=True) if word == "wrote"]
                 is_known = {*said} <= {"wrote", "waited"}
                 if not is_known or not any(
@@ -101,9 +95,7 @@ def main(rounds, kinds=KINDS):
                 ):
                     wrong.append(f"{number}, {kind}: {said}")
                 counts[f"{kind}, {len(wrote)} wrote"] += 1
-    for process in processes:
-        process.stdin.close()
-        process.wait()
+        other.stdin.close()
     print(f"{rounds} rounds: {dict(sorted(counts.items()))}", *wrong, sep="\n  ")
     return wrong
 
@@ -111,6 +103,6 @@ def main(rounds, kinds=KINDS):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--write", choices=NAMES, help=argparse.SUPPRESS)
+    parser.add_argument("--write", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    sys.exit(write(options.write) if options.write else bool(main(options.rounds)))
+    sys.exit(write() if options.write else bool(main(options.rounds)))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from mmret_tf._checks import Ids, checked_count, checked_queries
+from mmret_tf._checks import Ids, check_collection, checked_count, checked_queries
 from mmret_tf._files import read_manifest, replace_folder
 from mmret_tf._lazy import import_modules
 from mmret_tf.ranking.indexes.snapshot import Found, Snapshot, checked_segment, read_snapshot
@@ -114,8 +114,7 @@ class Index(UpdatableItems):
         """
         k = checked_count(k, "k")
         queries = checked_queries(queries, self.dim, self.metric)
-        if isinstance(exclude_ids, (str, bytes)) or not isinstance(exclude_ids, Collection):
-            raise ValueError(f"exclude_ids must be a list of ids; got {exclude_ids!r:.80}")
+        check_collection(exclude_ids, "exclude_ids")
         self._check_kind(exclude_ids, "exclude_ids")
         snapshot = self._snapshot
         return snapshot.nearest(queries, k, snapshot.allowed(where, exclude_ids))

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from mmret_tf._checks import check_collection
+
 # Share of the text in a query of text and image, where no fusion was trained for such queries.
 EQUAL_SHARES = 0.5
 # Weight of a term that `parse_terms` finds after a minus. With the demo's model and 12 queries as
@@ -63,6 +65,7 @@ class Query:
         if not self.terms and self.similar_to is None:
             names = ", ".join(["text", "image", *self.sources])
             raise ValueError(f"a query needs {names}, or several of them; got none")
+        check_collection(self.exclude_ids, "exclude_ids")
         share = self.text_weight
         if share is not None and not (_is_number(share) and 0 <= share <= 1):
             raise ValueError(f"text_weight must be from 0 to 1; got {share!r:.80}")
@@ -92,6 +95,16 @@ class Query:
         ]
         others = {"image": self.image, **self.sources}
         return texts + [(name, each, 1.0) for name, each in others.items() if each is not None]
+
+    @property
+    def excluded(self) -> Collection[str] | Collection[int]:
+        """Ids of the items that are not returned: `exclude_ids`, and the item itself."""
+        return self.exclude_ids if self.similar_to is None else [*self.exclude_ids, self.similar_to]
+
+    @property
+    def conditions(self) -> tuple:
+        """Equal for queries that differ in nothing but what they look for."""
+        return self.k, repr(self.where), tuple(map(repr, self.excluded))
 
     @property
     def is_plain(self) -> bool:

@@ -208,44 +208,22 @@ class Searcher:
         return self._embed([Query.of(arguments) for arguments in queries], self.index)
 
     def _search(self, queries: Sequence[Query]) -> list[SearchResults]:
-        index, items = (
-            self._gallery
-        )  # one gallery for the whole batch, also if it changes meanwhile
+        # One gallery for the whole batch, also if it changes meanwhile.
+        index, items = self._gallery
         vectors = self._embed(queries, index)
         remarks = self.encoder.remarks([[term[:2] for term in query.terms] for query in queries])
-        return [
-            self._ranked(query, vector, index, items, remark)
-            for query, vector, remark in zip(queries, vectors, remarks, strict=True)
-        ]
-
-    def _ranked(
-        self,
-        query: Query,
-        vector: np.ndarray,
-        index: Index,
-        items: Mapping[str | int, Item],
-        remark: str,
-    ) -> SearchResults:
-        """The results of a query that was embedded."""
-        exclude = query.exclude_ids
-        if query.similar_to is not None:
-            exclude = [*exclude, query.similar_to]
-        ids, scores = index.search(vector, query.k, query.where, exclude)
-        found = ids[0].tolist()
-        if added := [key for key in found if key not in items]:
-            raise ValueError(
-                f"the index holds {added[0]!r}, which was added after this searcher was made: put "
-                "its `Item` into `searcher.items`"
-            )
-        vectors = index.vectors_of(found) if query.with_vectors else [None] * len(found)
-        results = SearchResults(
-            SearchResult(rank, key, score, items[key], each)
-            for rank, (key, score, each) in enumerate(
-                zip(found, scores[0].tolist(), vectors, strict=True), 1
-            )
-        )
-        results.remark = remark
-        return results
+        alike: dict[tuple, list[int]] = {}
+        for row, query in enumerate(queries):
+            alike.setdefault(query.conditions, []).append(row)
+        answers: list[SearchResults] = [SearchResults()] * len(queries)
+        for rows in alike.values():  # together, because each search reads the whole index
+            query = queries[rows[0]]
+            ids, scores = index.search(vectors[rows], query.k, query.where, query.excluded)
+            for row, found, score in zip(rows, ids.tolist(), scores.tolist(), strict=True):
+                found_vectors = index.vectors_of(found) if queries[row].with_vectors else None
+                answers[row] = _results(found, score, items, found_vectors)
+                answers[row].remark = remarks[row]
+        return answers
 
     def _embed(self, queries: Sequence[Query], index: Index) -> np.ndarray:
         """One vector for each query, `[n, dim]`; each modality is encoded once for all."""
@@ -276,3 +254,19 @@ class Searcher:
         return self.encoder.encode_items(
             {name: [each.get(name, []) for each in sources] for name in names}
         )
+
+
+def _results(
+    ids: list, scores: list[float], items: Mapping[str | int, Item], vectors: np.ndarray | None
+) -> SearchResults:
+    """A ranking with the items of its ids."""
+    if added := [key for key in ids if key not in items]:
+        raise ValueError(
+            f"the index holds {added[0]!r}, which was added after this searcher was made: put "
+            "its `Item` into `searcher.items`"
+        )
+    vectors = [None] * len(ids) if vectors is None else vectors
+    found = enumerate(zip(ids, scores, vectors, strict=True), 1)
+    return SearchResults(
+        SearchResult(rank, key, score, items[key], vector) for rank, (key, score, vector) in found
+    )

@@ -181,6 +181,26 @@ def test_a_batch_is_encoded_once_for_each_modality(searcher):
     ]
 
 
+def test_queries_that_ask_alike_search_the_index_once(searcher):
+    queries = [
+        {"text": "a", "k": 2},
+        {"image": b"", "k": 2, "with_vectors": True},
+        {"text": "a", "k": 2, "where": {"n": 1}},
+        {"text": "a", "k": 2, "where": {"n": True}},  # not the same as 1
+        {"text": "a", "k": 2, "exclude_ids": ["y"]},
+        {"similar_to": "x", "k": 2},
+    ]
+    with mock.patch.object(
+        BruteForceIndex, "search", autospec=True, side_effect=BruteForceIndex.search
+    ) as search:
+        answers = searcher.search_batch(queries)
+    assert [len(call.args[1]) for call in search.call_args_list] == [2, 1, 1, 1, 1]
+    best = [results[0].id if results else None for results in answers]
+    assert best == ["y", "x", "y", None, "x", "y"]
+    vectors = [[each.vector is not None for each in results] for results in answers]
+    assert vectors == [[False] * 2, [True] * 2, [False], [], [False] * 2, [False] * 2]
+
+
 def test_items_come_and_go(searcher):
     index = searcher.index
     searcher.upsert([{"id": "new", "captions": [], "image": "new.png", "attributes": {"n": 9}}])
