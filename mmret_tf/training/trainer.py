@@ -285,7 +285,7 @@ def killed_run(config: TrainConfig, run: Run) -> list[dict[str, float]]:
     resumed. Keras' backup is the truth, because it is written last.
     """
     try:
-        epochs = json.loads((run.backup / "training_metadata.json").read_text())["epoch"]
+        epochs = json.loads((run.backup / "training_metadata.json").read_text("utf-8"))["epoch"]
         lines = run.history.read_text(encoding="utf-8").splitlines(keepends=True)[: 1 + epochs]
         if TrainConfig.load(run.config) == config and len(lines) == 1 + epochs:
             run.history.write_text("".join(lines), encoding="utf-8")  # without a repeated epoch
