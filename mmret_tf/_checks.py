@@ -1,7 +1,8 @@
-"""What users give, checked: counts, rows of numbers, ids, and text that is going to be shown."""
+"""What users give, checked: counts, rows, ids, items, and text that is going to be shown."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +83,19 @@ def check_collection(ids: Ids, name: str) -> None:
     """ValueError unless it is a list, set or the like; a single string is none."""
     if isinstance(ids, (str, bytes)) or not isinstance(ids, Collection):
         raise ValueError(f"{name} must be a list of ids; got {ids!r:.80}")
+
+
+def check_items(sources: Mapping[str, Sequence[Sequence[Any]]]) -> int:
+    """The number of items; ValueError if the lists differ in length or an item has no source."""
+    counts = {name: len(each) for name, each in sources.items()}
+    if len(set(counts.values())) != 1:
+        raise ValueError(f"every modality must have one list an item; got {counts}")
+    for row, item in enumerate(zip(*sources.values(), strict=True)):
+        if any(isinstance(each, str | bytes) for each in item):
+            raise ValueError(f"the sources of an item must be lists; item {row} has one source")
+        if not any(len(each) for each in item):
+            raise ValueError(f"item {row} has no {' or '.join(sources)}: nothing to embed")
+    return next(iter(counts.values()))
 
 
 def one_line(text: str) -> str:

@@ -15,13 +15,14 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from mmret_tf._checks import check_items
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.pairs import Pairs
 from mmret_tf.fusion.fusion import Fusion
 from mmret_tf.fusion.imputers import Imputer
 from mmret_tf.fusion.missing import ModalityDropout
 from mmret_tf.models.dual_encoder import load_as
-from mmret_tf.models.encoder import Encoder, MultiEncoder, check_items
+from mmret_tf.models.encoder import Encoder, MultiEncoder
 from mmret_tf.models.fingerprint import weights_digest
 from mmret_tf.models.towers.tower import Tower, input_batches
 from mmret_tf.models.whole_model import WholeModel

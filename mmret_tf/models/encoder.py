@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from mmret_tf._checks import check_items
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.models.collapse import CollapseAlarm
 from mmret_tf.models.fingerprint import weights_digest
@@ -21,6 +22,7 @@ from mmret_tf.models.layers import Temperature, track
 from mmret_tf.models.towers.tower import Tower, TowerForm, encode_sources
 from mmret_tf.models.whole_model import WholeModel
 from mmret_tf.similarity import losses  # noqa: F401  a saved model names its loss
+from mmret_tf.similarity.replicas import count_replicas, gather_replicas
 from mmret_tf.similarity.vectors import mean_vectors
 
 
@@ -154,19 +156,6 @@ class Encoder(abc.ABC):
         return mean_vectors(self.encode(modality, flat), [len(each) for each in sources])
 
 
-def check_items(sources: Mapping[str, Sequence[Sequence[Any]]]) -> int:
-    """The number of items; ValueError if the lists differ in length or an item has no source."""
-    counts = {name: len(each) for name, each in sources.items()}
-    if len(set(counts.values())) != 1:
-        raise ValueError(f"every modality must have one list an item; got {counts}")
-    for row, item in enumerate(zip(*sources.values(), strict=True)):
-        if any(isinstance(each, str | bytes) for each in item):
-            raise ValueError(f"the sources of an item must be lists; item {row} has one source")
-        if not any(len(each) for each in item):
-            raise ValueError(f"item {row} has no {' or '.join(sources)}: nothing to embed")
-    return next(iter(counts.values()))
-
-
 @keras.saving.register_keras_serializable("mmret_tf")
 class MultiEncoder(WholeModel, Encoder):
     """Any number of towers with one embedding space. Section 5; arXiv 2103.00020.
@@ -183,6 +172,8 @@ class MultiEncoder(WholeModel, Encoder):
     Towers with several `members` form an ensemble (集成): the loss is computed for each member's
     part of the embeddings and averaged. The cosine of two embeddings is the mean of the members'
     cosines.
+
+    Under a `tf.distribute` strategy the negatives are those of the whole batch, of all replicas.
 
     Args:
         towers: One tower a modality.
@@ -246,6 +237,7 @@ class MultiEncoder(WholeModel, Encoder):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if len(y_pred) < 2:
             raise ValueError(f"a loss needs two modalities in the inputs; got only {list(y_pred)}")
+        y_pred, y, sample_weight = gather_replicas((y_pred, y, sample_weight))
         if y is None:
             y = ops.arange(ops.shape(next(iter(y_pred.values())))[0])
         spreads = [1 - ops.sum(ops.mean(rows, axis=0) ** 2) for rows in y_pred.values()]
@@ -274,12 +266,14 @@ class MultiEncoder(WholeModel, Encoder):
 
         def weighted(y_true, y_pred, sample_weight=None):
             if isinstance(loss, keras.losses.Loss):
-                return weight * loss(y_true, y_pred, sample_weight)
+                # Keras divides a mean by the number of replicas, whose gradients are summed.
+                share = count_replicas() if loss.reduction == "sum" else 1
+                return weight * loss(y_true, y_pred, sample_weight) / share
             if sample_weight is not None:
                 raise ValueError(
                     "sample weights need a keras.losses.Loss, not a function as the loss"
                 )
-            return weight * ops.mean(loss(y_true, y_pred))
+            return weight * ops.mean(loss(y_true, y_pred)) / count_replicas()
 
         return weighted
 
