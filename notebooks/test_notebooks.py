@@ -42,9 +42,15 @@ def test_notebook_tells_where_it_stands_in_the_document(path):
     assert path.stem == "00_quickstart" or re.search(r"Sections? \d", title.source)
 
 
+@pytest.fixture(scope="session")
+def keras_home(tmp_path_factory):
+    """Drawn scenes are cached here: not in the home of whoever runs the tests."""
+    return tmp_path_factory.mktemp("keras")
+
+
 @notebooks
-def test_notebook_runs(path, tmp_path, monkeypatch):
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))  # drawn scenes are cached there
+def test_notebook_runs(path, keras_home, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(keras_home))
     # Notebooks that run side by side would wait for each other's threads.
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", str(max(1, os.cpu_count() // workers)))
