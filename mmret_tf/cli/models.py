@@ -47,6 +47,10 @@ def train(
         Path | None,
         typer.Option(help="Settings, as a run's config.json; options given here win."),
     ] = None,
+    strategy: Annotated[
+        Literal["mirrored", "multiworker"] | None,
+        typer.Option(help="Share each batch between all GPUs, or between machines (TF_CONFIG)."),
+    ] = None,
     **settings,
 ) -> None:
     """Train on captioned images; leave model, embeddings, index and report in the run."""
@@ -54,7 +58,14 @@ def train(
     if config is None and "data" not in settings:
         raise ValueError("give --data, or --config with the settings of a run")
     base = TrainConfig() if config is None else TrainConfig.load(config)
-    report = mm.train(dataclasses.replace(base, **settings), run)
+    recipe = dataclasses.replace(base, **settings)
+    if strategy is None:
+        report = mm.train(recipe, run)
+    else:
+        report = mm.scale.distributed_train(recipe, run, strategy)
+    if report is None:
+        console.print(f"This worker has finished; the chief writes {run}.")
+        return
     build_index(mm.ranking.Run(run))
     if report["captions_cut"]:
         console.print(

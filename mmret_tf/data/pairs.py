@@ -118,6 +118,7 @@ class Pairs(Collection):
         training: bool = False,
         seed: int = 0,
         captions_per_image: int = 1,
+        shard: tuple[int, int] = (0, 1),
     ) -> tf.data.Dataset:
         """Batches `({"image": ..., "text": ...}, group_ids)` for `fit` and `predict`. Section
         3.1(1).
@@ -141,6 +142,8 @@ class Pairs(Collection):
             seed: Seed of the order, the captions and the augmentation.
             captions_per_image: Number of pairs of each row in an epoch. A row with fewer captions
                 repeats them.
+            shard: The number of this worker, from 0, and the number of workers that share each
+                batch. Each decodes its own rows alone.
 
         Returns:
             Batches of the inputs of both towers, by modality, and int64 `[batch]` group ids: two
@@ -162,6 +165,8 @@ class Pairs(Collection):
             raise ValueError(f"the model has no tower for {missing[0]}")
         if batch_size < 1 or not len(self):
             raise ValueError(f"no batches of {batch_size} can be made of {len(self)} rows")
+        if not 0 <= shard[0] < shard[1] <= batch_size:
+            raise ValueError(f"worker {shard[0]} of {shard[1]} has no rows of {batch_size}")
         if captions_per_image < 1:
             raise ValueError(f"captions_per_image must be at least 1; got {captions_per_image}")
         towers = {name: model.towers[name] for name in self.modalities}
@@ -191,6 +196,9 @@ class Pairs(Collection):
             rows = tf.data.Dataset.from_tensor_slices((image_of, np.arange(len(image_of))))
         drop_remainder = training and len(self) * captions_per_image >= batch_size
         batches = rows.batch(batch_size, drop_remainder)
+        worker, workers = shard
+        if workers > 1:
+            batches = batches.map(lambda *numbers: tuple(each[worker::workers] for each in numbers))
         return batches.map(load, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def _training_rows(self, captions_per_image: int, seed: int) -> tf.data.Dataset:

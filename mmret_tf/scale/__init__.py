@@ -1,4 +1,4 @@
-"""Efficiency (提高检索效率; sections 7.2 and 8.3): compression and distillation.
+"""Efficiency (提高检索效率; sections 7.2 and 8.3): compression, distillation, distribution.
 
     int8: w = scale * q, q an integer from -128 to 127
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         compression_report,
     )
     from mmret_tf.scale.distillation import distill_image_tower
+    from mmret_tf.scale.distributed.training import distributed_train
     from mmret_tf.scale.mixed_precision import bfloat16_encoder, images_per_second
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -5,15 +5,17 @@ Section 5 of the document.
 
 import csv
 import dataclasses
+import functools
 import itertools
 import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
+import tensorflow as tf
 
 from mmret_tf._files import write_json
 from mmret_tf.data.collection import Collection
@@ -127,7 +129,22 @@ def is_decayed(variable: keras.Variable) -> bool:
     return len(variable.shape) > 1 and variable.name not in ("bias", "embeddings")
 
 
-def train(config: TrainConfig, run: str | os.PathLike) -> dict:
+def fit_here(
+    encoder: MultiEncoder, batches: Callable[[tuple[int, int]], tf.data.Dataset], **options: Any
+) -> None:
+    """The loop of a single process: Keras' `fit`.
+
+    Args:
+        encoder: A compiled encoder.
+        batches: Function of `Pairs.as_dataset`'s argument `shard`: the batches without end, from
+            the first epoch that is left.
+        options: Arguments of `keras.Model.fit`: `epochs`, `initial_epoch`, `steps_per_epoch`,
+            `callbacks` and `verbose`.
+    """
+    encoder.fit(batches((0, 1)), **options)
+
+
+def train(config: TrainConfig, run: str | os.PathLike, fit: Callable[..., None] = fit_here) -> dict:
     """Train, and leave `config.json`, `model.keras`, `embeddings/` and `report.json` in a folder.
     Section 5.
 
@@ -140,6 +157,7 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
     Args:
         config: The recipe.
         run: The folder to write; an older run in it is replaced file by file.
+        fit: The loop; another one may spread each batch over several machines.
 
     Returns:
         The report, as in `report.json`: the configuration, what was set aside on loading, the
@@ -171,7 +189,7 @@ def train(config: TrainConfig, run: str | os.PathLike) -> dict:
         splits = splits._replace(development=splits.development.checked())
     keep = KeepBest(model, run.model, history)
     fit_started = time.monotonic()
-    is_interrupted = _fit(config, run, encoder, keep, splits)
+    is_interrupted = _fit(config, run, encoder, keep, splits, fit)
     fit_seconds = time.monotonic() - fit_started
 
     model.load_weights(run.model)  # of the best epoch; the cached form shares its heads
@@ -245,7 +263,12 @@ def _with_cache(
 
 
 def _fit(
-    config: TrainConfig, run: Run, encoder: MultiEncoder, keep: KeepBest, splits: Splits
+    config: TrainConfig,
+    run: Run,
+    encoder: MultiEncoder,
+    keep: KeepBest,
+    splits: Splits,
+    fit: Callable[..., None],
 ) -> bool:
     """Run the epochs that are left; return whether Ctrl-C ended them."""
     callbacks = [
@@ -258,16 +281,28 @@ def _fit(
     ]
     if splits.development is not None:
         callbacks.insert(1, RetrievalMetrics(splits.development))
-    dataset = splits.training.as_dataset(
-        encoder, config.batch_size, True, config.seed, config.captions_per_image
+    make = functools.partial(
+        splits.training.as_dataset,
+        encoder,
+        config.batch_size,
+        True,
+        config.seed,
+        config.captions_per_image,
     )
-    try:
+    steps = len(make())
+
+    def batches(shard: tuple[int, int]) -> tf.data.Dataset:
         # Repeated, one iterator serves all epochs: making one takes a second or two. What a killed
         # run has drawn is skipped, so that the rest is the same as without the kill.
-        encoder.fit(
-            dataset.repeat().skip(len(keep.epochs) * len(dataset)),
-            steps_per_epoch=len(dataset),
+        return make(shard=shard).repeat().skip(len(keep.epochs) * steps)
+
+    try:
+        fit(
+            encoder,
+            batches,
             epochs=config.epochs,
+            initial_epoch=len(keep.epochs),
+            steps_per_epoch=steps,
             callbacks=callbacks,
             verbose=1 if is_interactive() else 2,
         )

@@ -1,0 +1,166 @@
+"""The recipe on several devices or machines, by `tf.distribute`. Section 8.3.
+
+Each replica computes a part of every batch, and the negatives of the loss are those of the whole
+batch (see `similarity.replicas`): the weights after each step are those of one device.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import keras
+import tensorflow as tf
+
+from mmret_tf.models.collapse import CollapseAlarm
+from mmret_tf.models.encoder import MultiEncoder
+from mmret_tf.ranking.run import Run
+from mmret_tf.training.config import TrainConfig
+from mmret_tf.training.trainer import train
+
+
+def distributed_train(
+    config: TrainConfig,
+    run: str | os.PathLike,
+    strategy: Literal["mirrored", "multiworker"] = "mirrored",
+) -> dict | None:
+    """`mm.train` on all GPUs of this machine, or on several machines. Section 8.3.
+
+    "multiworker" runs one process on each machine, all with the same data, configuration and
+    folder on a shared file system, and with TF_CONFIG as TensorFlow's
+    `MultiWorkerMirroredStrategy` wants it. The first process is the chief: it writes the run. The
+    others take the same steps, because each change of a weight is one of all processes, in folders
+    beside the run, which they delete at the end. If a process is lost, the others end; start all
+    again, and the run resumes with the next epoch.
+
+    Batch normalization is not synchronized: each replica normalizes its own rows. A frozen
+    backbone, the default, is not affected.
+
+    Args:
+        config: The recipe; `batch_size` is that of all replicas together.
+        run: The folder to write.
+        strategy: "mirrored" for this machine, "multiworker" for several.
+
+    Returns:
+        The report of `mm.train`; `None` for a worker that is not the chief.
+
+    Raises:
+        ValueError: As for `mm.train`; the strategy is unknown; "multiworker" without TF_CONFIG; a
+            process was lost.
+
+    >>> config = TrainConfig(data="photos", batch_size=512)
+    >>> report = distributed_train(config, "runs/photos")  # doctest: +SKIP
+    """
+    if strategy == "mirrored":
+        with tf.distribute.MirroredStrategy().scope():
+            return train(config, run)
+    if strategy != "multiworker":
+        raise ValueError(f"strategy must be mirrored or multiworker; got {strategy!r}")
+    if "TF_CONFIG" not in os.environ:
+        raise ValueError(
+            "the strategy multiworker needs the environment variable TF_CONFIG: the addresses of "
+            'all workers, and the number of this one, as {"cluster": {"worker": ["a:2222", '
+            '"b:2222"]}, "task": {"type": "worker", "index": 0}}'
+        )
+    devices = tf.distribute.MultiWorkerMirroredStrategy()
+    number = _number_of_worker(devices.cluster_resolver)
+    own = Run(run if number == 0 else f"{os.fspath(run)}.worker-{number}")
+    if number:
+        _copy_state(Run(run), own)
+    with devices.scope():
+        try:
+            devices.run(_wait_for_all)  # the chief changes its folder after the others have read it
+            report = train(config, own.folder, fit=fit_across_workers)
+        except tf.errors.OpError as error:
+            raise ValueError(
+                f"a worker was lost: {error.message.splitlines()[0]:.200}. Start all workers again "
+                "with the same commands: the run resumes with the next epoch"
+            ) from error
+    if number:
+        shutil.rmtree(own.folder)
+        return None
+    return report
+
+
+def fit_across_workers(
+    encoder: MultiEncoder,
+    batches: Callable[[tuple[int, int]], tf.data.Dataset],
+    *,
+    epochs: int,
+    initial_epoch: int,
+    steps_per_epoch: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+    verbose: int,
+) -> None:
+    """A loop around `train_step` for several workers, where Keras' `fit` fails (keras#20585).
+
+    Args:
+        encoder, batches, epochs, initial_epoch, steps_per_epoch, callbacks, verbose: As for
+            `training.trainer.fit_here`.
+    """
+    devices = tf.distribute.get_strategy()
+    encoder.optimizer.build(encoder.trainable_variables)
+
+    def parts(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        """A dataset with an element for each replica of this worker in turn."""
+        ours = batches((context.input_pipeline_id, context.num_input_pipelines))
+        replicas = context.num_replicas_in_sync // context.num_input_pipelines
+
+        def split(*batch):
+            part = tf.data.Dataset.range(replicas)
+            return part.map(lambda n: tf.nest.map_structure(lambda rows: rows[n::replicas], batch))
+
+        return ours.flat_map(split)
+
+    iterator = iter(devices.distribute_datasets_from_function(parts))
+    step = tf.function(lambda: devices.run(encoder.train_step, args=(next(iterator),)))
+    loop = keras.callbacks.CallbackList(
+        [*callbacks, CollapseAlarm()],
+        add_progbar=verbose != 0,
+        model=encoder,
+        epochs=epochs,
+        steps=steps_per_epoch,
+        verbose=verbose,
+    )
+    encoder.stop_training = False
+    loop.on_train_begin()
+    for epoch in range(initial_epoch, epochs):
+        encoder.reset_metrics()
+        loop.on_epoch_begin(epoch)
+        for number in range(steps_per_epoch):
+            loop.on_train_batch_begin(number)
+            # In every replica the loss is that of the whole batch.
+            logs = {
+                name: float(devices.experimental_local_results(each)[0])
+                for name, each in step().items()
+            }
+            loop.on_train_batch_end(number, logs)
+            if encoder.stop_training:
+                break
+        loop.on_epoch_end(epoch, logs)
+        if encoder.stop_training:
+            break
+    loop.on_train_end(logs)
+
+
+def _wait_for_all() -> None:
+    tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.constant(1))
+
+
+def _number_of_worker(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> int:
+    """0 for the chief."""
+    if resolver.task_type == "chief":
+        return 0
+    return resolver.task_id + ("chief" in resolver.cluster_spec().jobs)
+
+
+def _copy_state(chief: Run, own: Run) -> None:
+    """What decides where a killed run resumes, from the folder of the chief."""
+    own.folder.mkdir(parents=True, exist_ok=True)
+    for one, other in ((chief.config, own.config), (chief.history, own.history)):
+        other.unlink(missing_ok=True)
+        if one.exists():
+            shutil.copy(one, other)
+    shutil.rmtree(own.backup, ignore_errors=True)
+    if chief.backup.exists():
+        shutil.copytree(chief.backup, own.backup)
