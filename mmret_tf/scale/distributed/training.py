@@ -53,7 +53,7 @@ def distributed_train(
     """
     if strategy == "mirrored":
         with tf.distribute.MirroredStrategy().scope():
-            return train(config, run)
+            return train(config, run, fit=fit_on_replicas)
     if strategy != "multiworker":
         raise ValueError(f"strategy must be mirrored or multiworker; got {strategy!r}")
     if "TF_CONFIG" not in os.environ:
@@ -70,7 +70,7 @@ def distributed_train(
     with devices.scope():
         try:
             devices.run(_wait_for_all)  # the chief changes its folder after the others have read it
-            report = train(config, own.folder, fit=fit_across_workers)
+            report = train(config, own.folder, fit=fit_on_replicas)
         except tf.errors.OpError as error:
             raise ValueError(
                 f"a worker was lost: {error.message.splitlines()[0]:.200}. Start all workers again "
@@ -82,7 +82,7 @@ def distributed_train(
     return report
 
 
-def fit_across_workers(
+def fit_on_replicas(
     encoder: MultiEncoder,
     batches: Callable[[tuple[int, int]], tf.data.Dataset],
     *,
@@ -92,7 +92,10 @@ def fit_across_workers(
     callbacks: Sequence[keras.callbacks.Callback],
     verbose: int,
 ) -> None:
-    """A loop around `train_step` for several workers, where Keras' `fit` fails (keras#20585).
+    """A loop around `train_step` for several replicas.
+
+    Keras' `fit` fails with several workers (keras#20585), and draws a batch too many with several
+    devices, so that a resumed run would see other batches.
 
     Args:
         encoder, batches, epochs, initial_epoch, steps_per_epoch, callbacks, verbose: As for
