@@ -2,10 +2,10 @@
 
     python tests/benchmarks/distributed.py --steps 200
 
-Trains the same dual encoder on drawn scenes by SGD, without dropout and with batch normalization
-frozen: in one process with the whole batch, on two logical devices under `MirroredStrategy`, and in
-two processes under `MultiWorkerMirroredStrategy`. Prints the largest difference between their
-weights, and recall on unseen scenes. "local" is what the negatives of a replica's own rows give.
+Trains the same dual encoder on drawn scenes by SGD, without dropout and batch normalization: in one
+process with the whole batch, on two logical devices under `MirroredStrategy`, and in two processes
+under `MultiWorkerMirroredStrategy`. Prints the largest difference between their weights, and recall
+on unseen scenes. "local" is what the negatives of a replica's own rows give.
 """
 
 import argparse
@@ -32,17 +32,24 @@ BATCH = 64
 
 
 def make_model(pairs: mm.data.Pairs, learning_rate: float) -> mm.DualEncoder:
-    """A dual encoder of four convolutions and an LSTM; its batch normalization is frozen."""
+    """A dual encoder of four convolutions and an LSTM.
+
+    Its activation is smooth: where a ReLU meets a number that is nearly 0, as over the even ground
+    of a scene, the last bit of a float decides over a gradient.
+    """
     keras.utils.set_random_seed(0)
     text = mm.TextPreprocessor(max_tokens=1000, sequence_length=32)
     text.adapt(pairs.all_captions())
-    image = mm.image_tower("SmallCNN", weights=None, image_size=48, embedding_dim=128, min_crop=1.0)
-    for layer in image.backbone.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = False
+    pictures = keras.Input((48, 48, 3))
+    hidden = keras.layers.Rescaling(1 / 127.5, offset=-1)(pictures)
+    for width in (32, 64, 128, 256):
+        settings = {"padding": "same", "activation": "gelu", "kernel_initializer": "he_normal"}
+        hidden = keras.layers.Conv2D(width, 3, 2, **settings)(hidden)
+    backbone = keras.Model(pictures, keras.layers.Flatten()(hidden))
+    settings = {"image_size": 48, "embedding_dim": 128, "min_crop": 1.0, "trainable": True}
+    image = mm.image_tower(backbone, **settings)
     model = mm.DualEncoder(image, mm.text_tower(text, units=128, embedding_dim=128))
-    optimizer = keras.optimizers.SGD(learning_rate, momentum=0.9)
-    model.compile(optimizer, mm.losses.ContrastiveCosine())
+    model.compile(keras.optimizers.SGD(learning_rate), mm.losses.ContrastiveCosine())
     return model
 
 
@@ -107,7 +114,7 @@ def run(kind: str, options: argparse.Namespace, folder: Path) -> dict[str, np.nd
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--learning-rate", type=float, default=0.05)
+    parser.add_argument("--learning-rate", type=float, default=0.01)
     parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--output", help=argparse.SUPPRESS)
     options = parser.parse_args()
