@@ -126,6 +126,7 @@ def fit_on_replicas(
         verbose=verbose,
     )
     encoder.stop_training = False
+    logs: dict[str, float] = {}
     loop.on_train_begin()
     for epoch in range(initial_epoch, epochs):
         encoder.reset_metrics()
