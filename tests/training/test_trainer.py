@@ -211,10 +211,10 @@ def test_stale_state_is_never_resumed(config, killed, name, content):
 
 def run_fit(config, run, fit, epochs=()):
     """Call `_fit` with three batches, numbered, and an encoder that has only this `fit`."""
-    training = SimpleNamespace(as_dataset=lambda *arguments: tf.data.Dataset.range(3))
+    training = SimpleNamespace(as_dataset=lambda *arguments, **shard: tf.data.Dataset.range(3))
     splits = trainer.Splits(training, None, None)
     keep = KeepBest(None, run.model, epochs)
-    return trainer._fit(config, run, SimpleNamespace(fit=fit), keep, splits)
+    return trainer._fit(config, run, SimpleNamespace(fit=fit), keep, splits, trainer.fit_here)
 
 
 def test_ctrl_c_before_the_first_epoch_ends_leaves_no_model(config, tmp_path):
@@ -233,6 +233,7 @@ def test_a_resumed_run_skips_the_batches_of_its_epochs(config, tmp_path):
     [(dataset, options)] = calls
     assert list(dataset.take(4).enumerate().as_numpy_iterator()) == [(0, 0), (1, 1), (2, 2), (3, 0)]
     assert (options["steps_per_epoch"], options["epochs"]) == (3, 2)
+    assert options["initial_epoch"] == 1
     assert options["verbose"] == 2  # one line an epoch, in a log file
 
 
