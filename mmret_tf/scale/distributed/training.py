@@ -6,6 +6,9 @@ batch (see `similarity.replicas`): the weights after each step are those of one 
 
 import os
 import shutil
+import socket
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -17,6 +20,9 @@ from mmret_tf.models.encoder import MultiEncoder
 from mmret_tf.ranking.run import Run
 from mmret_tf.training.config import TrainConfig
 from mmret_tf.training.trainer import train
+
+# How often the other workers look for the chief, and how often in a row they may miss it.
+WATCH_SECONDS, MOST_MISSES = 5, 3
 
 
 def distributed_train(
@@ -30,8 +36,8 @@ def distributed_train(
     folder on a shared file system, and with TF_CONFIG as TensorFlow's
     `MultiWorkerMirroredStrategy` wants it. The first process is the chief: it writes the run. The
     others take the same steps, because each change of a weight is one of all processes, in folders
-    beside the run, which they delete at the end. If a process is lost, the others end; start all
-    again, and the run resumes with the next epoch.
+    beside the run, which they delete at the end. If a process is lost, the others end (without the
+    chief, by `os._exit`); start all again, and the run resumes with the next epoch.
 
     Batch normalization is not synchronized: each replica normalizes its own rows. A frozen
     backbone, the default, is not affected.
@@ -65,17 +71,24 @@ def distributed_train(
     devices = tf.distribute.MultiWorkerMirroredStrategy()
     number = _number_of_worker(devices.cluster_resolver)
     own = Run(run if number == 0 else f"{os.fspath(run)}.worker-{number}")
+    has_ended = threading.Event()
     if number:
         _copy_state(Run(run), own)
+        chief = devices.cluster_resolver.cluster_spec().as_dict()
+        chief = chief["chief" if "chief" in chief else "worker"][0]
+        threading.Thread(target=_watch, args=(chief, has_ended), daemon=True).start()
     with devices.scope():
         try:
             devices.run(_wait_for_all)  # the chief changes its folder after the others have read it
             report = train(config, own.folder, fit=fit_on_replicas)
+            devices.run(_wait_for_all)  # for the slowest, which watches the chief
         except tf.errors.OpError as error:
             raise ValueError(
                 f"a worker was lost: {error.message.splitlines()[0]:.200}. Start all workers again "
                 "with the same commands: the run resumes with the next epoch"
             ) from error
+        finally:
+            has_ended.set()
     if number:
         shutil.rmtree(own.folder)
         return None
@@ -149,6 +162,21 @@ def fit_on_replicas(
 
 def _wait_for_all() -> None:
     tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.constant(1))
+
+
+def _watch(chief: str, has_ended: threading.Event) -> None:
+    """End this process if the chief cannot be reached: TensorFlow would wait for it for ever."""
+    host, port = chief.rsplit(":", 1)
+    misses = 0
+    while not has_ended.wait(WATCH_SECONDS):
+        try:
+            socket.create_connection((host, int(port)), timeout=WATCH_SECONDS).close()
+            misses = 0
+        except OSError:
+            misses += 1
+        if misses == MOST_MISSES:
+            print(f"mmret: the chief at {chief} was lost: start all workers again", file=sys.stderr)
+            os._exit(1)
 
 
 def _number_of_worker(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> int:

@@ -63,15 +63,25 @@ def start_workers(config_file, run):
     return workers
 
 
-def kill_one(workers, random):
+def kill_one(workers, random, run):
     """Kill a worker, and wait for the end of the other; return what is wrong with that."""
+    started = time.time()
     time.sleep(random.uniform(0, LIFE))
     victim = random.integers(2)
+    other = workers[1 - victim]
     workers[victim].kill()
-    said = [worker.communicate()[0] for worker in workers]
-    left = workers[1 - victim].returncode
-    if left != 0 and "Traceback" in said[1 - victim]:
-        return [f"worker {1 - victim} ended with {left}: {said[1 - victim][-2000:]}"]
+    workers[victim].communicate()
+    try:
+        said = other.communicate(timeout=60)[0]
+    except subprocess.TimeoutExpired:
+        other.kill()
+        said = other.communicate()[0]
+        # Until all have come, a worker waits for those that are still to be started.
+        if not run.config.exists() or run.config.stat().st_mtime < started:
+            return []
+        return [f"worker {1 - victim} waits for ever: {said[-2000:]}"]
+    if other.returncode != 0 and "Traceback" in said:
+        return [f"worker {1 - victim} ended with {other.returncode}: {said[-2000:]}"]
     return []
 
 
@@ -81,7 +91,7 @@ def main(folder, kills, seed=0):
     write_json(file, dataclasses.asdict(config))
     random, wrong = np.random.default_rng(seed), []
     for _ in range(kills):
-        wrong += kill_one(start_workers(file, run.folder), random)
+        wrong += kill_one(start_workers(file, run.folder), random, run)
     workers = start_workers(file, run.folder)
     said = [worker.communicate()[0] for worker in workers]
     if [worker.returncode for worker in workers] != [0, 0]:
