@@ -143,7 +143,7 @@ class Pairs(Collection):
             captions_per_image: Number of pairs of each row in an epoch. A row with fewer captions
                 repeats them.
             shard: The number of this worker, from 0, and the number of workers that share each
-                batch. Each decodes its own rows alone.
+                batch. Each decodes its own rows, but checks all files that were not checked.
 
         Returns:
             Batches of the inputs of both towers, by modality, and int64 `[batch]` group ids: two

@@ -104,7 +104,7 @@ class Query:
     @property
     def conditions(self) -> tuple:
         """Equal for queries that differ in nothing but what they look for."""
-        return self.k, repr(self.where), tuple(map(repr, self.excluded))
+        return repr(self.k), repr(self.where), tuple(map(repr, self.excluded))
 
     @property
     def is_plain(self) -> bool:

@@ -40,7 +40,9 @@ def distributed_train(
     chief, by `os._exit`); start all again, and the run resumes with the next epoch.
 
     Batch normalization is not synchronized: each replica normalizes its own rows. A frozen
-    backbone, the default, is not affected.
+    backbone, the default, is not affected. Dropout draws the same mask in each replica.
+
+    Do not stop a single worker with Ctrl-C: the others would wait for it. Stop them all.
 
     Args:
         config: The recipe; `batch_size` is that of all replicas together.
@@ -70,7 +72,7 @@ def distributed_train(
         )
     devices = tf.distribute.MultiWorkerMirroredStrategy()
     number = _number_of_worker(devices.cluster_resolver)
-    own = Run(run if number == 0 else f"{os.fspath(run)}.worker-{number}")
+    own = Run(run if number == 0 else f"{Run(run).folder}.worker-{number}")
     has_ended = threading.Event()
     if number:
         _copy_state(Run(run), own)
@@ -170,7 +172,7 @@ def _watch(chief: str, has_ended: threading.Event) -> None:
     misses = 0
     while not has_ended.wait(WATCH_SECONDS):
         try:
-            socket.create_connection((host, int(port)), timeout=WATCH_SECONDS).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=WATCH_SECONDS).close()
             misses = 0
         except OSError:
             misses += 1
@@ -189,7 +191,8 @@ def _number_of_worker(resolver: tf.distribute.cluster_resolver.ClusterResolver) 
 def _copy_state(chief: Run, own: Run) -> None:
     """What decides where a killed run resumes, from the folder of the chief."""
     own.folder.mkdir(parents=True, exist_ok=True)
-    for one, other in ((chief.config, own.config), (chief.history, own.history)):
+    for name in ("config", "history", "model"):
+        one, other = getattr(chief, name), getattr(own, name)
         other.unlink(missing_ok=True)
         if one.exists():
             shutil.copy(one, other)
