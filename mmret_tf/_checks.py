@@ -80,7 +80,7 @@ def checked_ids(ids: Ids, n: int | None = None) -> np.ndarray:
 
 
 def check_collection(ids: Ids, name: str) -> None:
-    """ValueError unless it is a list, set or the like; a single string is none."""
+    """Raise ValueError unless `ids` is a list, a set or the like; a single string is refused."""
     if isinstance(ids, (str, bytes)) or not isinstance(ids, Collection):
         raise ValueError(f"{name} must be a list of ids; got {ids!r:.80}")
 

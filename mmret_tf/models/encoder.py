@@ -267,7 +267,7 @@ class MultiEncoder(WholeModel, Encoder):
         def weighted(y_true, y_pred, sample_weight=None):
             if isinstance(loss, keras.losses.Loss):
                 # Keras divides a mean by the number of replicas, whose gradients are summed.
-                share = count_replicas() if loss.reduction == "sum" else 1
+                share = count_replicas() if loss.reduction in ("sum", "none", None) else 1
                 return weight * loss(y_true, y_pred, sample_weight) / share
             if sample_weight is not None:
                 raise ValueError(

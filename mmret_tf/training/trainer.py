@@ -289,12 +289,14 @@ def _fit(
         config.seed,
         config.captions_per_image,
     )
-    steps = len(make())
+    whole = make()
+    steps = len(whole)
 
     def batches(shard: tuple[int, int]) -> tf.data.Dataset:
+        dataset = whole if shard == (0, 1) else make(shard=shard)
         # Repeated, one iterator serves all epochs: making one takes a second or two. What a killed
         # run has drawn is skipped, so that the rest is the same as without the kill.
-        return make(shard=shard).repeat().skip(len(keep.epochs) * steps)
+        return dataset.repeat().skip(len(keep.epochs) * steps)
 
     try:
         fit(

@@ -232,6 +232,7 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from conftest import CAPTIONS, make_model
+from mmret_tf.similarity.replicas import gather_replicas
 strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
 images = np.random.default_rng(0).integers(0, 255, (13, 16, 16, 3), dtype="uint8")
 def fitted(made_in, fitted_in):
@@ -248,6 +249,11 @@ anywhere = contextlib.nullcontext()
 alone = fitted(anywhere, anywhere)
 outside = fitted(strategy.scope(), anywhere)
 inside = fitted(strategy.scope(), strategy.scope())
+def ids():
+    place = tf.distribute.get_replica_context().replica_id_in_sync_group
+    return gather_replicas((tf.constant(["a", "b", "a"])[: 2 + place], None))[0]
+gathered = strategy.run(tf.function(ids)).values[1].numpy()  # a b, then a b a
+assert len(gathered) == 5 and len(set(gathered)) == 2 and gathered[0] == gathered[2] == gathered[4]
 print(abs(outside - alone).max(), abs(inside - alone).max(), abs(alone[-50:]).max())
 """
 

@@ -95,13 +95,17 @@ def test_a_run_is_complete(config, finished, finished_model):
     assert views.embeddings.shape == (5, 2 * 8)  # the colours of the training pictures
 
 
-def test_a_run_without_the_check_sets_damaged_pictures_aside_as_it_meets_them(config, tmp_path):
+@pytest.mark.parametrize("backbone", ["frozen", "SmallCNN"])
+def test_a_run_without_the_check_sets_damaged_pictures_aside_as_it_meets_them(
+    config, backbone, tmp_path
+):
     folder = tmp_path / "photos"
     shutil.copytree(config.data, folder)
     for number in (3, 15):  # of training and of development
         (folder / f"{number}.png").write_bytes(b"no picture")
     settings = {"data": str(folder), "check": False, "epochs": 1, "batch_size": 6}
-    settings |= {"backbone": "SmallCNN", "weights": "none"}
+    if backbone != "frozen":
+        settings |= {"backbone": backbone, "weights": "none"}
     with warnings.catch_warnings(action="ignore"):  # of each that training meets
         report = train(dataclasses.replace(config, **settings), tmp_path / "run")
     places = [place for place, _ in report["quarantined"]]

@@ -1,9 +1,11 @@
 """The recipe on several devices or machines, by `tf.distribute`. Section 8.3.
 
 Each replica computes a part of every batch, and the negatives of the loss are those of the whole
-batch (see `similarity.replicas`): the weights after each step are those of one device.
+batch (see `similarity.replicas`). Without dropout and batch normalization, the weights after each
+step are those of one device.
 """
 
+import contextlib
 import os
 import shutil
 import socket
@@ -42,7 +44,7 @@ def distributed_train(
     Batch normalization is not synchronized: each replica normalizes its own rows. A frozen
     backbone, the default, is not affected. Dropout draws the same mask in each replica.
 
-    Do not stop a single worker with Ctrl-C: the others would wait for it. Stop them all.
+    Do not stop a single worker with Ctrl-C: the workers would wait for each other. Stop them all.
 
     Args:
         config: The recipe; `batch_size` is that of all replicas together.
@@ -64,30 +66,33 @@ def distributed_train(
             return train(config, run, fit=fit_on_replicas)
     if strategy != "multiworker":
         raise ValueError(f"strategy must be mirrored or multiworker; got {strategy!r}")
-    if "TF_CONFIG" not in os.environ:
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    if resolver.task_type is None or resolver.task_id is None:
         raise ValueError(
             "the strategy multiworker needs the environment variable TF_CONFIG: the addresses of "
             'all workers, and the number of this one, as {"cluster": {"worker": ["a:2222", '
             '"b:2222"]}, "task": {"type": "worker", "index": 0}}'
         )
     devices = tf.distribute.MultiWorkerMirroredStrategy()
-    number = _number_of_worker(devices.cluster_resolver)
+    number = _number_of_worker(resolver)
     own = Run(run if number == 0 else f"{Run(run).folder}.worker-{number}")
     has_ended = threading.Event()
     if number:
         _copy_state(Run(run), own)
-        chief = devices.cluster_resolver.cluster_spec().as_dict()
+        chief = resolver.cluster_spec().as_dict()
         chief = chief["chief" if "chief" in chief else "worker"][0]
         threading.Thread(target=_watch, args=(chief, has_ended), daemon=True).start()
     with devices.scope():
         try:
             devices.run(_wait_for_all)  # the chief changes its folder after the others have read it
             report = train(config, own.folder, fit=fit_on_replicas)
-            devices.run(_wait_for_all)  # for the slowest, which watches the chief
+            with contextlib.suppress(tf.errors.OpError):  # the run is complete
+                devices.run(_wait_for_all)  # for the slowest, which watches the chief
         except tf.errors.OpError as error:
             raise ValueError(
-                f"a worker was lost: {error.message.splitlines()[0]:.200}. Start all workers again "
-                "with the same commands: the run resumes with the next epoch"
+                f"the training failed, perhaps by the loss of a worker: "
+                f"{error.message.splitlines()[0]:.200}. Start all workers again with the same "
+                "commands: the run resumes with the next epoch"
             ) from error
         finally:
             has_ended.set()

@@ -35,7 +35,10 @@ def test_each_worker_decodes_its_own_rows(shared_model, tmp_path):
 
 
 def test_mistakes_are_told(tmp_path, monkeypatch, capsys):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["127.0.0.1:1"]}}')
+    with pytest.raises(ValueError, match="needs the environment variable TF_CONFIG"):
+        distributed_train(TrainConfig(data="photos"), tmp_path, "multiworker")
+    monkeypatch.delenv("TF_CONFIG")
     with pytest.raises(ValueError, match="strategy must be mirrored or multiworker; got 'tpu'"):
         distributed_train(TrainConfig(data="photos"), tmp_path, "tpu")
     with pytest.raises(SystemExit) as end:
