@@ -258,9 +258,17 @@ def read_manifest(folder: Path, kind: str, version: int) -> tuple[Path, dict]:
     if different := sorted(names ^ set(files)):
         raise ValueError(f"{folder} is damaged: {different[0]!r} is missing or unknown")
     for name, stamp in files.items():
-        if not (folder / name).is_file() or _stamp(folder / name) != stamp:
+        if _is_other(folder / name, stamp):
             raise ValueError(f"{folder} is damaged: {name!r} has another SHA-256 than it had")
     return folder, manifest
+
+
+def _is_other(path: Path, stamp: dict) -> bool:
+    """Whether a path is not what a manifest lists."""
+    try:
+        return _stamp(path) != stamp
+    except OSError:  # not a file, or a folder without a manifest
+        return True
 
 
 def _parse_manifest(folder: Path, kind: str) -> dict:
@@ -282,7 +290,8 @@ def _parse_manifest(folder: Path, kind: str) -> dict:
 
 
 def _stamp(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file."""
+    """Size and SHA-256 of a file; of a folder those of its manifest, which vouches for the rest."""
+    path = path / "manifest.json" if path.is_dir() else path
     return {"size": path.stat().st_size, "sha256": file_sha256(path)}
 
 

@@ -21,9 +21,11 @@ _redirecting = threading.Lock()
 
 
 def cores() -> int:
-    """Number of cores that this process may use."""
+    """Number of cores that this process may use; OMP_NUM_THREADS can lower it, as in others."""
     is_linux = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
+    number = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(number, max(int(limit), 1)) if limit.isdecimal() else number
 
 
 def cpu_features() -> list[str]:

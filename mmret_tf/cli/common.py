@@ -36,6 +36,11 @@ Compressed = Annotated[
     bool, typer.Option("--compressed", help="Use the image tower that `mmret compress` made.")
 ]
 
+RayAddress = Annotated[
+    str | None,
+    typer.Option(help="Of a Ray cluster that is running; by default processes on this machine."),
+]
+
 DEMO = Path("runs/demo")
 
 
@@ -79,9 +84,11 @@ def common(
     """Options of all commands. `--debug` is read by `main`."""
 
 
-def build_index(run: "mm.ranking.Run", recall_target: float = 0.95) -> None:
+def build_index(
+    run: "mm.ranking.Run", recall_target: float = 0.95, build: Callable | None = None
+) -> None:
     """Index the embeddings of a run, and report what was built."""
-    built = run.build_index(recall_target, console.print)
+    built = run.build_index(recall_target, console.print, build or mm.build_index)
     stats = built.stats
     console.print(
         f"{type(built).__name__} of {len(built)} embeddings in {run.index}: "

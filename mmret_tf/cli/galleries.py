@@ -1,5 +1,6 @@
 """Commands for a gallery: embed, sync, index, search."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +14,7 @@ from mmret_tf.cli.common import (
     Compressed,
     Data,
     OneSplit,
+    RayAddress,
     RunFolder,
     app,
     build_index,
@@ -33,14 +35,26 @@ def embed(
     dtype: Annotated[
         Literal["float32", "float16", "int8"], typer.Option(help="Storage type of the embeddings.")
     ] = "float32",
+    ray: Annotated[bool, typer.Option("--ray", help="Embed in a pool of processes.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --ray; by default one for each machine.")
+    ] = None,
+    ray_address: RayAddress = None,
     **form,
 ) -> None:
     """Embed a collection as the run's gallery, and index it."""
+    if not ray and (workers or ray_address):
+        raise ValueError("--workers and --ray-address need --ray")
     run = mm.ranking.Run(run)
     model = run.load_model()
     items = mm.load(data, split, **given(form))
     encoder = _new_encoder(run, model, items, compressed)
-    store = mm.EmbeddingStore.export(encoder, items, run.embeddings, dtype)
+    if ray:
+        store = mm.scale.embed(
+            encoder, items, run.embeddings, dtype, workers=workers, address=ray_address
+        )
+    else:
+        store = mm.EmbeddingStore.export(encoder, items, run.embeddings, dtype)
     if dtype != "float32":
         console.print(
             f"Storing them in {dtype} costs {store.loss['mean']:.1e} of the cosine on "
@@ -105,9 +119,22 @@ def index(
     recall_target: Annotated[
         float, typer.Option(min=0.5, max=1.0, help="Share of the true neighbours to find.")
     ] = 0.95,
+    ray: Annotated[bool, typer.Option("--ray", help="Divide it among processes.")] = False,
+    shards: Annotated[int, typer.Option(min=1, help="With --ray: number of parts.")] = 2,
+    replicas: Annotated[int, typer.Option(min=1, help="With --ray: processes for each part.")] = 1,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="With --ray: answer without parts that are lost.")
+    ] = False,
+    ray_address: RayAddress = None,
 ) -> None:
-    """Build the index over the run's embeddings again, for another recall."""
-    build_index(mm.ranking.Run(run), recall_target)
+    """Build the index over the run's embeddings again, for another recall or several machines."""
+    if not ray and (partial or ray_address or (shards, replicas) != (2, 1)):
+        raise ValueError("--shards, --replicas, --partial and --ray-address need --ray")
+    build = None
+    if ray:
+        options = {"shards": shards, "replicas": replicas, "partial": partial}
+        build = functools.partial(mm.scale.ShardedIndex.build, address=ray_address, **options)
+    build_index(mm.ranking.Run(run), recall_target, build)
 
 
 @app.command(epilog='Example: mmret search --run runs/photos "a dog running on the beach"')

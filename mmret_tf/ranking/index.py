@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from mmret_tf.ranking.indexes.updates import UpdatableItems
 FORMAT = "mmret_tf index"
 VERSION = 3
 
+# Packages name their subclasses of `Index` here, for `load_index` to import.
+ENTRY_POINTS = "mmret_tf.indexes"
+
 # The subclasses of `Index` by name, for `load_index`.
 _classes: dict[str, type["Index"]] = {}
 
@@ -32,7 +36,8 @@ class Index(UpdatableItems):
 
     A subclass defines `prepare`, which builds an engine that finds the nearest items;
     `BruteForceIndex` is the shortest. If it has files of its own, it also defines `write` and
-    `read`. `load_index` opens the folders of every subclass that is defined at that moment.
+    `read`. `load_index` opens the folders of every subclass that is defined at that moment, or is
+    an entry point of an installed package in the group "mmret_tf.indexes".
 
     Args:
         snapshot: The items, with the engine that `prepare` made.
@@ -137,6 +142,20 @@ class Index(UpdatableItems):
                 manifest.update(self._snapshot.write(new))
                 manifest.update(self.write(new))
 
+    @classmethod
+    def open(cls, folder: Path, manifest: Mapping[str, Any]) -> "Index":
+        """Open a saved index, for `load_index`.
+
+        Args:
+            folder: Has the files of its manifest.
+            manifest: Its `manifest.json`.
+        """
+        snapshot = read_snapshot(folder, manifest)
+        try:
+            return cls.read(folder, manifest, snapshot)
+        except ImportError as error:
+            return _exact_instead(error)(snapshot)
+
     def write(self, folder: Path) -> dict[str, Any]:
         """Save the `engine`. For a subclass with files or settings of its own.
 
@@ -217,12 +236,7 @@ def load_index(directory: str | os.PathLike) -> Index:
     """
     try:
         folder, manifest = read_manifest(Path(directory), FORMAT, VERSION)
-        cls = _class_of(str(manifest.get("class")))
-        snapshot = read_snapshot(folder, manifest)
-        try:
-            return cls.read(folder, manifest, snapshot)
-        except ImportError as error:
-            return _exact_instead(error)(snapshot)
+        return _class_of(str(manifest.get("class"))).open(folder, manifest)
     except (LookupError, TypeError, AttributeError, ValueError, OSError, RecursionError) as error:
         reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         again = "`mmret index` builds a run's index again"
@@ -232,6 +246,8 @@ def load_index(directory: str | os.PathLike) -> Index:
 def _class_of(name: str) -> type[Index]:
     """The subclass of `Index` with this name."""
     import_modules(f"{__package__}.indexes")
+    for entry in entry_points(group=ENTRY_POINTS, name=name):
+        entry.load()  # of an installed package; importing the class registers it
     if name not in _classes:
         known = ", ".join(sorted(_classes))
         raise ValueError(f"the index's class {name!r:.80} is not defined here; there are: {known}")

@@ -144,7 +144,10 @@ class Run:
             return Searcher(encoder, load_index(self.index), store.items)
 
     def build_index(
-        self, recall_target: float = 0.95, progress: Callable[[str], None] = lambda line: None
+        self,
+        recall_target: float = 0.95,
+        progress: Callable[[str], None] = lambda line: None,
+        build: Callable[..., Index] = build_index,
     ) -> Index:
         """Index the embeddings, and save the index.
 
@@ -153,11 +156,13 @@ class Run:
         Args:
             recall_target: Share of the true neighbours that searches find.
             progress: Is told what is being done, a line each.
+            build: Makes the index, from the arguments of `mmret_tf.build_index`.
 
         Raises:
             ValueError: There are no embeddings, or the target is not a share.
         """
-        index = self.index_of(EmbeddingStore.open(self.embeddings), recall_target, progress)
+        store = EmbeddingStore.open(self.embeddings)
+        index = self.index_of(store, recall_target, progress, build)
         index.save(self.index)
         return index
 
@@ -166,12 +171,13 @@ class Run:
         store: EmbeddingStore,
         recall_target: float = 0.95,
         progress: Callable[[str], None] = lambda line: None,
+        build: Callable[..., Index] = build_index,
     ) -> Index:
         """An index over some embeddings of the run's model; see `build_index`.
 
         Args:
             store: The embeddings.
-            recall_target, progress: As for `build_index`.
+            recall_target, progress, build: As for `build_index`.
         """
         queries = None
         captions = [caption for item in store.items for caption in item["captions"]]
@@ -179,7 +185,7 @@ class Run:
             model, step = self.load_model(), -(-len(captions) // TUNED_QUERIES)
             if "text" in model.modalities:
                 queries = model.encode("text", captions[::step])
-        return build_index(
+        return build(
             store.embeddings,
             store.ids,
             recall_target,

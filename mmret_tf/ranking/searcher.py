@@ -218,11 +218,13 @@ class Searcher:
         answers: list[SearchResults] = [SearchResults()] * len(queries)
         for rows in alike.values():  # together, because each search reads the whole index
             query = queries[rows[0]]
-            ids, scores = index.search(vectors[rows], query.k, query.where, query.excluded)
+            answer = index.search(vectors[rows], query.k, query.where, query.excluded)
+            note = getattr(answer, "remark", "")  # of an index that does not have all items now
+            ids, scores = answer
             for row, found, score in zip(rows, ids.tolist(), scores.tolist(), strict=True):
                 found_vectors = index.vectors_of(found) if queries[row].with_vectors else None
                 answers[row] = _results(found, score, items, found_vectors)
-                answers[row].remark = remarks[row]
+                answers[row].remark = " ".join(filter(None, [remarks[row], note]))
         return answers
 
     def _embed(self, queries: Sequence[Query], index: Index) -> np.ndarray:

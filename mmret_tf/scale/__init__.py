@@ -17,6 +17,10 @@ if TYPE_CHECKING:
         compression_report,
     )
     from mmret_tf.scale.distillation import distill_image_tower
+    from mmret_tf.scale.distributed.cluster import connect
+    from mmret_tf.scale.distributed.embedding import embed
+    from mmret_tf.scale.distributed.sharded_index import PartialFound, ShardedIndex
+    from mmret_tf.scale.distributed.shards import ShardLost
     from mmret_tf.scale.distributed.training import distributed_train
     from mmret_tf.scale.mixed_precision import bfloat16_encoder, images_per_second
 

@@ -68,7 +68,7 @@ class CompressedTower:
     def __init__(self, tower: ImageTower, content: bytes, shift: np.ndarray):
         self.embedding_dim, self.batch_size = tower.embedding_dim, tower.batch_size
         self.preprocess, self.compiled_preprocess = tower.preprocess, tower.compiled_preprocess
-        self._members = tower.members
+        self._tower = tower
         self.content, self.shift = content, shift
         with warnings.catch_warnings(), quiet_stderr():
             warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
@@ -77,13 +77,17 @@ class CompressedTower:
             self._run = self._interpreter.get_signature_runner()
         self._lock = threading.Lock()  # an interpreter serves one thread at a time
 
+    def __reduce__(self) -> tuple:
+        """For a copy in another process, which has an interpreter of its own."""
+        return CompressedTower, (self._tower, self.content, self.shift)
+
     def remarks(self, sources: Sequence[Any]) -> list[str]:
         """Pictures have none."""
         return [""] * len(sources)
 
     def predict_on_batch(self, inputs: np.ndarray) -> np.ndarray:
         """Pictures `[batch, image_size, image_size, 3]` -> float32 `[batch, dim]`, unit rows."""
-        return unit_length(self.project(inputs), self._members).numpy()
+        return unit_length(self.project(inputs), self._tower.members).numpy()
 
     def project(self, inputs: np.ndarray) -> np.ndarray:
         """`predict_on_batch` without the scaling to unit length: float32 `[batch, dim]`."""

@@ -80,11 +80,14 @@ class Goal:
         recall_target: Share of the nearest items that searches find, above 0 and at most 1.
         k: Number of nearest items.
         queries: `[n_queries, dim]` to measure on; None for the gallery's own rows with noise.
+        kth: `[n_queries, 1]`, the score of the k-th nearest item of a larger gallery that these
+            rows are a part of; None if they are the whole.
     """
 
     recall_target: float
     k: int
     queries: np.ndarray | None
+    kth: np.ndarray | None = None
 
     def __post_init__(self):
         target = self.recall_target
@@ -170,13 +173,18 @@ class ScannEngine:
     def tuned(self, goal: Goal, seconds: float, progress: Callable[[str], None]) -> "ScannEngine":
         """The same searcher with the fastest settings that reach the goal; fixed ones stay."""
         fixed, n, k = self.config, len(self.base), min(goal.k, len(self.base))
-        queries = self._perturbed_rows() if goal.queries is None else goal.queries
+        queries = perturbed_rows(self.base) if goal.queries is None else goal.queries
         progress(f"exact answers to {len(queries):,} queries")
-        kth = self.base.nearest(queries, k)[1][:, -1:]
-        # A score as high as the k-th, within rounding, counts as found: it may be the k-th.
-        enough = kth - (1e-6 if self.base.metric == "cosine" else MARGIN * np.abs(kth))
+        scores = self.base.nearest(queries, k)[1]
+        kth = scores[:, -1:] if goal.kth is None else goal.kth
+        enough = enough_of(kth, self.base.metric)
+        wanted = np.sum(scores >= enough, axis=1)
         trial = Trial(
-            lambda some, setting: self.find(some, k, setting), queries, enough, goal.recall_target
+            lambda some, setting: self.find(some, k, setting),
+            queries,
+            enough,
+            goal.recall_target,
+            wanted,
         )
         leaves = (fixed.leaves_to_search or 1, fixed.leaves_to_search or fixed.leaves)
         reorder = (fixed.reorder or k, fixed.reorder or n)
@@ -202,12 +210,18 @@ class ScannEngine:
         }
         return replace(self, stats=stats)
 
-    def _perturbed_rows(self) -> np.ndarray:
-        """A sample of the rows with a tenth of noise, in place of queries."""
-        rows, dim = sample(self.base.vectors), self.base.vectors.shape[1]
-        noise = np.random.default_rng(1).standard_normal(rows.shape, np.float32) / dim**0.5
-        noise *= np.linalg.norm(rows, axis=1, keepdims=True)
-        return checked_queries(rows + 0.1 * noise, dim, self.base.metric)
+
+def enough_of(kth: np.ndarray, metric: str) -> np.ndarray:
+    """The score that counts as found: within rounding, an item with it may be the k-th."""
+    return kth - (1e-6 if metric == "cosine" else MARGIN * np.abs(kth))
+
+
+def perturbed_rows(items: Segment) -> np.ndarray:
+    """A sample of the rows with a tenth of noise, in place of queries."""
+    rows, dim = sample(items.vectors), items.vectors.shape[1]
+    noise = np.random.default_rng(1).standard_normal(rows.shape, np.float32) / dim**0.5
+    noise *= np.linalg.norm(rows, axis=1, keepdims=True)
+    return checked_queries(rows + 0.1 * noise, dim, items.metric)
 
 
 def make_builder(base: Segment, leaves: int) -> Any:

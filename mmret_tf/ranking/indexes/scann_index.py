@@ -80,6 +80,7 @@ class ScannIndex(Index):
         config: ScannConfig | None = None,
         seconds: float = TUNING_SECONDS,
         progress: Callable[[str], None] = silent,
+        kth: np.ndarray | None = None,
     ) -> "ScannIndex":
         """Index some embeddings in the way that suits their number.
 
@@ -100,6 +101,8 @@ class ScannIndex(Index):
             config: Settings of ScaNN, which is then used for any number of items.
             seconds: Time limit for finding faster settings, once the target is reached.
             progress: Is told each step, in one line; `print`, for example.
+            kth: `[n_queries, 1]`, for a part of a larger gallery: the score of the whole's k-th
+                nearest item for each query. The recall is then that of the whole.
 
         Raises:
             ValueError: As for `BruteForceIndex.build`; or the target is out of range, or there are
@@ -108,7 +111,8 @@ class ScannIndex(Index):
         """
         import_scann()
         items = checked_segment(embeddings, ids, metric, attributes)
-        goal = Goal(recall_target, k, _checked_sample(queries, items.vectors.shape[1], metric))
+        queries = _checked_sample(queries, items.vectors.shape[1], metric)
+        goal = Goal(recall_target, k, queries, kth)
         if config and len(items) < (least := config.fewest_items):
             raise ValueError(f"this config needs {least} items; got {len(items)}: leave it out")
         index = cls(Snapshot.of(items), goal, config)
@@ -165,7 +169,7 @@ class ScannIndex(Index):
             queries = _checked_sample(queries, self.dim, self.metric)
             given = {"recall_target": recall_target, "k": k, "queries": queries}
             given = {name: value for name, value in given.items() if value is not None}
-            goal = replace(self._goal, **given)
+            goal = replace(self._goal, kth=None, **given) if given else self._goal
             if engine := self._scann:
                 engine = engine.tuned(goal, seconds, progress)
                 self._snapshot = replace(self._snapshot, engine=engine)

@@ -158,12 +158,23 @@ class Snapshot:
         old, new = self.base.attributes.records, self.fresh.attributes.records
         return old[row] if row < len(old) else new[row - len(old)]
 
-    def allowed(self, where: Mapping[str, Any] | None, exclude: Collection) -> np.ndarray | None:
+    @property
+    def names(self) -> set[str]:
+        """The attributes that at least one row has."""
+        return self.base.attributes.names | self.fresh.attributes.names
+
+    def allowed(
+        self,
+        where: Mapping[str, Any] | None,
+        exclude: Collection,
+        names: Collection[str] | None = None,
+    ) -> np.ndarray | None:
         """The rows that a search may return, bool `[n_rows]`; None if it may return all.
 
         Args:
             where: A condition on the attributes that items have; None for all items.
             exclude: Ids of items that it may not return.
+            names: The attributes that the condition may name; by default those of the rows.
 
         Raises:
             ValueError: The condition is not valid.
@@ -174,7 +185,7 @@ class Snapshot:
         allowed = ~self.dead
         if where is not None:
             tables = [self.base.attributes, self.fresh.attributes]
-            names = tables[0].names | tables[1].names
+            names = self.names if names is None else names
             allowed &= np.concatenate([table.mask(where, names) for table in tables])
         allowed[excluded] = False
         return allowed

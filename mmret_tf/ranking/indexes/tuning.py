@@ -52,6 +52,7 @@ class Trial:
         queries: `[n, dim]`.
         enough: `[n, 1]`, the score that an item needs to be among the k best.
         target: The recall to reach, with one standard error (标准误差) to spare.
+        wanted: `[n]`, the number of items with such a score; by default k.
     """
 
     def __init__(
@@ -60,13 +61,21 @@ class Trial:
         queries: np.ndarray,
         enough: np.ndarray,
         target: float,
+        wanted: np.ndarray | None = None,
     ):
-        self.find, self.queries, self.enough, self.target = find, queries, enough, target
+        self.find, self.queries, self.target = find, queries, target
+        self.enough, self.wanted = enough, wanted
 
     def recall(self, setting: Setting) -> tuple[float, float]:
         """Share of the k best that is found, and its standard error over the queries."""
-        shares = np.mean(self.find(self.queries, setting)[1] >= self.enough, axis=1)
-        return float(shares.mean()), float(shares.std() / len(shares) ** 0.5)
+        is_found = self.find(self.queries, setting)[1] >= self.enough
+        found = is_found.sum(axis=1)
+        wanted = np.full(len(found), is_found.shape[1]) if self.wanted is None else self.wanted
+        if not (total := wanted.sum()):  # of a part of a gallery: the best are all in the others
+            return 1.0, 0.0
+        recall = found.sum() / total
+        deviations = found - recall * wanted
+        return float(recall), float(deviations.std() * len(deviations) ** 0.5 / total)
 
     def is_enough(self, setting: Setting) -> bool:
         """Whether the setting reaches the target with one standard error to spare."""

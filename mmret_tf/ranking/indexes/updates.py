@@ -51,6 +51,11 @@ class UpdatableItems(abc.ABC):
         return len(self._snapshot)
 
     @property
+    def snapshot(self) -> Snapshot:
+        """The contents at this moment, which never change."""
+        return self._snapshot
+
+    @property
     def dim(self) -> int:
         """Width of the embeddings."""
         return self._snapshot.base.vectors.shape[1]

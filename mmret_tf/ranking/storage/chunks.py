@@ -6,9 +6,10 @@ A chunk is named after all that decides its content, so a whole file of that nam
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,17 +22,26 @@ from mmret_tf.models.encoder import Encoder
 # Number of rows that are encoded, and lost by a kill, at most.
 CHUNK_ROWS = 1024
 
+# From the sources of items in blocks, as `Encoder.encode_items` takes them, to the embeddings of
+# each block, in their order.
+EncodeBlocks = Callable[[Iterable[Mapping[str, Sequence[Sequence[Any]]]]], Iterable[np.ndarray]]
+
 
 def encode_chunks(
-    encoder: Encoder, encoded_by: Sequence, collection: Collection, partial: Path
+    encoder: Encoder,
+    encoded_by: Sequence,
+    collection: Collection,
+    partial: Path,
+    encode: EncodeBlocks,
 ) -> list[Path]:
     """Embed the items of a collection; chunks that are there already are not made again.
 
     Args:
-        encoder: Embeds the items by its `encode_items`.
+        encoder: The encoder.
         encoded_by: What identifies the encoder and the form of a chunk, as JSON values.
         collection: The items.
         partial: Folder of the chunks. Others than those of this collection are deleted.
+        encode: Embeds the items by the encoder.
 
     Returns:
         The files of the chunks in order, `[CHUNK_ROWS, dim]` each; the last may have fewer rows.
@@ -50,21 +60,24 @@ def encode_chunks(
         ]
         content = json.dumps([*encoded_by, collection.ids[block], digests]).encode()
         chunks.append(partial / f"{hashlib.sha256(content).hexdigest()}.npy")
-    for path in partial.glob("*.npy*"):
-        if path not in chunks:
-            path.unlink()
+    for path in set(partial.glob("*.npy*")) - set(chunks):
+        path.unlink()
 
     progress = Progress(n, "item") if len(chunks) > 1 else None
-    for block, chunk in zip(blocks, chunks, strict=True):
-        if not _is_whole(chunk, (block.stop - block.start, encoder.embedding_dim)):
-            rows = encoder.encode_items({name: each[block] for name, each in used.items()})
-            _check_rows(rows, collection.ids[block], encoder.embedding_dim)
-            temporary = chunk.with_name(f"{chunk.name}.partial")
-            with open(temporary, "wb") as file:
-                np.save(file, rows, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())  # or a power cut could leave the name without the content
-            os.replace(temporary, chunk)
+    missing = [
+        (block, chunk)
+        for block, chunk in zip(blocks, chunks, strict=True)
+        if not _is_whole(chunk, (block.stop - block.start, encoder.embedding_dim))
+    ]
+    found = encode({name: each[block] for name, each in used.items()} for block, _ in missing)
+    for (block, chunk), rows in zip(missing, found, strict=True):
+        _check_rows(rows, collection.ids[block], encoder.embedding_dim)
+        temporary = chunk.with_name(f"{chunk.name}.partial")
+        with open(temporary, "wb") as file:
+            np.save(file, rows, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave the name without the content
+        os.replace(temporary, chunk)
         if progress is not None:
             progress.update(block.stop)
     return chunks

@@ -25,7 +25,7 @@ from mmret_tf.data.items import Item
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.sources import identities
 from mmret_tf.models.encoder import Encoder
-from mmret_tf.ranking.storage.chunks import CHUNK_ROWS, encode_chunks, rows_of
+from mmret_tf.ranking.storage.chunks import CHUNK_ROWS, EncodeBlocks, encode_chunks, rows_of
 from mmret_tf.similarity.vectors import row_cosines
 
 FORMAT = "mmret_tf embeddings"
@@ -99,6 +99,7 @@ class EmbeddingStore:
         directory: str | os.PathLike,
         dtype: str = "float32",
         known: "EmbeddingStore | None" = None,
+        encode: EncodeBlocks | None = None,
     ) -> "EmbeddingStore":
         """Embed all items of a collection and write them to `directory`.
 
@@ -113,13 +114,15 @@ class EmbeddingStore:
         old one before it begins.
 
         Args:
-            encoder: Embeds the items by its `encode_items`.
+            encoder: Embeds the items.
             collection: The items; also `Pairs`, a row an item.
             directory: Does not exist, is empty, or holds an older store, which is replaced.
             dtype: How embeddings are stored: "float32"; "float16", half the size; or "int8", a
                 quarter, with a scale for each row. `loss` says what that costs.
             known: A store, perhaps the older one. Its rows are used again for items of the same
                 content, if the same encoder made them and stored them in the same type.
+            encode: Embeds blocks of items, see `EncodeBlocks`; by default the encoder's
+                `encode_items` does, in this process.
 
         Returns:
             The new store, opened.
@@ -152,7 +155,8 @@ class EmbeddingStore:
         with claimed_folder(directory, FORMAT) as partial:
             new = collection.subset(np.flatnonzero(rows < 0).tolist())
             encoded_by = [VERSION, *(manifest[name] for name in ENCODED_BY)]
-            chunks = encode_chunks(encoder, encoded_by, new, partial)
+            encode = encode or functools.partial(map, encoder.encode_items)
+            chunks = encode_chunks(encoder, encoded_by, new, partial, encode)
             with replaced_content(directory, partial, manifest) as folder:
                 manifest["loss"] = _write_embeddings(chunks, known, rows, folder, manifest)
                 for name, each in lines.items():

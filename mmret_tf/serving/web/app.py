@@ -213,6 +213,10 @@ def _add_errors(app: FastAPI) -> None:
     async def refused(request: Request, error: ValueError) -> Response:
         return JSONResponse({"error": str(error)}, 422)
 
+    @app.exception_handler(ConnectionError)
+    async def lost(request: Request, error: ConnectionError) -> Response:
+        return JSONResponse({"error": str(error)}, 503)
+
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> Response:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)

@@ -1,0 +1,84 @@
+"""Ray, the engine under embedding and search on several machines: connecting, and its errors.
+
+Section 8.3 of the document. Ray is imported on first use: `pip install "mmret_tf[distributed]"`.
+"""
+
+import math
+import os
+from types import ModuleType
+from typing import Any
+
+from mmret_tf._machine import cores
+
+# Shared memory of a session on this machine alone: results and models pass through it.
+OBJECT_STORE_BYTES = 2**29
+
+
+def import_ray() -> ModuleType:
+    """Ray; ImportError that says how to install it."""
+    # Ray reports usage to its makers unless told not to.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(f'{error}: this needs pip install "mmret_tf[distributed]"') from None
+    return ray
+
+
+def connect(address: str | None = None, processes: int = 1) -> ModuleType:
+    """Connect to a Ray cluster, unless this process is connected already.
+
+    Args:
+        address: Of a cluster that is running; by default RAY_ADDRESS or, without it, a session on
+            this machine that ends with the process.
+        processes: Number of processes that such a session must be able to hold.
+
+    Returns:
+        Ray.
+
+    Raises:
+        ValueError: There is no cluster at the address.
+        ImportError: Ray is not installed.
+
+    >>> connect().is_initialized()  # doctest: +SKIP
+    True
+    """
+    ray = import_ray()
+    if ray.is_initialized():
+        return ray
+    address = address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        # More logical CPUs than cores let as many processes start as are asked for.
+        options |= {"address": "local", "num_cpus": max(cores(), processes)}
+        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        options |= {"object_store_memory": OBJECT_STORE_BYTES}
+    else:
+        options["address"] = address
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"the Ray cluster at {address}" if address else "Ray on this machine"
+        raise ValueError(f"cannot connect to {where}: {error}".splitlines()[0]) from None
+    return ray
+
+
+def threads_of_each(processes: int) -> int:
+    """Number of threads for each of some processes that are spread over the machines evenly."""
+    machines = [node for node in connect().nodes() if node["Alive"]]
+    fewest = min(node["Resources"].get("CPU", 1) for node in machines)
+    return max(1, int(fewest) // math.ceil(processes / len(machines)))
+
+
+def use_threads(number: int) -> None:
+    """Limit this process, which has not used TensorFlow yet, to a number of threads."""
+    import tensorflow as tf
+
+    os.environ["OMP_NUM_THREADS"] = str(number)  # `cores` and others read it
+    tf.config.threading.set_intra_op_parallelism_threads(number)
+    tf.config.threading.set_inter_op_parallelism_threads(number)
+
+
+def reason_of(error: Exception) -> Exception:
+    """What went wrong in another process, without Ray's traceback around it."""
+    return getattr(error, "cause", None) or error
