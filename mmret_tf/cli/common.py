@@ -88,7 +88,7 @@ def build_index(
     run: "mm.ranking.Run", recall_target: float = 0.95, build: Callable | None = None
 ) -> None:
     """Index the embeddings of a run, and report what was built."""
-    built = run.build_index(recall_target, console.print, build or mm.build_index)
+    built = run.build_index(recall_target, console.print, build)
     stats = built.stats
     console.print(
         f"{type(built).__name__} of {len(built)} embeddings in {run.index}: "

@@ -147,7 +147,7 @@ class Run:
         self,
         recall_target: float = 0.95,
         progress: Callable[[str], None] = lambda line: None,
-        build: Callable[..., Index] = build_index,
+        build: Callable[..., Index] | None = None,
     ) -> Index:
         """Index the embeddings, and save the index.
 
@@ -156,7 +156,7 @@ class Run:
         Args:
             recall_target: Share of the true neighbours that searches find.
             progress: Is told what is being done, a line each.
-            build: Makes the index, from the arguments of `mmret_tf.build_index`.
+            build: Makes the index, from the arguments of `mmret_tf.build_index`, the default.
 
         Raises:
             ValueError: There are no embeddings, or the target is not a share.
@@ -171,7 +171,7 @@ class Run:
         store: EmbeddingStore,
         recall_target: float = 0.95,
         progress: Callable[[str], None] = lambda line: None,
-        build: Callable[..., Index] = build_index,
+        build: Callable[..., Index] | None = None,
     ) -> Index:
         """An index over some embeddings of the run's model; see `build_index`.
 
@@ -185,7 +185,7 @@ class Run:
             model, step = self.load_model(), -(-len(captions) // TUNED_QUERIES)
             if "text" in model.modalities:
                 queries = model.encode("text", captions[::step])
-        return build(
+        return (build or build_index)(
             store.embeddings,
             store.ids,
             recall_target,

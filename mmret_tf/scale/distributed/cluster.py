@@ -25,13 +25,12 @@ def import_ray() -> ModuleType:
     return ray
 
 
-def connect(address: str | None = None, processes: int = 1) -> ModuleType:
+def connect(address: str | None = None) -> ModuleType:
     """Connect to a Ray cluster, unless this process is connected already.
 
     Args:
         address: Of a cluster that is running; by default RAY_ADDRESS or, without it, a session on
             this machine that ends with the process.
-        processes: Number of processes that such a session must be able to hold.
 
     Returns:
         Ray.
@@ -40,7 +39,7 @@ def connect(address: str | None = None, processes: int = 1) -> ModuleType:
         ValueError: There is no cluster at the address.
         ImportError: Ray is not installed.
 
-    >>> connect().is_initialized()  # doctest: +SKIP
+    >>> connect().is_initialized()
     True
     """
     ray = import_ray()
@@ -49,8 +48,7 @@ def connect(address: str | None = None, processes: int = 1) -> ModuleType:
     address = address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        # More logical CPUs than cores let as many processes start as are asked for.
-        options |= {"address": "local", "num_cpus": max(cores(), processes)}
+        options |= {"address": "local", "num_cpus": cores()}
         options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         options |= {"object_store_memory": OBJECT_STORE_BYTES}
     else:
@@ -63,22 +61,18 @@ def connect(address: str | None = None, processes: int = 1) -> ModuleType:
     return ray
 
 
-def threads_of_each(processes: int) -> int:
-    """Number of threads for each of some processes that are spread over the machines evenly."""
+def cores_of_each(processes: int) -> float:
+    """Share of a machine's cores for each of some processes, spread over the machines evenly."""
     machines = [node for node in connect().nodes() if node["Alive"]]
     fewest = min(node["Resources"].get("CPU", 1) for node in machines)
-    return max(1, int(fewest) // math.ceil(processes / len(machines)))
+    return fewest / math.ceil(processes / len(machines))
 
 
-def use_threads(number: int) -> None:
-    """Limit this process, which has not used TensorFlow yet, to a number of threads."""
+def use_cores(share: float) -> None:
+    """Limit the threads of this process, which has not used TensorFlow yet."""
     import tensorflow as tf
 
+    number = max(1, int(share))
     os.environ["OMP_NUM_THREADS"] = str(number)  # `cores` and others read it
     tf.config.threading.set_intra_op_parallelism_threads(number)
     tf.config.threading.set_inter_op_parallelism_threads(number)
-
-
-def reason_of(error: Exception) -> Exception:
-    """What went wrong in another process, without Ray's traceback around it."""
-    return getattr(error, "cause", None) or error

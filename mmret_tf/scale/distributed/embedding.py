@@ -15,7 +15,7 @@ from mmret_tf._checks import checked_count
 from mmret_tf.data.collection import Collection
 from mmret_tf.models.encoder import Encoder
 from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
-from mmret_tf.scale.distributed.cluster import connect, reason_of, threads_of_each, use_threads
+from mmret_tf.scale.distributed.cluster import connect, cores_of_each, use_cores
 
 # Items of a job: enough to keep a worker busy, few enough that all end at nearly the same time.
 JOB_ITEMS = 256
@@ -59,11 +59,18 @@ def embed(
             lost again and again.
         ImportError: Ray is not installed.
 
-    >>> store = embed(model, items, "runs/photos/embeddings", workers=4)  # doctest: +SKIP
+    >>> import tempfile
+    >>> import mmret_tf as mm
+    >>> pairs, text = mm.load_pairs("scenes", split="dev", size=4), mm.TextPreprocessor()
+    >>> text.adapt(pairs.all_captions())
+    >>> image = mm.image_tower("SmallCNN", weights=None, image_size=16, embedding_dim=8)
+    >>> model = mm.DualEncoder(image, mm.text_tower(text, embedding_dim=8))
+    >>> embed(model, pairs, f"{tempfile.mkdtemp()}/embeddings", workers=2).embeddings.shape
+    (4, 8)
     """
     if workers is not None:
         checked_count(workers, "workers")
-    ray = connect(address, workers or 1)
+    ray = connect(address)
     workers = workers or sum(node["Alive"] for node in ray.nodes())
 
     def encode(blocks: Iterable[Items]) -> Iterator[np.ndarray]:
@@ -75,12 +82,11 @@ def embed(
             for first in results:
                 others = [next(results) for _ in range(counts.popleft() - 1)]
                 yield np.concatenate([first, *others])
-        except (ray.exceptions.RayTaskError, ray.exceptions.RayActorError) as error:
-            reason = reason_of(error)
-            if isinstance(reason, ValueError):
-                raise reason from None
-            text = str(reason).splitlines()[0]
-            raise ValueError(f"a worker was lost {MOST_RETRIES + 1} times: {text}") from error
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayActorError as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"a worker was lost {MOST_RETRIES + 1} times: {reason}") from error
 
     return EmbeddingStore.export(encoder, collection, directory, dtype, known, encode)
 
@@ -90,11 +96,11 @@ class EncodingWorker:
 
     Args:
         encoder: List with a reference to the encoder, which is read after the threads are limited.
-        threads: Number of threads.
+        share: Number of cores.
     """
 
-    def __init__(self, encoder: list, threads: int):
-        use_threads(threads)
+    def __init__(self, encoder: list, share: float):
+        use_cores(share)
         self._encoder: Encoder = connect().get(encoder[0])
 
     def encode(self, items: Items) -> np.ndarray:
@@ -104,11 +110,11 @@ class EncodingWorker:
 
 def _start(ray: Any, encoder: Any, workers: int) -> list:
     """Workers, spread over the machines. They end when nothing refers to them any more."""
-    threads = threads_of_each(workers)
-    options = {"num_cpus": threads, "scheduling_strategy": "SPREAD"}
+    share = cores_of_each(workers)
+    options = {"num_cpus": round(share, 3), "scheduling_strategy": "SPREAD"}
     options |= {"max_restarts": -1, "max_task_retries": MOST_RETRIES}
     worker = ray.remote(EncodingWorker).options(**options)
-    return [worker.remote([encoder], threads) for _ in range(workers)]
+    return [worker.remote([encoder], share) for _ in range(workers)]
 
 
 def _jobs(blocks: Iterable[Items], counts: deque[int]) -> Iterator[Items]:

@@ -18,7 +18,7 @@ import numpy as np
 from mmret_tf._files import file_sha256
 from mmret_tf.ranking.index import Index, build_index, load_index
 from mmret_tf.ranking.indexes.snapshot import Found
-from mmret_tf.scale.distributed.cluster import use_threads
+from mmret_tf.scale.distributed.cluster import use_cores
 
 # Versions that a shard keeps.
 KEPT_VERSIONS = 4
@@ -59,11 +59,11 @@ class Shard:
         folder: A saved index, version 0.
         sha256: Of its manifest: if the folder is replaced, the shard does not start again from it.
         newer: Folder for newer versions, each in a folder with its number as the name.
-        threads: Number of threads.
+        share: Number of cores.
     """
 
-    def __init__(self, folder: Path, sha256: str, newer: Path, threads: int):
-        use_threads(threads)
+    def __init__(self, folder: Path, sha256: str, newer: Path, share: float):
+        use_cores(share)
         self._folder, self._sha256, self._newer = folder, sha256, newer
         self._versions: dict[int, Index] = {}
         self._changing = threading.RLock()  # searches go on in other threads

@@ -35,13 +35,26 @@ from mmret_tf.scale.distributed.shards import Contents, ShardLost, Shards, divid
 class PartialFound(tuple):
     """Ids and scores, as `Index.search` returns them, of the shards that answered.
 
+    Args:
+        found: Both.
+        missing: Numbers of the shards that did not answer.
+        n_shards: Number of all shards.
+
     Attributes:
-        missing: Numbers of the shards that did not.
-        remark: The same, as a sentence.
+        missing: As given.
+        remark: A sentence for the user.
+
+    >>> ids, scores = found = PartialFound(([["a"]], [[0.9]]), missing=[1], n_shards=4)
+    >>> ids, found.remark
+    ([['a']], '1 of 4 shards did not answer.')
     """
 
-    missing: list[int]
-    remark: str
+    def __new__(cls, found: Found, missing: list[int], n_shards: int):
+        return super().__new__(cls, found)
+
+    def __init__(self, found: Found, missing: list[int], n_shards: int):
+        self.missing = missing
+        self.remark = f"{len(missing)} of {n_shards} shards did not answer."
 
 
 class ShardedIndex(Index):
@@ -64,10 +77,9 @@ class ShardedIndex(Index):
     Attributes:
         partial: Whether to answer without the shards that are lost.
 
-    >>> rows = np.eye(4)
-    >>> index = ShardedIndex.build(rows, ["a", "b", "c", "d"], shards=2)  # doctest: +SKIP
-    >>> index.search([0, 3, 0, 0], k=1)[0].tolist()  # doctest: +SKIP
-    [['b']]
+    >>> index = ShardedIndex.build(np.eye(4), ["a", "b", "c", "d"], shards=2)
+    >>> index.search([[0, 3, 0, 0], [0, 0, 0, 1]], k=1)[0].tolist()
+    [['b'], ['d']]
     """
 
     def __init__(self, shards: Shards, contents: Contents, settings: Mapping[str, Any]):
@@ -124,7 +136,7 @@ class ShardedIndex(Index):
         goal = Goal(recall_target, min(checked_count(k, "k"), len(items)), asked)
         if len(items) < shards:
             raise ValueError(f"there are only {len(items)} items for {shards} shards")
-        connect(address, shards * replicas)
+        connect(address)
         progress(f"dividing {len(items):,} items among {shards} shards")
         group = divide(items, shards, replicas, directory)
         progress("partitioning and tuning the shards")
@@ -235,12 +247,7 @@ class ShardedIndex(Index):
         ids, scores = (np.hstack(each) for each in zip(*found, strict=True))
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         best = (np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1))
-        if not missing:
-            return best
-        partial = PartialFound(best)
-        partial.missing = missing
-        partial.remark = f"{len(missing)} of {len(answers)} shards did not answer."
-        return partial
+        return PartialFound(best, missing, len(answers)) if missing else best
 
     def upsert(
         self,
@@ -302,7 +309,6 @@ class ShardedIndex(Index):
         if set(manifest["files"]) != {shard_name(number) for number in range(shards)}:
             raise ValueError(f"it must hold {shards} shards")
         newer = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
-        connect(None, shards * replicas)
         group = Shards([folder / shard_name(number) for number in range(shards)], replicas, newer)
         parts = group.ask_all("about", 0)
         settings = {name: manifest[name] for name in ("dim", "metric", "partial", "stats")}

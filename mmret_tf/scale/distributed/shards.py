@@ -22,7 +22,7 @@ from mmret_tf._files import file_sha256
 from mmret_tf.ranking.filters import AttributeTable
 from mmret_tf.ranking.indexes.brute_force import BruteForceIndex
 from mmret_tf.ranking.indexes.snapshot import Segment, Snapshot
-from mmret_tf.scale.distributed.cluster import connect, threads_of_each
+from mmret_tf.scale.distributed.cluster import connect, cores_of_each
 from mmret_tf.scale.distributed.shard import Behind, Part, Shard
 
 # Searches that a shard answers at the same time.
@@ -34,7 +34,12 @@ SHARED_BYTES = 100_000
 
 
 class ShardLost(ConnectionError):
-    """Shards do not answer."""
+    """A shard does not answer.
+
+    >>> raise ShardLost("shard 1 of 4 does not answer")
+    Traceback (most recent call last):
+    mmret_tf.scale.distributed.shards.ShardLost: shard 1 of 4 does not answer
+    """
 
 
 @dataclass(frozen=True)
@@ -72,16 +77,16 @@ class Shards:
     def __init__(self, folders: Sequence[Path], replicas: int, newer: Path):
         self.replicas = replicas
         self.lock = threading.RLock()  # held throughout a change
-        self._ray = connect(processes=len(folders) * replicas)
+        self._ray = connect()
         weakref.finalize(self, shutil.rmtree, newer, ignore_errors=True)
-        threads = threads_of_each(len(folders) * replicas)
+        share = cores_of_each(len(folders) * replicas)
         options = {"num_cpus": 0, "scheduling_strategy": "SPREAD", "max_restarts": -1}
         options["max_concurrency"] = SEARCHES_AT_ONCE
         actor = self._ray.remote(Shard).options(**options)
         self._actors = [
             [
                 actor.remote(
-                    folder, file_sha256(folder / "manifest.json"), newer / folder.name, threads
+                    folder, file_sha256(folder / "manifest.json"), newer / folder.name, share
                 )
                 for _ in range(replicas)
             ]
