@@ -44,3 +44,11 @@ def test_debugging_shows_everything(capfd, monkeypatch):
 def test_cores_and_features_are_those_of_this_machine():
     assert 1 <= cores() <= os.cpu_count()
     assert all(feature == feature.lower() for feature in cpu_features())
+
+
+@pytest.mark.parametrize(("limit", "at_most"), [("1", 1), ("0", 1), ("9999", 9999), ("4,2", 9999)])
+def test_the_variable_of_openmp_limits_the_cores(monkeypatch, limit, at_most):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    every = cores()
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    assert cores() == min(every, at_most)

@@ -70,9 +70,6 @@ def cores_of_each(processes: int) -> float:
 
 def use_cores(share: float) -> None:
     """Limit the threads of this process, which has not used TensorFlow yet."""
-    import tensorflow as tf
-
-    number = max(1, int(share))
-    os.environ["OMP_NUM_THREADS"] = str(number)  # `cores` and others read it
-    tf.config.threading.set_intra_op_parallelism_threads(number)
-    tf.config.threading.set_inter_op_parallelism_threads(number)
+    number = str(max(1, int(share)))
+    os.environ["OMP_NUM_THREADS"] = number  # `cores` and others read it
+    os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = number

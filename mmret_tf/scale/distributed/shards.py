@@ -231,8 +231,13 @@ class Shards:
     @property
     def n_logged(self) -> int:
         """Number of changed rows since the versions on disk."""
-        logged = itertools.chain.from_iterable(changes for _, _, changes in self._log)
-        return sum(len(ids) for each in logged for _, ids, *_ in each)
+        return sum(
+            len(arguments[0])
+            for _, _, of_shards in self._log
+            for changes in of_shards
+            for _, *arguments in changes
+            if arguments  # "rebalance" has none
+        )
 
 
 def shard_name(number: int) -> str:

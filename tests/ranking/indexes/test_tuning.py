@@ -78,6 +78,18 @@ def test_one_standard_error_is_left_to_spare():
         assert trial.is_enough(Setting(1, 10)) == enough
 
 
+def test_of_a_part_of_a_gallery_only_the_best_of_the_whole_are_wanted():
+    # The whole's best are above 0.5: 2, 1 and none of the three scores that each query finds here.
+    found = np.array([[0.9, 0.8, 0.1], [0.6, 0.2, 0.1], [0.3, 0.2, 0.1]])
+    enough, wanted = np.full((3, 1), 0.5), np.array([3, 1, 0])  # one of the first three is missed
+    trial = Trial(lambda *_: (None, found), np.zeros((3, 1)), enough, 0.7, wanted)
+    recall, error = trial.recall(Setting(1, 3))
+    # Deviations 2 - 3 * 0.75, 1 - 0.75 and 0: -0.25, 0.25, 0.
+    assert recall == 3 / 4 and error == pytest.approx((0.125 / 3) ** 0.5 * 3**0.5 / 4)
+    trial.wanted = np.zeros(3, int)  # all of the best are in other parts
+    assert trial.recall(Setting(1, 3)) == (1, 0)
+
+
 def test_batches_and_single_queries_are_timed(monkeypatch):
     order = []
     trial = Trial(

@@ -1,0 +1,154 @@
+"""The cost model of `mmret_tf/scale/README.md`: does it predict what was measured, and what follows?
+
+    python tests/benchmarks/distributed.py ... --output distributed.json
+    python tests/benchmarks/plan.py distributed.json
+
+First measures its parts one by one: a message to a shard, a search in a shard's share of the
+vectors. From these and the speed of one process it predicts the figures of `distributed.py`; the exit
+status is 1 if one is more than 20 % off. Then prints machines and hours for galleries of 10 million,
+1 billion and 100 billion pictures.
+"""
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from distributed import SINGLE, TARGET
+from search import K, clustered
+
+import mmret_tf as mm
+
+CORES = 2  # of the machine where the figures are measured
+WITHIN = 0.2
+HASHED = 300e6  # bytes a second and core, read and digested; SHA-256 with the processor's instructions
+
+# The machine of the plan.
+PLAN_CORES, PLAN_MEMORY = 32, 128 * 2**30
+PICTURE_BYTES, NETWORK = 100e3, 10e9 / 8
+ITEMS = (10**7, 10**9, 10**11)
+
+
+def simulate_pool(jobs: int, seconds: float, workers: int, start: float) -> float:
+    """Seconds until a pool has done all jobs: each idle worker takes the next.
+
+    Args:
+        jobs: Number of jobs.
+        seconds: A job takes one worker.
+        workers: Number of workers.
+        start: Seconds until a worker is ready.
+    """
+    free = [start] * workers
+    for _ in range(jobs):
+        worker = int(np.argmin(free))
+        free[worker] += seconds
+    return max(free)
+
+
+def simulate_search(shards: int, cores: int, message: float, search: float) -> float:
+    """Seconds for a query to all shards: messages one after the other, searches on all cores."""
+    return shards * message + math.ceil(shards / cores) * search
+
+
+class Echo:
+    """A shard that does nothing."""
+
+    def answer(self, queries: np.ndarray) -> np.ndarray:
+        return queries
+
+
+def message_seconds(actors: int) -> float:
+    """Seconds for a message to each of some processes, and back, for one of them."""
+    ray = mm.scale.connect()
+    each = [ray.remote(Echo).options(num_cpus=0).remote() for _ in range(actors)]
+    query = np.zeros((1, 256), np.float32)
+    times = []
+    for _ in range(SINGLE):
+        started = time.perf_counter()
+        ray.get([actor.answer.remote(query) for actor in each])
+        times.append(time.perf_counter() - started)
+    return float(np.median(times)) / actors
+
+
+def search_seconds(n: int, whole: int, folder: str) -> tuple[float, float]:
+    """Seconds of a query alone and in a batch, in a part of the vectors, on one thread."""
+    data = clustered(whole, 256, 0, folder)
+    exact = [
+        np.sort(mm.BruteForceIndex.build(part, range(len(part))).search(data.tuning, K)[1])
+        for part in np.array_split(data.vectors, whole // n)
+    ]
+    kth = np.sort(np.hstack(exact), axis=1)[:, -K : -K + 1]
+    index = mm.ScannIndex.build(data.vectors[:n], range(n), TARGET, data.tuning, K, kth=kth)
+    index.engine.searcher.set_num_threads(1)
+    times = []
+    for query in data.unseen[:SINGLE]:
+        started = time.perf_counter()
+        index.search(query, K)
+        times.append(time.perf_counter() - started)
+    started = time.perf_counter()
+    index.search(data.unseen, K)
+    return float(np.median(times)), (time.perf_counter() - started) / len(data.unseen)
+
+
+def check(name: str, predicted: float, measured: float) -> bool:
+    """Print both; whether they are near each other."""
+    ratio = predicted / measured
+    print(f"{name:28}{predicted:12.3f}{measured:12.3f}{100 * (ratio - 1):+9.0f} %")
+    return abs(ratio - 1) <= WITHIN
+
+
+def compare(found: dict, folder: str) -> bool:
+    """Predict the figures of `distributed.py`."""
+    print(f"{'':28}{'predicted':>12}{'measured':>12}")
+    embedding, is_near = found["embedding"], True
+    alone = embedding["one process"]["seconds"]
+    jobs = math.ceil(embedding["pictures"] / 256)
+    for workers in (1, 2):
+        # One process uses all cores; each of several uses its share.
+        predicted = simulate_pool(jobs, workers * alone / jobs, workers, embedding["start s"])
+        measured = embedding[f"{workers} workers"]["seconds"]
+        is_near &= check(f"embedding, {workers} workers, s", predicted, measured)
+    whole = found["search"]["vectors"]
+    for shards in (2, 4):
+        single, batch = search_seconds(whole // shards, whole, folder)
+        row = found["search"][f"{shards} shards"]
+        predicted = simulate_search(shards, CORES, message_seconds(shards), single)
+        is_near &= check(f"query, {shards} shards, ms", 1e3 * predicted, row["median ms"])
+        speed = CORES / (shards * batch)
+        is_near &= check(f"{shards} shards, queries a second", speed, row["queries a second"])
+    return is_near
+
+
+def plan(found: dict) -> None:
+    """Machines and hours."""
+    embedding, search = found["embedding"], found["search"]
+    rate = embedding["pictures"] / embedding["one process"]["seconds"] / CORES
+    row = search["4 shards"]
+    vector = (row["own MiB"] + row["files MiB"]) * 2**20 / (search["vectors"] / 4)
+    print(f"\n{rate:.1f} pictures a second and core; {vector:.0f} bytes a vector in a shard")
+    for items in ITEMS:
+        machines = math.ceil(items * vector / (0.8 * PLAN_MEMORY))
+        hours = items / rate / PLAN_CORES / 3600
+        digests = items * PICTURE_BYTES / min(HASHED * PLAN_CORES, NETWORK) / 3600
+        print(
+            f"{items:>15,}: {hours:>12,.0f} machine hours to embed, {digests:>10,.1f} hours for "
+            f"digests in one process, {machines:>6,} machines to search"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("measured", type=Path, help="output of distributed.py")
+    found = json.loads(parser.parse_args().measured.read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        is_near = compare(found, folder)
+    plan(found)
+    sys.exit(not is_near)
+
+
+if __name__ == "__main__":
+    main()
