@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from search import K, Data, clustered  # limits the threads of this process to two
+from search import Data, K, clustered  # limits the threads of this process to two
 
 import mmret_tf as mm
 

@@ -1,12 +1,12 @@
-"""The cost model of `mmret_tf/scale/README.md`: does it predict what was measured, and what follows?
+"""The cost model of `mmret_tf/scale/README.md`: does it predict what was measured?
 
     python tests/benchmarks/distributed.py ... --output distributed.json
     python tests/benchmarks/plan.py distributed.json
 
 First measures its parts one by one: a message to a shard, a search in a shard's share of the
-vectors. From these and the speed of one process it predicts the figures of `distributed.py`; the exit
-status is 1 if one is more than 20 % off. Then prints machines and hours for galleries of 10 million,
-1 billion and 100 billion pictures.
+vectors. From these and the speed of one process it predicts the figures of `distributed.py`; the
+exit status is 1 if one is more than 20 % off. Then prints machines and hours for galleries of 10
+million, 1 billion and 100 billion pictures.
 """
 
 import argparse
@@ -25,7 +25,9 @@ import mmret_tf as mm
 
 CORES = 2  # of the machine where the figures are measured
 WITHIN = 0.2
-HASHED = 300e6  # bytes a second and core, read and digested; SHA-256 with the processor's instructions
+HASHED = (
+    300e6  # bytes a second and core, read and digested; SHA-256 with the processor's instructions
+)
 
 # The machine of the plan.
 PLAN_CORES, PLAN_MEMORY = 32, 128 * 2**30

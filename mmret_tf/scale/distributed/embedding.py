@@ -65,8 +65,9 @@ def embed(
     >>> text.adapt(pairs.all_captions())
     >>> image = mm.image_tower("SmallCNN", weights=None, image_size=16, embedding_dim=8)
     >>> model = mm.DualEncoder(image, mm.text_tower(text, embedding_dim=8))
-    >>> embed(model, pairs, f"{tempfile.mkdtemp()}/embeddings", workers=2).embeddings.shape
-    (4, 8)
+    >>> store = embed(model, pairs, f"{tempfile.mkdtemp()}/embeddings", workers=1)
+    >>> float(np.abs(store.embeddings - model.encode_items(pairs.sources)).max()) < 1e-6
+    True
     """
     if workers is not None:
         checked_count(workers, "workers")

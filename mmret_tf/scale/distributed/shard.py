@@ -68,6 +68,9 @@ class Shard:
         self._versions: dict[int, Index] = {}
         self._changing = threading.RLock()  # searches go on in other threads
 
+    def ping(self) -> None:
+        """Answer."""
+
     def about(self, version: int) -> Part:
         """Facts about a version."""
         index = self._at(version)

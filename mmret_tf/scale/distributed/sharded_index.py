@@ -67,7 +67,8 @@ class ShardedIndex(Index):
 
     A shard that is lost comes back by itself, from its files, with all changes. Until then a search
     raises `ShardLost` or, if the index is `partial`, returns what the other shards found as a
-    `PartialFound`. A change is made by all shards or by none.
+    `PartialFound`. A change is made by all shards or by none. `save` lets each shard write its
+    part, so that all machines need the folder.
 
     Args:
         shards: The processes.
@@ -176,17 +177,14 @@ class ShardedIndex(Index):
         return self._settings["stats"] | {"shards": shards}
 
     def __len__(self) -> int:
-        """Number of items."""
         return len(self._contents)
 
     @property
     def dim(self) -> int:
-        """Width of the embeddings."""
         return self._settings["dim"]
 
     @property
     def metric(self) -> str:
-        """ "cosine" or "euclidean"."""
         return self._settings["metric"]
 
     @property
@@ -200,7 +198,6 @@ class ShardedIndex(Index):
         return np.concatenate(self._shards.ask_all("vectors", self._contents.version))
 
     def vectors_of(self, ids: Ids) -> np.ndarray:
-        """See `Index.vectors_of`."""
         names = checked_ids(list(ids)).tolist() if len(ids) else []
         found = np.zeros((len(ids), self.dim), np.float32)
         shard_of = np.full(len(ids), -1)
@@ -210,8 +207,7 @@ class ShardedIndex(Index):
         return found
 
     def prepare(self, items: Segment) -> Any:
-        """Not used: the shards prepare their engines themselves."""
-        raise NotImplementedError
+        raise NotImplementedError  # the shards prepare their engines themselves
 
     def search(
         self,
@@ -220,15 +216,6 @@ class ShardedIndex(Index):
         where: Mapping[str, Any] | None = None,
         exclude_ids: Collection[str] | Collection[int] = (),
     ) -> Found:
-        """Find the k items with the highest scores in all shards; see `Index.search`.
-
-        Returns:
-            Ids and scores; as a `PartialFound` if shards are missing and the index is `partial`.
-
-        Raises:
-            ShardLost: A shard does not answer, and the index is not `partial`; or none answers.
-            ValueError: As for `Index.search`.
-        """
         k = checked_count(k, "k")
         queries = checked_queries(queries, self.dim, self.metric)
         check_collection(exclude_ids, "exclude_ids")
@@ -255,7 +242,6 @@ class ShardedIndex(Index):
         embeddings: npt.ArrayLike,
         attributes: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        """See `Index.upsert`."""
         new = checked_segment(embeddings, ids, self.metric, attributes)
         if new.vectors.shape[1] != self.dim:
             raise ValueError(f"embeddings must have width {self.dim}; got {new.vectors.shape[1]}")
@@ -275,7 +261,6 @@ class ShardedIndex(Index):
             self._apply_all(changes)
 
     def delete(self, ids: Ids) -> None:
-        """See `Index.delete`."""
         names = checked_ids(ids).tolist()
         with self._change:
             shard_of = self._shards_of(names)
@@ -287,13 +272,11 @@ class ShardedIndex(Index):
             self._apply_all([[("delete", each)] if each else [] for each in of_shards])
 
     def rebalance(self) -> None:
-        """See `Index.rebalance`; all shards do so at the same time, and are saved."""
         with self._change:
             self._apply_all([[("rebalance",)]] * len(self._shards))
             self._shards.keep(self._contents.version)
 
     def save(self, directory: str | os.PathLike) -> None:
-        """See `Index.save`. Each shard writes its part, so all machines need the folder."""
         manifest = {"format": FORMAT, "version": VERSION, "class": type(self).__name__}
         manifest |= {"shards": len(self._shards), "replicas": self._shards.replicas}
         manifest |= self._settings | {"partial": self.partial}
@@ -303,7 +286,6 @@ class ShardedIndex(Index):
 
     @classmethod
     def open(cls, folder: Path, manifest: Mapping[str, Any]) -> "ShardedIndex":
-        """Open a saved index: see `load_index`. The shards stay on disk."""
         folder = folder.absolute()
         shards, replicas = (checked_count(manifest[each], each) for each in ("shards", "replicas"))
         if set(manifest["files"]) != {shard_name(number) for number in range(shards)}:

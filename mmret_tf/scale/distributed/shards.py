@@ -92,6 +92,7 @@ class Shards:
             ]
             for folder in folders
         ]
+        self._pings: dict[Any, Any] = {}  # to processes that were lost, until they answer
         self._turns = itertools.count()
         self._numbers = itertools.count(1)  # of versions, never used twice
         # Changes since the versions on disk: number, base, and the changes of each shard.
@@ -121,11 +122,31 @@ class Shards:
             for each in arguments
         )
         orders = [actors[first:] + actors[:first] for actors in self._actors]
-        sent = [getattr(actors[0], method).remote(*arguments) for actors in orders]
+        sent = [self._send(actors[0], method, arguments, seconds) for actors in orders]
         return [
             self._answer(shard, actors, result, method, arguments, seconds)
             for shard, (actors, result) in enumerate(zip(orders, sent, strict=True))
         ]
+
+    def _send(self, actor: Any, method: str, arguments: tuple, seconds: float | None) -> Any:
+        """The reference of the result; `None` for a lost process, if it is not to be waited for."""
+        if seconds is not None and actor in self._pings and not self._is_back(actor):
+            return None
+        return getattr(actor, method).remote(*arguments)
+
+    def _is_back(self, actor: Any) -> bool:
+        """Whether a process that was lost answers again. Ray lets a call wait for seconds."""
+        if (ping := self._pings.get(actor)) is None:
+            return True
+        if not self._ray.wait([ping], timeout=0)[0]:
+            return False
+        try:
+            self._get(ping, 0)
+        except ShardLost:
+            self._pings[actor] = actor.ping.remote()
+            return False
+        self._pings.pop(actor, None)
+        return True
 
     def _answer(
         self,
@@ -137,17 +158,21 @@ class Shards:
         seconds: float | None,
     ) -> Any:
         """The answer of the first replica, or of the next one that answers."""
+        reason = "it is starting again"
         for number, actor in enumerate(actors):
+            if number:
+                result = self._send(actor, method, arguments, seconds)
+            if result is None:
+                continue
             try:
-                if number:
-                    result = getattr(actor, method).remote(*arguments)
-                try:
-                    return self._get(result, seconds)
-                except Behind as behind:
-                    self._catch_up(shard, actor, behind.args[0])
-                    return self._get(getattr(actor, method).remote(*arguments), seconds)
-            except (ShardLost, Behind) as error:
+                return self._get(result, seconds)
+            except ShardLost as error:
                 reason = str(error)
+                self._pings[actor] = actor.ping.remote()
+            except Behind as behind:
+                self._catch_up(shard, actor, behind.args[0])
+                with contextlib.suppress(ShardLost, Behind):
+                    return self._get(getattr(actor, method).remote(*arguments), seconds)
         return ShardLost(f"shard {shard} of {len(self)} does not answer: {reason}")
 
     def _get(self, result: Any, seconds: float | None) -> Any:

@@ -186,3 +186,24 @@ def test_never_fewer_than_k_while_k_match(where, share, filtered):
         np.testing.assert_allclose(scores, right, atol=1e-5)
     else:
         assert np.mean(scores >= right[:, -1:] - 1e-5) > 0.85
+
+
+@METRICS
+def test_parts_of_a_gallery_reach_the_recall_of_the_whole_together(metric, tmp_path):
+    exact = BruteForceIndex.build(POINTS, range(2000), metric)
+    right, scores = exact.search(QUERIES)
+    parts = []
+    for start in (0, 1000):
+        rows = slice(start, start + 1000)
+        options = {"config": ScannConfig(leaves=20), "seconds": 0.2, "kth": scores[:, -1:]}
+        ids = range(start, start + 1000)
+        parts.append(ScannIndex.build(POINTS[rows], ids, 0.9, QUERIES, 10, metric, **options))
+    found, of_parts = zip(*(part.search(QUERIES) for part in parts), strict=True)
+    order = np.argsort(-np.hstack(of_parts), axis=1)[:, :10]
+    whole = recall(np.take_along_axis(np.hstack(found), order, axis=1), right)
+    assert whole >= 0.9
+    counts = [np.sum((right >= start) & (right < start + 1000)) for start in (0, 1000)]
+    of_each = [part.stats["recall"] for part in parts]
+    assert whole == pytest.approx(np.average(of_each, weights=counts), abs=1e-6)
+    parts[0].tune(k=5, seconds=0.1)  # from here on, of the part alone
+    assert parts[0].stats["k"] == 5 and parts[0].stats["recall"] >= 0.9

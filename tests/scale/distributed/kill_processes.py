@@ -3,8 +3,8 @@
     python tests/scale/distributed/kill_processes.py --kills 20
 
 An embedding must end, at once or when it is called again, with the store of one process. A search
-must give the exact answer of all shards, say which are missing, or raise `ShardLost`; in the end all
-are back. Anything else is printed, and the exit status is 1.
+must give the exact answer of all shards, say which are missing, or raise `ShardLost`; in the end
+all are back. Anything else is printed, and the exit status is 1.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def make_run(folder):
 
 
 def embed_and_kill(photos, run, random):
-    """Start an embedding and kill a worker or the whole call; what is wrong, and whether it ended."""
+    """Start an embedding and kill a worker or the whole call; faults, and whether it ended."""
     mark = uuid.uuid4().hex
     command = [sys.executable, "-m", "mmret_tf", "embed", "--ray", "--workers", "2"]
     command += ["--data", str(photos), "--run", str(run.folder)]
