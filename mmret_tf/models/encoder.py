@@ -266,8 +266,11 @@ class MultiEncoder(WholeModel, Encoder):
 
         def weighted(y_true, y_pred, sample_weight=None):
             if isinstance(loss, keras.losses.Loss):
-                # Keras divides a mean by the number of replicas, whose gradients are summed.
-                share = count_replicas() if loss.reduction in ("sum", "none", None) else 1
+                share = count_replicas()
+                if share > 1 and loss.reduction not in ("sum", "none", None):
+                    # Keras divides a mean of rows, but not a loss that is one number already.
+                    is_number = len(loss.call(y_true, y_pred).shape) == 0
+                    share = share if is_number else 1
                 return weight * loss(y_true, y_pred, sample_weight) / share
             if sample_weight is not None:
                 raise ValueError(

@@ -6,11 +6,14 @@ step are those of one device.
 """
 
 import contextlib
+import dataclasses
+import json
 import os
 import shutil
 import socket
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -55,8 +58,8 @@ def distributed_train(
         The report of `mm.train`; `None` for a worker that is not the chief.
 
     Raises:
-        ValueError: As for `mm.train`; the strategy is unknown; "multiworker" without TF_CONFIG; a
-            process was lost.
+        ValueError: As for `mm.train`; the strategy is unknown; "multiworker" without TF_CONFIG;
+            workers have different configurations; a process was lost.
 
     >>> config = TrainConfig(data="photos", batch_size=512)
     >>> report = distributed_train(config, "runs/photos")  # doctest: +SKIP
@@ -84,10 +87,13 @@ def distributed_train(
         threading.Thread(target=_watch, args=(chief, has_ended), daemon=True).start()
     with devices.scope():
         try:
-            devices.run(_wait_for_all)  # the chief changes its folder after the others have read it
+            # The chief changes its folder after the others have read it.
+            others = devices.run(_differ, args=(_digest(config),))
+            if int(devices.experimental_local_results(others)[0]):
+                raise ValueError("the workers have different configurations: start all with one")
             report = train(config, own.folder, fit=fit_on_replicas)
             with contextlib.suppress(tf.errors.OpError):  # the run is complete
-                devices.run(_wait_for_all)  # for the slowest, which watches the chief
+                devices.run(_differ, args=(0,))  # waits for the slowest, which watches the chief
         except tf.errors.OpError as error:
             raise ValueError(
                 f"the training failed, perhaps by the loss of a worker: "
@@ -167,8 +173,18 @@ def fit_on_replicas(
     loop.on_train_end(logs)
 
 
-def _wait_for_all() -> None:
-    tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.constant(1))
+def _digest(config: TrainConfig) -> int:
+    """A number that is equal for equal configurations."""
+    text = json.dumps(dataclasses.asdict(config), sort_keys=True, default=str)
+    return zlib.crc32(text.encode())
+
+
+def _differ(number: int) -> tf.Tensor:
+    """How many workers have another number than the mean of all; waits for all of them."""
+    context, number = tf.distribute.get_replica_context(), tf.constant(number, tf.int64)
+    total = context.all_reduce(tf.distribute.ReduceOp.SUM, number)
+    is_other = tf.cast(total != number * context.num_replicas_in_sync, tf.int64)
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, is_other)
 
 
 def _watch(chief: str, has_ended: threading.Event) -> None:

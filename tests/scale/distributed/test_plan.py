@@ -6,10 +6,10 @@ import re
 import shlex
 from pathlib import Path
 
-import mmret_tf
 import pytest
 import typer
 
+import mmret_tf
 from mmret_tf import cli
 
 yaml = pytest.importorskip("yaml", reason='needs pip install "mmret_tf[distributed]"')
