@@ -55,7 +55,7 @@ def connect(address: str | None = None) -> ModuleType:
         options["address"] = address
     try:
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         where = f"the Ray cluster at {address}" if address else "Ray on this machine"
         raise ValueError(f"cannot connect to {where}: {error}".splitlines()[0]) from None
     return ray

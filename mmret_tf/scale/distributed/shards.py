@@ -80,7 +80,8 @@ class Shards:
         self._ray = connect()
         weakref.finalize(self, shutil.rmtree, newer, ignore_errors=True)
         share = cores_of_each(len(folders) * replicas)
-        options = {"num_cpus": 0, "scheduling_strategy": "SPREAD", "max_restarts": -1}
+        # Ray does not spread what needs no core at all.
+        options = {"num_cpus": 0.001, "scheduling_strategy": "SPREAD", "max_restarts": -1}
         options["max_concurrency"] = SEARCHES_AT_ONCE
         actor = self._ray.remote(Shard).options(**options)
         self._actors = [

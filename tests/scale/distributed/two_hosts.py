@@ -27,6 +27,8 @@ HEAD, OTHER = HOSTS
 ADDRESS = f"{HOSTS[HEAD]}:6379"
 PYTHON = Path(sys.executable)
 
+os.environ["RAY_AUTH_MODE"] = "token"  # of this user, for both hosts
+
 
 def run(command, **options):
     return subprocess.run(command.split(), check=True, capture_output=True, text=True, **options)
@@ -59,10 +61,12 @@ def stop(name):
             os.kill(int(pid), signal.SIGKILL)
 
 
-def start_ray(name, *options):
+def start_ray(name):
     command = f"ip netns exec {name} {PYTHON.with_name('ray')} start --num-cpus 1"
-    command += f" --node-ip-address {HOSTS[name]} --disable-usage-stats --include-dashboard false"
-    where = "--head --port 6379" if name == HEAD else f"--address {ADDRESS}"
+    command += f" --node-ip-address {HOSTS[name]} --disable-usage-stats"
+    where = (
+        "--head --port 6379 --include-dashboard false" if name == HEAD else f"--address {ADDRESS}"
+    )
     run(f"{command} {where} --object-store-memory 300000000")
 
 
