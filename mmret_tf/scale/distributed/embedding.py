@@ -147,7 +147,12 @@ def _in_order(ray: Any, pool: list, jobs: Iterator[Items]) -> Iterator[np.ndarra
         number, worker = running.pop(ready)
         idle.append(worker)
         if number in unfinished:
-            done[number] = ray.get(ready)
+            try:
+                done[number] = ray.get(ready)
+            except ray.exceptions.RayActorError:
+                if any(job == number for job, _ in running.values()):
+                    continue  # another worker has it as well
+                raise
             del unfinished[number]
         while given in done:
             yield done.pop(given)

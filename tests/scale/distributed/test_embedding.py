@@ -85,7 +85,10 @@ def test_an_encoder_in_every_form_can_be_sent(tmp_path):
 class Clock:
     """Ray with workers whose answers take a known time, and none of them in truth."""
 
-    def __init__(self, *speeds):
+    exceptions = ray.exceptions
+
+    def __init__(self, *speeds, losses=()):
+        self.losses = losses  # moments in which an answer is lost
         self.now, self.answers, self.free = 0, {}, [0] * len(speeds)
         self.asked = [[] for _ in speeds]
         self.workers = [
@@ -107,6 +110,8 @@ class Clock:
         return [first], []
 
     def get(self, reference):
+        if self.answers[reference][0] in self.losses:
+            raise ray.exceptions.RayActorError
         return self.answers[reference][1]
 
 
@@ -118,6 +123,15 @@ def test_results_come_in_order_and_a_slow_worker_does_not_hold_up_the_others(spe
     assert clock.now <= 1.1 * 100 / sum(1 / speed for speed in speeds) + 2 * min(speeds)
     if len(speeds) == 1:
         assert clock.asked == [list(range(100))]  # nothing is repeated
+
+
+def test_a_job_is_lost_only_if_no_other_worker_has_it():
+    clock = Clock(1, 10, losses=[6])  # the first worker's repetition of job 1
+    assert list(embedding._in_order(clock, clock.workers, iter(range(7)))) == list(range(7))
+    assert clock.asked[0].count(1) == 2
+    clock = Clock(1, losses=[3])
+    with pytest.raises(ray.exceptions.RayActorError):
+        list(embedding._in_order(clock, clock.workers, iter(range(7))))
 
 
 def test_few_results_wait_for_a_slow_worker(monkeypatch):
