@@ -75,10 +75,10 @@ def embed(
     workers = workers or sum(node["Alive"] for node in ray.nodes())
 
     def encode(blocks: Iterable[Items]) -> Iterator[np.ndarray]:
-        shared = ray.put(encoder)  # kept for workers that are started again
-        pool = _start(ray, shared, workers)
+        shared = [ray.put(encoder)]  # in a list, Ray leaves it to the worker to read it
         counts: deque[int] = deque()
-        results = _in_order(ray, pool, _jobs(blocks, counts))
+        jobs = ((shared, job) for job in _jobs(blocks, counts))
+        results = _in_order(ray, _start(ray, workers), jobs)
         try:
             for first in results:
                 others = [next(results) for _ in range(counts.popleft() - 1)]
@@ -96,26 +96,29 @@ class EncodingWorker:
     """An encoder in a process of its own.
 
     Args:
-        encoder: List with a reference to the encoder, which is read after the threads are limited.
         share: Number of cores.
     """
 
-    def __init__(self, encoder: list, share: float):
+    def __init__(self, share: float):
         use_cores(share)
-        self._encoder: Encoder = connect().get(encoder[0])
+        self._encoder: Encoder | None = None
 
-    def encode(self, items: Items) -> np.ndarray:
-        """Embed items, see `Encoder.encode_items`."""
+    def encode(self, job: tuple[list, Items]) -> np.ndarray:
+        """Embed items, see `Encoder.encode_items`. Before them comes a list with the reference of
+        the encoder, which is read once."""
+        encoder, items = job
+        if self._encoder is None:
+            self._encoder = connect().get(encoder[0])
         return self._encoder.encode_items(items)
 
 
-def _start(ray: Any, encoder: Any, workers: int) -> list:
+def _start(ray: Any, workers: int) -> list:
     """Workers, spread over the machines. They end when nothing refers to them any more."""
     share = cores_of_each(workers)
     options = {"num_cpus": round(share, 3), "scheduling_strategy": "SPREAD"}
     options |= {"max_restarts": -1, "max_task_retries": MOST_RETRIES}
     worker = ray.remote(EncodingWorker).options(**options)
-    return [worker.remote([encoder], share) for _ in range(workers)]
+    return [worker.remote(share) for _ in range(workers)]
 
 
 def _jobs(blocks: Iterable[Items], counts: deque[int]) -> Iterator[Items]:
@@ -127,12 +130,12 @@ def _jobs(blocks: Iterable[Items], counts: deque[int]) -> Iterator[Items]:
             yield {name: each[start : start + JOB_ITEMS] for name, each in block.items()}
 
 
-def _in_order(ray: Any, pool: list, jobs: Iterator[Items]) -> Iterator[np.ndarray]:
+def _in_order(ray: Any, pool: list, jobs: Iterator) -> Iterator[np.ndarray]:
     """The results of all jobs, in their order; of a job that was repeated, the first result."""
     numbered = enumerate(jobs)
     idle = deque(list(range(len(pool))) * JOBS_AT_ONCE)
     running: dict[Any, tuple[int, int]] = {}  # job and worker, by the reference of the result
-    unfinished: dict[int, Items] = {}
+    unfinished: dict[int, Any] = {}
     done: dict[int, np.ndarray] = {}
     given = 0  # results
     while True:
@@ -160,8 +163,8 @@ def _in_order(ray: Any, pool: list, jobs: Iterator[Items]) -> Iterator[np.ndarra
 
 
 def _next_task(
-    numbered: Iterator[tuple[int, Items]],
-    unfinished: dict[int, Items],
+    numbered: Iterator[tuple[int, Any]],
+    unfinished: dict[int, Any],
     running: Mapping[Any, tuple[int, int]],
     idle: Sequence[int],
 ) -> tuple[int, int] | None:
