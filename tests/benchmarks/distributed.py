@@ -106,6 +106,8 @@ def compare_search(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if shards > 1:
             each = [resident(shard["pid"]) for shard in index.stats["shards"]]
             row |= {name: float(np.mean([one[name] for one in each])) for name in each[0]}
+            first = index.stats["shards"][0]
+            row |= {name: first[name] for name in ("leaves", "leaves_to_search", "reorder")}
         found[f"{shards} shards"] = row
         print(f"{shards} shards: {row}", flush=True)
         del index
@@ -124,6 +126,8 @@ def main() -> None:
     options = parser.parse_args()
     compare = {"embedding": compare_embedding, "search": compare_search}
     results = {}
+    if options.output and Path(options.output).exists():  # the other part may be there
+        results = json.loads(Path(options.output).read_text())
     with tempfile.TemporaryDirectory() as folder:
         for part in options.parts:
             results[part] = compare[part](options, Path(folder))

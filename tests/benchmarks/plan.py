@@ -3,8 +3,8 @@
     python tests/benchmarks/distributed.py ... --output distributed.json
     python tests/benchmarks/plan.py distributed.json
 
-First measures its parts one by one: a message to a shard, a search in a shard's share of the
-vectors. From these and the speed of one process it predicts the figures of `distributed.py`; the
+First measures its parts one by one: shards that hold next to nothing, and a search in a shard's
+share of the vectors. From these and the speed of one process it predicts the figures of `distributed.py`; the
 exit status is 1 if one is more than 20 % off. Then prints machines and hours for galleries of 10
 million, 1 billion and 100 billion pictures.
 """
@@ -14,14 +14,15 @@ import json
 import math
 import sys
 import tempfile
-import time
+import warnings
 from pathlib import Path
 
 import numpy as np
-from distributed import SINGLE, TARGET
-from search import K, clustered
+from distributed import measured
+from search import Data, clustered
 
 import mmret_tf as mm
+from mmret_tf.ranking.indexes.scann_engine import ScannConfig
 
 CORES = 2  # of the machine where the figures are measured
 WITHIN = 0.2
@@ -51,49 +52,31 @@ def simulate_pool(jobs: int, seconds: float, workers: int, start: float) -> floa
     return max(free)
 
 
-def simulate_search(shards: int, cores: int, message: float, search: float) -> float:
-    """Seconds for a query to all shards: messages one after the other, searches on all cores."""
-    return shards * message + math.ceil(shards / cores) * search
+def simulate_search(shards: int, cores: int, messages: float, search: float) -> float:
+    """Seconds for queries to all shards: messages to all of them, and searches on all cores."""
+    return messages + max(1, shards / cores) * search
 
 
-class Echo:
-    """A shard that does nothing."""
-
-    def answer(self, queries: np.ndarray) -> np.ndarray:
-        return queries
-
-
-def message_seconds(actors: int) -> float:
-    """Seconds for a message to each of some processes, and back, for one of them."""
-    ray = mm.scale.connect()
-    each = [ray.remote(Echo).options(num_cpus=0).remote() for _ in range(actors)]
-    query = np.zeros((1, 256), np.float32)
-    times = []
-    for _ in range(SINGLE):
-        started = time.perf_counter()
-        ray.get([actor.answer.remote(query) for actor in each])
-        times.append(time.perf_counter() - started)
-    return float(np.median(times)) / actors
+def seconds_of(index: mm.ranking.Index, data: Data) -> tuple[float, float]:
+    """Seconds of a query alone, and of all queries in a batch."""
+    row = measured(index, data)
+    return row["median ms"] / 1e3, len(data.unseen) / row["queries a second"]
 
 
-def search_seconds(n: int, whole: int, folder: str) -> tuple[float, float]:
-    """Seconds of a query alone and in a batch, in a part of the vectors, on one thread."""
-    data = clustered(whole, 256, 0, folder)
-    exact = [
-        np.sort(mm.BruteForceIndex.build(part, range(len(part))).search(data.tuning, K)[1])
-        for part in np.array_split(data.vectors, whole // n)
-    ]
-    kth = np.sort(np.hstack(exact), axis=1)[:, -K : -K + 1]
-    index = mm.ScannIndex.build(data.vectors[:n], range(n), TARGET, data.tuning, K, kth=kth)
+def message_seconds(shards: int, data: Data) -> tuple[float, float]:
+    """The same where the shards have nothing to do: they hold ten vectors each."""
+    rows = data.vectors[: 10 * shards]
+    return seconds_of(mm.scale.ShardedIndex.build(rows, range(len(rows)), shards=shards), data)
+
+
+def search_seconds(n: int, row: dict[str, float], data: Data) -> tuple[float, float]:
+    """The same in one shard's part of the vectors, on one thread, with the shard's settings."""
+    config = ScannConfig(int(row["leaves"]), int(row["leaves_to_search"]), int(row["reorder"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # its recall is that of the whole
+        index = mm.ScannIndex.build(data.vectors[:n], range(n), queries=data.tuning, config=config)
     index.engine.searcher.set_num_threads(1)
-    times = []
-    for query in data.unseen[:SINGLE]:
-        started = time.perf_counter()
-        index.search(query, K)
-        times.append(time.perf_counter() - started)
-    started = time.perf_counter()
-    index.search(data.unseen, K)
-    return float(np.median(times)), (time.perf_counter() - started) / len(data.unseen)
+    return seconds_of(index, data)
 
 
 def check(name: str, predicted: float, measured: float) -> bool:
@@ -114,13 +97,16 @@ def compare(found: dict, folder: str) -> bool:
         predicted = simulate_pool(jobs, workers * alone / jobs, workers, embedding["start s"])
         measured = embedding[f"{workers} workers"]["seconds"]
         is_near &= check(f"embedding, {workers} workers, s", predicted, measured)
-    whole = found["search"]["vectors"]
+    data = clustered(found["search"]["vectors"], 256, 0, folder)
     for shards in (2, 4):
-        single, batch = search_seconds(whole // shards, whole, folder)
         row = found["search"][f"{shards} shards"]
-        predicted = simulate_search(shards, CORES, message_seconds(shards), single)
-        is_near &= check(f"query, {shards} shards, ms", 1e3 * predicted, row["median ms"])
-        speed = CORES / (shards * batch)
+        messages = message_seconds(shards, data)
+        searches = search_seconds(len(data.vectors) // shards, row, data)
+        single, batch = (
+            simulate_search(shards, CORES, *each) for each in zip(messages, searches, strict=True)
+        )
+        is_near &= check(f"query, {shards} shards, ms", 1e3 * single, row["median ms"])
+        speed = len(data.unseen) / batch
         is_near &= check(f"{shards} shards, queries a second", speed, row["queries a second"])
     return is_near
 
