@@ -128,7 +128,7 @@ def plan(found: dict, hashed: float) -> None:
     row = search["4 shards"]
     vector = row["own MiB"] * 2**20 / (search["vectors"] / 4)
     print(
-        f"\n{rate:.1f} pictures a second and core; {hashed / 1e6:.0f} MB a second and core digested; "
+        f"\n{rate:.1f} pictures a second and core; {hashed / 1e6:.0f} MB digested; "
         f"{vector:.0f} bytes a vector in a shard, while it is built"
     )
     for items in ITEMS:
