@@ -1,16 +1,19 @@
-"""The examples of the plan's page can be read by what they are for."""
+"""The page on clusters: its examples can be read by what they are for."""
 
 import importlib.resources
 import json
+import os
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
 
 import mmret_tf
 from mmret_tf import cli
+from mmret_tf.scale.distributed import cluster
 
 yaml = pytest.importorskip("yaml", reason='needs pip install "mmret_tf[distributed]"')
 jsonschema = pytest.importorskip("jsonschema", reason='needs pip install "mmret_tf[distributed]"')
@@ -61,3 +64,22 @@ def test_the_commands_of_the_page_exist():
     assert {words[0] for words in commands} >= {"embed", "index", "serve", "train"}
     for words in commands:
         parse(words)
+
+
+def test_a_share_of_cores_limits_a_process(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        monkeypatch.setenv(name, "7")
+    for share, threads in ((2.5, "2"), (0.5, "1")):
+        cluster.use_cores(share)
+        assert os.environ["OMP_NUM_THREADS"] == os.environ["TF_NUM_INTRAOP_THREADS"] == threads
+
+
+def test_cores_are_shared_by_what_runs_on_a_machine(monkeypatch):
+    machines = [
+        {"Alive": True, "Resources": {"CPU": 8.0}},
+        {"Alive": True, "Resources": {"CPU": 6}},
+    ]
+    machines.append({"Alive": False, "Resources": {"CPU": 1.0}})
+    monkeypatch.setattr(cluster, "connect", lambda: SimpleNamespace(nodes=lambda: machines))
+    # Two machines; the smaller one has six cores.
+    assert [cluster.cores_of_each(n) for n in (1, 2, 3, 4, 24)] == [6, 6, 3, 3, 0.5]
