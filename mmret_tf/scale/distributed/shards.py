@@ -96,6 +96,7 @@ class Shards:
         self._pings: dict[Any, Any] = {}  # to processes that were lost, until they answer
         self._turns = itertools.count()
         self._numbers = itertools.count(1)  # of versions, never used twice
+        self._newest = 0
         # Changes since the versions on disk: number, base, and the changes of each shard.
         self._log: list[tuple[int, int, list[list[tuple]]]] = []
 
@@ -207,7 +208,9 @@ class Shards:
         with self.lock:
             version = next(self._numbers)
             building = [actors[0].build.remote(version, 0, options) for actors in self._actors]
-            return Contents(version, [self._get(each, None) for each in building])
+            parts = [self._get(each, None) for each in building]
+            self._newest = version
+        return Contents(version, parts)
 
     def change(self, base: int, changes: list[list[tuple]]) -> Contents:
         """Make a new version of all shards, or of none.
@@ -218,9 +221,11 @@ class Shards:
 
         Raises:
             ShardLost: No replica of a shard answers.
-            ValueError: The changes are not valid.
+            ValueError: The changes are not valid, or `base` was changed already.
         """
         with self.lock:
+            if base != self._newest:
+                raise ValueError("another copy of this index was changed: only the newest can be")
             version = next(self._numbers)
             made = [
                 [actor.change.remote(version, base, each) for actor in actors]
@@ -236,6 +241,7 @@ class Shards:
                     raise ShardLost(f"shard {shard} of {len(self)} does not answer: no change made")
                 parts.append(answers[0])
             self._log.append((version, base, changes))
+            self._newest = version
         return Contents(version, parts)
 
     def _changed(

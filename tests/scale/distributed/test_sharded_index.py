@@ -138,6 +138,8 @@ def test_it_is_opened_changed_lost_in_part_and_complete_again(saved):
     assert_equal(index, oracle, where={"only": True})
     assert sorted(index.ids) == sorted(oracle.ids) and len(index) == N
     assert_equal(before, exact())
+    with pytest.raises(ValueError, match="another copy of this index was changed"):
+        before.delete([IDS[1]])
 
     kill(index, 1)
     index.partial = True
