@@ -154,7 +154,7 @@ class Index(UpdatableItems):
         try:
             return cls.read(folder, manifest, snapshot)
         except ImportError as error:
-            return _exact_instead(error)(snapshot)
+            return _exact_instead(error, stacklevel=4)(snapshot)
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Save the `engine`. For a subclass with files or settings of its own.
@@ -254,9 +254,11 @@ def _class_of(name: str) -> type[Index]:
     return _classes[name]
 
 
-def _exact_instead(error: ImportError) -> type[Index]:
-    """`BruteForceIndex`, after a warning that says why."""
+def _exact_instead(error: ImportError, stacklevel: int = 3) -> type[Index]:
+    """`BruteForceIndex`, after a warning, of that place in the stack, that says why."""
     from mmret_tf.ranking.indexes.brute_force import BruteForceIndex
 
-    warnings.warn(f"{error}; BruteForceIndex is used instead: exact, but slower", stacklevel=3)
+    warnings.warn(
+        f"{error}; BruteForceIndex is used instead: exact, but slower", stacklevel=stacklevel
+    )
     return BruteForceIndex

@@ -67,7 +67,7 @@ def test_a_text_has_the_same_embedding_beside_a_longer_one(rnn, pooling, text_pr
     ids = text_preprocessor(texts)
     together = tower(ids).numpy()
     for row in range(4):
-        np.testing.assert_allclose(tower(ids[row : row + 1])[0], together[row], atol=1e-6)
+        np.testing.assert_allclose(tower(ids[row : row + 1])[0], together[row], atol=5e-6)
 
 
 def test_only_training_computes_in_the_lower_precision(text_preprocessor):
