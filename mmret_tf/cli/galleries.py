@@ -133,7 +133,8 @@ def index(
     build = None
     if ray:
         options = {"shards": shards, "replicas": replicas, "partial": partial}
-        build = functools.partial(mm.scale.ShardedIndex.build, address=ray_address, **options)
+        options |= {"directory": run, "address": ray_address}  # all machines have the run's folder
+        build = functools.partial(mm.scale.ShardedIndex.build, **options)
     build_index(mm.ranking.Run(run), recall_target, build)
 
 

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from mmret_tf._checks import Ids, check_collection, checked_count, checked_queries
@@ -121,6 +122,12 @@ class Index(UpdatableItems):
         queries = checked_queries(queries, self.dim, self.metric)
         check_collection(exclude_ids, "exclude_ids")
         self._check_kind(exclude_ids, "exclude_ids")
+        return self._search(queries, k, where, exclude_ids)
+
+    def _search(
+        self, queries: np.ndarray, k: int, where: Mapping[str, Any] | None, exclude_ids: Collection
+    ) -> Found:
+        """`search` for checked arguments."""
         snapshot = self._snapshot
         return snapshot.nearest(queries, k, snapshot.allowed(where, exclude_ids))
 
@@ -246,8 +253,9 @@ def load_index(directory: str | os.PathLike) -> Index:
 def _class_of(name: str) -> type[Index]:
     """The subclass of `Index` with this name."""
     import_modules(f"{__package__}.indexes")
-    for entry in entry_points(group=ENTRY_POINTS, name=name):
-        entry.load()  # of an installed package; importing the class registers it
+    if name not in _classes:
+        for entry in entry_points(group=ENTRY_POINTS, name=name):
+            entry.load()  # of an installed package; importing the class registers it
     if name not in _classes:
         known = ", ".join(sorted(_classes))
         raise ValueError(f"the index's class {name!r:.80} is not defined here; there are: {known}")

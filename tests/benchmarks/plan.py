@@ -15,6 +15,7 @@ import math
 import sys
 import tempfile
 import time
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from distributed import measured
 from search import Data, clustered
 
 import mmret_tf as mm
-from mmret_tf.data.sources import FileSource, identities
+from mmret_tf.data.items import Item, item_of
+from mmret_tf.data.sources import FileSource, InlineSource, identities
 from mmret_tf.ranking.indexes.scann_engine import ScannConfig
 
 CORES = 2  # of the machine where the figures are measured
@@ -127,6 +129,21 @@ def digest_rate(folder: Path, pictures: int = 1000) -> float:
     return pictures * PICTURE_BYTES / (time.perf_counter() - started) / CORES
 
 
+def record_bytes(items: int = 5000) -> float:
+    """Memory of an item's record, with a path and five captions of twelve words."""
+    lines = []
+    for number in range(items):
+        captions = [f"{number} {row} {'word ' * 12}".encode() for row in range(5)]
+        sources = {"image": [FileSource(Path(f"/shared/photographs/{number}.jpg"))]}
+        sources["text"] = [InlineSource(caption) for caption in captions]
+        lines.append(json.dumps(item_of(f"{number}.jpg", sources, {})))
+    tracemalloc.start()
+    records = {record["id"]: record for record in map(Item.of, map(json.loads, lines))}
+    size = tracemalloc.get_traced_memory()[0] / len(records)
+    tracemalloc.stop()
+    return size
+
+
 def plan(found: dict, hashed: float) -> None:
     """Machines and hours."""
     embedding, search = found["embedding"], found["search"]
@@ -135,7 +152,7 @@ def plan(found: dict, hashed: float) -> None:
     vector = row["own MiB"] * 2**20 / (search["vectors"] / 4)
     print(
         f"\n{rate:.1f} pictures a second and core; {hashed / 1e6:.0f} MB digested; "
-        f"{vector:.0f} bytes a vector in a shard, while it is built"
+        f"{vector:.0f} bytes a vector in a shard, while it is built; {record_bytes():.0f} a record"
     )
     for items in ITEMS:
         machines = math.ceil(items * vector / (0.8 * PLAN_MEMORY))

@@ -176,9 +176,11 @@ class ScannEngine:
         queries = perturbed_rows(self.base) if goal.queries is None else goal.queries
         progress(f"exact answers to {len(queries):,} queries")
         scores = self.base.nearest(queries, k)[1]
-        kth = scores[:, -1:] if goal.kth is None else goal.kth
+        kth, wanted = scores[:, -1:], None
+        if goal.kth is not None:  # fewer than k of the whole's nearest are here
+            kth = goal.kth
+            wanted = np.sum(scores >= enough_of(kth, self.base.metric), axis=1)
         enough = enough_of(kth, self.base.metric)
-        wanted = np.sum(scores >= enough, axis=1)
         trial = Trial(
             lambda some, setting: self.find(some, k, setting),
             queries,

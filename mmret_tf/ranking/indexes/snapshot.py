@@ -141,10 +141,7 @@ class Snapshot:
     def rows_of(self, ids: Ids) -> list[int]:
         """The rows of the items with some ids; ValueError if there is no such item."""
         rows = [self.row_of(key) for key in ids]
-        if unknown := [key for key, row in zip(ids, rows, strict=True) if row is None]:
-            raise ValueError(
-                f"{len(unknown)} ids are not in the index, the first is {unknown[0]!r:.80}"
-            )
+        check_known(ids, [row is not None for row in rows])
         return rows
 
     def vectors_at(self, rows: list[int]) -> np.ndarray:
@@ -255,6 +252,14 @@ def read_snapshot(folder: Path, manifest: Mapping[str, Any]) -> Snapshot:
     base = Segment(vectors, ids[:n], AttributeTable(records[:n]), metric)
     fresh = Segment(fresh, ids[n:], AttributeTable(records[n:]), metric)
     return Snapshot(base, fresh, dead, engine=base)
+
+
+def check_known(ids: Ids, is_known: Sequence[bool]) -> None:
+    """ValueError if one of some ids is not in the index."""
+    if unknown := [key for key, known in zip(ids, is_known, strict=True) if not known]:
+        raise ValueError(
+            f"{len(unknown)} ids are not in the index, the first is {unknown[0]!r:.80}"
+        )
 
 
 def _json_number(value: Any) -> Any:

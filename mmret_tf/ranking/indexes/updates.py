@@ -115,15 +115,18 @@ class UpdatableItems(abc.ABC):
         new = checked_segment(embeddings, ids, self.metric, attributes)
         if new.vectors.shape[1] != self.dim:
             raise ValueError(f"embeddings must have width {self.dim}; got {new.vectors.shape[1]}")
-        names = new.ids.tolist()
         with self._change:
-            snapshot = self._snapshot
-            self._check_kind(names, "ids")
-            rows = [snapshot.row_of(name) for name in names]
-            if attributes is None:
-                records = [{} if row is None else snapshot.record_of(row) for row in rows]
-                new = replace(new, attributes=AttributeTable(records))
-            self._apply(new, [row for row in rows if row is not None])
+            self._check_kind(new.ids.tolist(), "ids")
+            self._upsert(new, keep_attributes=attributes is None)
+
+    def _upsert(self, new: Segment, keep_attributes: bool) -> None:
+        """`upsert` for checked items; the caller holds `_change`."""
+        snapshot = self._snapshot
+        rows = [snapshot.row_of(name) for name in new.ids.tolist()]
+        if keep_attributes:
+            records = [{} if row is None else snapshot.record_of(row) for row in rows]
+            new = replace(new, attributes=AttributeTable(records))
+        self._apply(new, [row for row in rows if row is not None])
 
     def delete(self, ids: Ids) -> None:
         """Remove items. Searches see it at once; see `upsert` for the cost.
@@ -136,7 +139,11 @@ class UpdatableItems(abc.ABC):
         """
         names = checked_ids(ids).tolist()
         with self._change:
-            self._apply(None, self._snapshot.rows_of(names))
+            self._delete(names)
+
+    def _delete(self, names: list) -> None:
+        """`delete` for checked ids; the caller holds `_change`."""
+        self._apply(None, self._snapshot.rows_of(names))
 
     def rebalance(self) -> None:
         """Build again from the present items, which makes searches as fast as they can be.
@@ -147,9 +154,14 @@ class UpdatableItems(abc.ABC):
             items = self._snapshot.compact()
             self._snapshot = Snapshot.of(items, self.prepare(items))
 
+    @property
+    def _has_strings(self) -> bool:
+        """Whether ids are strings."""
+        return self._snapshot.ids.dtype == object
+
     def _check_kind(self, ids: Collection, name: str) -> None:
         """Refuse strings if the ids are integers, and integers if they are strings."""
-        kind = str if self._snapshot.ids.dtype == object else (int, np.integer)
+        kind = str if self._has_strings else (int, np.integer)
         if len(self) and (bad := [key for key in ids if not isinstance(key, kind)]):
             expected = "strings" if kind is str else "integers"
             raise ValueError(f"{name} must be {expected}, as in the index; got {bad[0]!r:.80}")

@@ -14,17 +14,6 @@ from mmret_tf._machine import cores
 OBJECT_STORE_BYTES = 2**29
 
 
-def import_ray() -> ModuleType:
-    """Ray; ImportError that says how to install it."""
-    # Ray reports usage to its makers unless told not to.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError(f'{error}: this needs pip install "mmret_tf[distributed]"') from None
-    return ray
-
-
 def connect(address: str | None = None) -> ModuleType:
     """Connect to a Ray cluster, unless this process is connected already.
 
@@ -42,15 +31,19 @@ def connect(address: str | None = None) -> ModuleType:
     >>> connect().is_initialized()
     True
     """
-    ray = import_ray()
+    # Ray reports usage to its makers unless told not to.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(f'{error}: this needs pip install "mmret_tf[distributed]"') from None
     if ray.is_initialized():
         return ray
     address = address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         options |= {"address": "local", "num_cpus": cores()}
-        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        options |= {"object_store_memory": OBJECT_STORE_BYTES}
+        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     else:
         options["address"] = address
     try:

@@ -34,7 +34,6 @@ def embed(
     collection: Collection,
     directory: str | os.PathLike,
     dtype: str = "float32",
-    known: EmbeddingStore | None = None,
     workers: int | None = None,
     address: str | None = None,
 ) -> EmbeddingStore:
@@ -47,7 +46,7 @@ def embed(
 
     Args:
         encoder: The encoder, in any form; each worker gets a copy.
-        collection, directory, dtype, known: As for `EmbeddingStore.export`.
+        collection, directory, dtype: As for `EmbeddingStore.export`.
         workers: Number of processes; by default one for each machine, which uses all its cores.
         address: Of a Ray cluster that is running, see `connect`.
 
@@ -89,7 +88,7 @@ def embed(
             reason = str(error).splitlines()[0]
             raise ValueError(f"a worker was lost {MOST_RETRIES + 1} times: {reason}") from error
 
-    return EmbeddingStore.export(encoder, collection, directory, dtype, known, encode)
+    return EmbeddingStore.export(encoder, collection, directory, dtype, encode=encode)
 
 
 class EncodingWorker:

@@ -119,9 +119,9 @@ class Shard:
             return places, None
         return places, contents.vectors_at(contents.rows_of([ids[place] for place in places]))
 
-    def build(self, version: int, base: int, options: dict[str, Any]) -> Part:
-        """Make a version by indexing the items of another, and save it. See `build_index`."""
-        contents = self._at(base).snapshot.base
+    def build(self, version: int, options: dict[str, Any]) -> Part:
+        """Make a version by indexing the items of version 0, and save it. See `build_index`."""
+        contents = self._at(0).snapshot.base
         records = contents.attributes.records
         index = build_index(
             contents.vectors,
@@ -169,7 +169,7 @@ class Shard:
             return versions[version]
         if version > max(versions):
             raise Behind(sorted(versions))
-        # So many changes have come since the search began that it sees a newer gallery.
+        # Old versions are dropped: a search that outlasts several changes sees a newer gallery.
         return versions[min(each for each in versions if each > version)]
 
     def _open(self) -> tuple[int, Index]:

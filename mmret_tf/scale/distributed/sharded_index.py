@@ -4,7 +4,9 @@ For galleries that one machine cannot hold. Section 8.3 of the document.
 """
 
 import os
+import shutil
 import uuid
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmret_tf._checks import Ids, check_collection, checked_count, checked_ids, checked_queries
+from mmret_tf._checks import Ids, checked_count, checked_ids, checked_queries
 from mmret_tf._files import replace_folder
 from mmret_tf.ranking.filters import check_condition
 from mmret_tf.ranking.index import FORMAT, VERSION, Index
@@ -25,7 +27,7 @@ from mmret_tf.ranking.indexes.scann_engine import (
     sample,
 )
 from mmret_tf.ranking.indexes.scann_index import TUNING_SECONDS
-from mmret_tf.ranking.indexes.snapshot import Found, Segment, checked_segment
+from mmret_tf.ranking.indexes.snapshot import Found, Segment, check_known, checked_segment
 from mmret_tf.ranking.indexes.tuning import silent
 from mmret_tf.ranking.indexes.updates import CHANGED_SHARE, FEW_CHANGES
 from mmret_tf.scale.distributed.cluster import connect
@@ -73,7 +75,8 @@ class ShardedIndex(Index):
     Args:
         shards: The processes.
         contents: What they hold.
-        settings: "dim", "metric", "partial" and "stats".
+        partial: Whether to answer without the shards that are lost.
+        measured: See `stats`.
 
     Attributes:
         partial: Whether to answer without the shards that are lost.
@@ -83,11 +86,15 @@ class ShardedIndex(Index):
     [['b'], ['d']]
     """
 
-    def __init__(self, shards: Shards, contents: Contents, settings: Mapping[str, Any]):
+    prepare = None  # the shards prepare their engines themselves
+
+    def __init__(
+        self, shards: Shards, contents: Contents, partial: bool, measured: Mapping[str, Any]
+    ):
         # Not `Index.__init__`: the shards hold what an index of one process has in a snapshot.
-        self._shards, self._contents, self._settings = shards, contents, dict(settings)
+        self._shards, self._contents, self._measured = shards, contents, measured
         self._change = shards.lock
-        self.partial: bool = settings["partial"]
+        self.partial = partial
 
     @classmethod
     def build(
@@ -120,9 +127,8 @@ class ShardedIndex(Index):
             shards: Number of parts.
             replicas: Number of processes for each part, which take turns.
             partial: Whether to answer without the shards that are lost.
-            directory: Folder for the shards while they are in use, on a file system that all
-                machines share; by default a temporary one on this machine. It must not exist, and
-                is deleted at the end.
+            directory: Where a temporary folder for the shards is made, on a file system that all
+                machines share; by default where this machine makes such folders.
             address: Of a Ray cluster that is running, see `connect`.
 
         Raises:
@@ -131,9 +137,8 @@ class ShardedIndex(Index):
         """
         shards, replicas = checked_count(shards, "shards"), checked_count(replicas, "replicas")
         items = checked_segment(embeddings, ids, metric, attributes)
-        dim = items.vectors.shape[1]
         asked = perturbed_rows(items) if queries is None else queries
-        asked = sample(checked_queries(asked, dim, metric))
+        asked = sample(checked_queries(asked, items.vectors.shape[1], metric))
         goal = Goal(recall_target, min(checked_count(k, "k"), len(items)), asked)
         if len(items) < shards:
             raise ValueError(f"there are only {len(items)} items for {shards} shards")
@@ -142,14 +147,12 @@ class ShardedIndex(Index):
         group = divide(items, shards, replicas, directory)
         progress("partitioning and tuning the shards")
         goal = replace(goal, kth=_kth(group, goal))
-        options = {"config": config, "seconds": seconds, **vars(goal)}
-        contents = group.build(options)
-        settings = {"dim": dim, "metric": metric, "partial": partial, "stats": {}}
-        index = cls(group, contents, settings)
-        index._settings["stats"] = index._measured(goal)
+        contents = group.build({"config": config, "seconds": seconds, **vars(goal)})
+        index = cls(group, contents, partial, {})
+        index._measured = index._measure(goal)
         return index
 
-    def _measured(self, goal: Goal) -> dict[str, Any]:
+    def _measure(self, goal: Goal) -> dict[str, Any]:
         """See `stats`."""
         _, scores = self.search(goal.queries, goal.k)
         is_exact = all(part.stats["mode"] == "exact" for part in self._contents.parts)
@@ -167,25 +170,25 @@ class ShardedIndex(Index):
 
         - "mode": "sharded", or "sharded, exact".
         - "recall", "recall_target", "k" and "n_measured": as for `ScannIndex.stats`, of the whole.
-        - "shards": the `stats` of each shard, with its number of items "n" and its process "pid"
-          on the machine "host".
+        - "shards": the `stats` of each shard, with its number of items "n", and the process "pid"
+          on the machine "host" that made the last change.
         """
         shards = [
             {"n": part.n, "pid": part.pid, "host": part.host, **part.stats}
             for part in self._contents.parts
         ]
-        return self._settings["stats"] | {"shards": shards}
+        return self._measured | {"shards": shards}
 
     def __len__(self) -> int:
         return len(self._contents)
 
     @property
     def dim(self) -> int:
-        return self._settings["dim"]
+        return self._contents.parts[0].dim
 
     @property
     def metric(self) -> str:
-        return self._settings["metric"]
+        return self._contents.parts[0].metric
 
     @property
     def ids(self) -> list[str] | list[int]:
@@ -203,23 +206,12 @@ class ShardedIndex(Index):
         shard_of = np.full(len(ids), -1)
         for shard, (places, vectors) in enumerate(self._find(names, True)):
             found[places], shard_of[places] = vectors, shard
-        _check_found(names, shard_of)
+        check_known(names, shard_of >= 0)
         return found
 
-    def prepare(self, items: Segment) -> Any:
-        raise NotImplementedError  # the shards prepare their engines themselves
-
-    def search(
-        self,
-        queries: npt.ArrayLike,
-        k: int = 10,
-        where: Mapping[str, Any] | None = None,
-        exclude_ids: Collection[str] | Collection[int] = (),
+    def _search(
+        self, queries: np.ndarray, k: int, where: Mapping[str, Any] | None, exclude_ids: Collection
     ) -> Found:
-        k = checked_count(k, "k")
-        queries = checked_queries(queries, self.dim, self.metric)
-        check_collection(exclude_ids, "exclude_ids")
-        self._check_kind(exclude_ids, "exclude_ids")
         contents, names = self._contents, None
         if where is not None:
             names = contents.names
@@ -236,40 +228,29 @@ class ShardedIndex(Index):
         best = (np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1))
         return PartialFound(best, missing, len(answers)) if missing else best
 
-    def upsert(
-        self,
-        ids: Ids,
-        embeddings: npt.ArrayLike,
-        attributes: Sequence[Mapping[str, Any]] | None = None,
-    ) -> None:
-        new = checked_segment(embeddings, ids, self.metric, attributes)
-        if new.vectors.shape[1] != self.dim:
-            raise ValueError(f"embeddings must have width {self.dim}; got {new.vectors.shape[1]}")
+    def _upsert(self, new: Segment, keep_attributes: bool) -> None:
         names = new.ids.tolist()
-        self._check_kind(names, "ids")
-        with self._change:
-            shard_of = self._shards_of(names)
-            added = np.flatnonzero(shard_of < 0)
-            for shard, rows in enumerate(np.array_split(added, len(self._shards))):
-                shard_of[rows] = shard
-            changes: list[list[tuple]] = []
-            for shard in range(len(self._shards)):
-                rows = np.flatnonzero(shard_of == shard)
-                records = attributes and [new.attributes.records[row] for row in rows]
-                change = ("upsert", [names[row] for row in rows], new.vectors[rows], records)
-                changes.append([change] if len(rows) else [])
-            self._apply_all(changes)
+        shard_of = self._shards_of(names)
+        added = np.flatnonzero(shard_of < 0)
+        for shard, rows in enumerate(np.array_split(added, len(self._shards))):
+            shard_of[rows] = shard
+        changes: list[list[tuple]] = []
+        for shard in range(len(self._shards)):
+            rows = np.flatnonzero(shard_of == shard)
+            records = [new.attributes.records[row] for row in rows]
+            records = None if keep_attributes else records
+            change = ("upsert", [names[row] for row in rows], new.vectors[rows], records)
+            changes.append([change] if len(rows) else [])
+        self._apply_all(changes)
 
-    def delete(self, ids: Ids) -> None:
-        names = checked_ids(ids).tolist()
-        with self._change:
-            shard_of = self._shards_of(names)
-            _check_found(names, shard_of)
-            of_shards = [
-                [names[row] for row in np.flatnonzero(shard_of == shard)]
-                for shard in range(len(self._shards))
-            ]
-            self._apply_all([[("delete", each)] if each else [] for each in of_shards])
+    def _delete(self, names: list) -> None:
+        shard_of = self._shards_of(names)
+        check_known(names, shard_of >= 0)
+        of_shards = [
+            [names[row] for row in np.flatnonzero(shard_of == shard)]
+            for shard in range(len(self._shards))
+        ]
+        self._apply_all([[("delete", each)] if each else [] for each in of_shards])
 
     def rebalance(self) -> None:
         with self._change:
@@ -279,7 +260,7 @@ class ShardedIndex(Index):
     def save(self, directory: str | os.PathLike) -> None:
         manifest = {"format": FORMAT, "version": VERSION, "class": type(self).__name__}
         manifest |= {"shards": len(self._shards), "replicas": self._shards.replicas}
-        manifest |= self._settings | {"partial": self.partial}
+        manifest |= {"partial": self.partial, "measured": self._measured}
         with self._change, replace_folder(Path(directory).absolute(), manifest) as new:
             version = self._contents.version
             self._shards.ask_all("save", version, new)
@@ -292,18 +273,15 @@ class ShardedIndex(Index):
             raise ValueError(f"it must hold {shards} shards")
         newer = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
         group = Shards([folder / shard_name(number) for number in range(shards)], replicas, newer)
+        weakref.finalize(group, shutil.rmtree, newer, ignore_errors=True)
         parts = group.ask_all("about", 0)
-        settings = {name: manifest[name] for name in ("dim", "metric", "partial", "stats")}
-        for part in parts:
-            if (part.dim, part.metric) != (settings["dim"], settings["metric"]):
-                raise ValueError("its shards do not fit together")
-        return cls(group, Contents(0, parts), settings)
+        if len({(part.dim, part.metric) for part in parts}) > 1:
+            raise ValueError("its shards do not fit together")
+        return cls(group, Contents(0, parts), manifest["partial"], manifest["measured"])
 
-    def _check_kind(self, ids: Collection, name: str) -> None:
-        kind = str if self._contents.parts[0].has_strings else (int, np.integer)
-        if len(self) and (bad := [key for key in ids if not isinstance(key, kind)]):
-            expected = "strings" if kind is str else "integers"
-            raise ValueError(f"{name} must be {expected}, as in the index; got {bad[0]!r:.80}")
+    @property
+    def _has_strings(self) -> bool:
+        return any(part.has_strings for part in self._contents.parts)  # some may be empty
 
     def _find(self, names: list, with_vectors: bool) -> list[tuple]:
         """See `Shard.find`, for each shard."""
@@ -327,11 +305,3 @@ def _kth(shards: Shards, goal: Goal) -> np.ndarray:
     """The score of the k-th nearest item of the whole gallery for each query, `[n_queries, 1]`."""
     scores = shards.ask_all("exact_scores", 0, goal.queries, goal.k)
     return -np.partition(-np.hstack(scores), goal.k - 1, axis=1)[:, goal.k - 1 : goal.k]
-
-
-def _check_found(names: list, shard_of: np.ndarray) -> None:
-    """ValueError if an id is in no shard."""
-    if unknown := [name for name, shard in zip(names, shard_of, strict=True) if shard < 0]:
-        raise ValueError(
-            f"{len(unknown)} ids are not in the index, the first is {unknown[0]!r:.80}"
-        )

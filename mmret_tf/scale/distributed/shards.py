@@ -71,14 +71,13 @@ class Shards:
         folders: The saved index of each shard.
         replicas: Number of processes for each shard, which take turns.
         newer: Folder for newer versions, on a file system that all machines share. It need not
-            exist, and is deleted at the end.
+            exist; who makes the shards deletes it.
     """
 
     def __init__(self, folders: Sequence[Path], replicas: int, newer: Path):
         self.replicas = replicas
         self.lock = threading.RLock()  # held throughout a change
         self._ray = connect()
-        weakref.finalize(self, shutil.rmtree, newer, ignore_errors=True)
         share = cores_of_each(len(folders) * replicas)
         # Ray does not spread what needs no core at all.
         options = {"num_cpus": 0.001, "scheduling_strategy": "SPREAD", "max_restarts": -1}
@@ -207,7 +206,7 @@ class Shards:
         what is saved."""
         with self.lock:
             version = next(self._numbers)
-            building = [actors[0].build.remote(version, 0, options) for actors in self._actors]
+            building = [actors[0].build.remote(version, options) for actors in self._actors]
             parts = [self._get(each, None) for each in building]
             self._newest = version
         return Contents(version, parts)
@@ -286,14 +285,10 @@ def divide(
         items: All items.
         shards: Number of parts.
         replicas: As for `Shards`.
-        directory: Folder to make, on a file system that all machines share; it is deleted when the
-            shards end. By default a temporary one.
+        directory: Where to make a folder, on a file system that all machines share; it is deleted
+            when the shards end. By default where this machine makes temporary folders.
     """
-    if directory is None:
-        folder = Path(tempfile.mkdtemp(prefix="mmret-shards-"))
-    else:
-        folder = Path(directory).absolute()
-        folder.mkdir(parents=True)
+    folder = Path(tempfile.mkdtemp(prefix=".mmret-shards-", dir=directory)).absolute()
     bounds = np.linspace(0, len(items), shards + 1).astype(int)
     parts = [folder / "items" / shard_name(number) for number in range(shards)]
     try:

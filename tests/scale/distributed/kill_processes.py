@@ -147,7 +147,7 @@ def kill_shards(folder, kills, seed=0, n=3000, shards=3):
     random = np.random.default_rng(seed)
     rows = random.normal(size=(n, 16)).astype(np.float32)
     queries = random.normal(size=(5, 16)).astype(np.float32)
-    index = ShardedIndex.build(rows, range(n), shards=shards, directory=folder / "shards")
+    index = ShardedIndex.build(rows, range(n), shards=shards, directory=folder)
     oracle = BruteForceIndex.build(rows, range(n))
     oracles = [oracle]  # of the version before a change, and after
     searching = Searching(index, oracles, queries)

@@ -155,6 +155,10 @@ def test_it_is_opened_changed_lost_in_part_and_complete_again(saved):
     assert_equal(index, oracle)
     index.rebalance()
     assert_equal(index, oracle)
+    for each in (index, oracle):  # nothing is left in the first shard
+        each.delete(sorted(first))
+        each.upsert(["a"], QUERIES[:1])
+    assert_equal(index, oracle)
 
 
 def test_a_lost_shard_is_an_error_unless_the_index_is_partial(built, monkeypatch):
@@ -211,7 +215,7 @@ def test_the_command_builds_shards(tmp_path, monkeypatch, capsys):
         cli.main([*command, "--recall-target", "0.9"])
     assert end.value.code == 0 and "3 embeddings" in capsys.readouterr().out
     options = {"shards": 4, "replicas": 1, "partial": True, "address": None, "recall_target": 0.9}
-    assert asked == options
+    assert asked == options | {"directory": run.folder}
     with pytest.raises(SystemExit) as end:
         cli.main(["index", "--run", str(run.folder), "--shards", "3"])
     assert end.value.code == 2 and "need --ray" in capsys.readouterr().err

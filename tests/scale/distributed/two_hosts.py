@@ -98,7 +98,7 @@ def embed_without_a_host(folder):
 def search_without_a_host(folder):
     """Cut the link between two shards, in a process of the first host."""
     start_ray(OTHER)
-    search = on_head(__file__, "--search", str(folder / "shards"))
+    search = on_head(__file__, "--search", str(folder))
     said = search.communicate()[0]
     set_link(True)
     print(said.splitlines()[-1])
