@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ class EmbeddingStore:
     executed.
 
     Attributes:
-        embeddings: float32 `[n, dim]`; read-only and on disk, unless stored in fewer bits.
+        embeddings: float32 `[n, dim]`; read-only and on disk, unless stored in fewer bits: then it
+            is made in memory when it is first asked for. See also `rows`.
         items: One `Item` a row.
         ids: The `id` of each item, strings.
         fingerprint: Of the encoder that made the embeddings.
@@ -72,10 +74,15 @@ class EmbeddingStore:
     """
 
     def __init__(
-        self, directory: Path, embeddings: np.ndarray, items: list[Item], manifest: dict[str, Any]
+        self,
+        directory: Path,
+        stored: np.ndarray,
+        scales: np.ndarray | None,
+        items: list[Item],
+        manifest: dict[str, Any],
     ):
         self.directory = directory
-        self.embeddings = embeddings
+        self._stored, self._scales = stored, scales
         self.items = items
         self.ids = [item["id"] for item in items]
         self.fingerprint = manifest.get("fingerprint")
@@ -88,7 +95,7 @@ class EmbeddingStore:
         return len(self.items)
 
     def __repr__(self) -> str:
-        n, dim = self.embeddings.shape
+        n, dim = self._stored.shape
         return f"EmbeddingStore({n} items, dim {dim}, {os.fspath(self.directory)!r})"
 
     @classmethod
@@ -178,23 +185,36 @@ class EmbeddingStore:
         n, dim, dtype = (manifest.get(name) for name in ("n", "dim", "dtype"))
         if dtype not in DTYPES:
             raise ValueError(f"{directory} is damaged: its dtype is {dtype!r}")
-        embeddings = open_array(directory / "embeddings.npy", (n, dim), dtype)
-        if dtype != "float32":
-            embeddings = embeddings.astype(np.float32)
-        if dtype == "int8":
-            embeddings *= open_array(directory / "scales.npy", (n, 1))
+        stored = open_array(directory / "embeddings.npy", (n, dim), dtype)
+        scales = open_array(directory / "scales.npy", (n, 1)) if dtype == "int8" else None
         records = _json_lines(directory / "items.jsonl")
         try:
             items = [Item.of(record) for record in records]
             ids = {item["id"] for item in items if isinstance(item["id"], str)}
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{directory} is damaged: items.jsonl, {error}") from None
-        if not len(ids) == len(items) == len(embeddings):
+        if not len(ids) == len(items) == len(stored):
             raise ValueError(
-                f"{directory} is damaged: {len(embeddings)} embeddings, {len(items)} items, "
+                f"{directory} is damaged: {len(stored)} embeddings, {len(items)} items, "
                 f"{len(ids)} different ids"
             )
-        return cls(directory, embeddings, items, manifest)
+        return cls(directory, stored, scales, items, manifest)
+
+    @functools.cached_property
+    def embeddings(self) -> np.ndarray:
+        return self._stored if self._stored.dtype == np.float32 else self.rows(slice(None))
+
+    def rows(self, rows: Sequence[int] | slice) -> np.ndarray:
+        """Some of the embeddings, read from the disk.
+
+        Args:
+            rows: Their numbers.
+
+        Returns:
+            float32 `[n, dim]`, in memory.
+        """
+        found = self._stored[rows].astype(np.float32)
+        return found if self._scales is None else found * self._scales[rows]
 
     @functools.cached_property
     def files(self) -> list[dict[str, list[list]]]:
@@ -284,7 +304,7 @@ def _write_embeddings(
             last = int(place[block.stop - 1])
             embeddings[is_new] = rows_of(chunks, last - np.count_nonzero(is_new), last, dim)
             if not is_new.all():
-                embeddings[~is_new] = known.embeddings[rows[block][~is_new]]
+                embeddings[~is_new] = known.rows(rows[block][~is_new])
             stored, scales[block] = _stored(embeddings, dtype)
             file.write(stored.tobytes())
             if dtype != "float32":
