@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mmret_tf.ranking.index import build_index, load_index
     from mmret_tf.ranking.indexes.brute_force import BruteForceIndex
     from mmret_tf.ranking.indexes.scann_index import ScannIndex
+    from mmret_tf.ranking.reranker import Reranker
     from mmret_tf.ranking.searcher import Searcher
     from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
     from mmret_tf.serving.client import ServingClient
@@ -48,6 +49,7 @@ _FOLDERS = (
 _REGISTERED = (
     *("models.dual_encoder", "models.document_model", "fusion.fused_encoder", "fusion.late"),
     *("fusion.sequences", "fusion.scores", "fusion.imputers", "fusion.missing"),
+    "ranking.reranker",
 )
 
 # TensorFlow reads these when it is loaded. Without AVX-512 it leaves oneDNN off, and ResNet50

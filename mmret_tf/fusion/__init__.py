@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         NearestImputer,
     )
     from mmret_tf.fusion.late import Concatenate, GatedFusion, WeightedSum
+    from mmret_tf.fusion.matching import CrossAttentionMatch, PartReader
     from mmret_tf.fusion.missing import EnsembleFusion, ModalityDropout
     from mmret_tf.fusion.scores import ReciprocalRankFusion, WeightedScores
     from mmret_tf.fusion.sequences import EarlyFusion, HybridFusion

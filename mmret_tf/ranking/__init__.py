@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mmret_tf.ranking.indexes.scann_engine import ScannConfig
     from mmret_tf.ranking.indexes.scann_index import ScannIndex
     from mmret_tf.ranking.query import parse_terms
+    from mmret_tf.ranking.reranker import Reranker, load_reranker
     from mmret_tf.ranking.results import SearchResult, SearchResults
     from mmret_tf.ranking.run import Run
     from mmret_tf.ranking.searcher import Searcher

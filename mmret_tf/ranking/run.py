@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from mmret_tf._files import awaited_folder
+from mmret_tf.data.collection import Collection
 from mmret_tf.fusion.fused_encoder import load_fused_encoder
 from mmret_tf.models.dual_encoder import load_as
 from mmret_tf.models.encoder import Encoder, MultiEncoder
 from mmret_tf.ranking.index import Index, build_index, load_index
 from mmret_tf.ranking.indexes.scann_engine import EXACT_BELOW, TUNED_QUERIES
+from mmret_tf.ranking.reranker import Reranker, load_reranker
 from mmret_tf.ranking.searcher import Searcher
 from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
+from mmret_tf.ranking.storage.parts import StoredParts
+
+# The folders of a gallery, which are replaced together.
+GALLERY = ("embeddings", "index", "parts")
 
 
 class Run:
@@ -24,7 +30,8 @@ class Run:
         folder: The folder.
 
     Attributes:
-        model, fusion, config, report, history, evaluation, compression, gallery: Paths of files.
+        model, fusion, reranker, config, report, history, evaluation, compression, gallery: Paths of
+            files.
         compressed, features, plots, logs, backup: Paths of folders.
         unpublished, published: The gallery that `sync_gallery` makes, see `publish`.
 
@@ -36,6 +43,7 @@ class Run:
         self.folder = Path(folder)
         self.model = self.folder / "model.keras"
         self.fusion = self.folder / "fusion.keras"  # optional: for queries of several modalities
+        self.reranker = self.folder / "reranker.keras"  # optional: the second stage
         self.config = self.folder / "config.json"
         self.report = self.folder / "report.json"
         self.history = self.folder / "history.csv"
@@ -60,13 +68,18 @@ class Run:
         """Folder of the index."""
         return self._part("index")
 
+    @property
+    def parts(self) -> Path:
+        """Folder of the gallery's regions and words, for the re-ranker."""
+        return self._part("parts")
+
     def _part(self, name: str) -> Path:
         """A part of the gallery: where `publish` put it, until it is in its place."""
         published = self.published / name
         return published if published.exists() else self.folder / name
 
     def publish(self) -> None:
-        """Put the embeddings and the index in `unpublished` in place of the present ones.
+        """Put the gallery in `unpublished` in place of the present one.
 
         One rename publishes both: a kill leaves the old gallery or the new one. Whoever opens the
         run at that moment is waited for.
@@ -81,7 +94,7 @@ class Run:
         if not self.published.exists():
             return
         with awaited_folder(self.folder, exclusive=True):
-            for name in ("embeddings", "index"):
+            for name in GALLERY:
                 if (self.published / name).exists():
                     shutil.rmtree(self.folder / name, ignore_errors=True)
                     (self.published / name).rename(self.folder / name)
@@ -121,19 +134,26 @@ class Run:
             raise ValueError(f"{self.report} is damaged: it must hold a JSON object")
         return report
 
-    def open_searcher(self, encoder: Encoder | None = None) -> Searcher:
+    def open_searcher(
+        self,
+        encoder: Encoder | None = None,
+        reranker: Reranker | None = None,
+        rerank_k: int = 50,
+    ) -> Searcher:
         """A searcher over the run's index.
 
         Args:
             encoder: Another form of the run's encoder; by default the run's `FusedEncoder`, if it
                 has one, or its model.
+            reranker, rerank_k: A second stage, see `Searcher` and `load_reranker`.
 
         Raises:
             ValueError: A part is missing or damaged, or the embeddings are another model's.
         """
+        if encoder is None and self.fusion.is_file():
+            encoder = load_fused_encoder(self.fusion)
         if encoder is None:
-            has_fusion = self.fusion.is_file()
-            encoder = load_fused_encoder(self.fusion) if has_fusion else self.load_model()
+            encoder = self.load_model() if reranker is None else reranker.encoder
         with awaited_folder(self.folder, exclusive=False):  # both parts are of one gallery
             store = EmbeddingStore.open(self.embeddings)
             if store.fingerprint != encoder.fingerprint:
@@ -141,7 +161,27 @@ class Run:
                     f"{self.embeddings} was made by another model than the one in {self.folder}: "
                     "run `mmret embed` again"
                 )
-            return Searcher(encoder, load_index(self.index), store.items)
+            parts = None
+            if reranker is not None:
+                parts = StoredParts(EmbeddingStore.open(self.parts), store.items, reranker)
+            index = load_index(self.index)
+            return Searcher(encoder, index, store.items, reranker, rerank_k, parts)
+
+    def load_reranker(self) -> Reranker:
+        """The run's second stage; ValueError if there is none."""
+        if not self.reranker.is_file():
+            raise ValueError(f"{self.folder} has no re-ranker: train with `mmret train --reranker`")
+        return load_reranker(self.reranker)
+
+    def export_parts(self, collection: Collection, directory: Path) -> None:
+        """Read the regions or words of a gallery for the re-ranker; those that are known are kept.
+
+        Args:
+            collection: The gallery.
+            directory: Folder to write.
+        """
+        known = EmbeddingStore.open(self.parts) if self.parts.exists() else None
+        StoredParts.export(self.load_reranker(), collection, directory, known)
 
     def build_index(
         self,

@@ -3,16 +3,19 @@
 import copy
 import os
 import threading
+from collections import ChainMap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from mmret_tf._checks import checked_count
 from mmret_tf.data.items import Item
 from mmret_tf.fusion.fused_encoder import FusedEncoder
 from mmret_tf.models.encoder import Encoder
 from mmret_tf.ranking.index import Index
 from mmret_tf.ranking.query import Query
+from mmret_tf.ranking.reranker import Reranker, parts_of_items, rerank
 from mmret_tf.ranking.results import SearchResult, SearchResults
 
 
@@ -24,9 +27,14 @@ class Searcher:
             queries that have several modalities.
         index: Any `Index`.
         items: One record for each id of the index, see `Item`.
+        reranker: A second stage, made for this encoder. It ranks the first candidates again where
+            the query is a single text or picture and the candidates are of another modality.
+        rerank_k: Number of these candidates; at least the number of results.
+        parts: Regions and words of the items, by their ids; by default they are read now.
 
     Raises:
-        ValueError: The index has another width than the encoder, or an id without an item.
+        ValueError: The index has another width than the encoder, or an id without an item, or the
+            re-ranker is another encoder's.
 
     >>> from types import SimpleNamespace
     >>> from mmret_tf.ranking import BruteForceIndex
@@ -44,16 +52,31 @@ class Searcher:
     ['a dog', '狗']
     """
 
-    def __init__(self, encoder: Encoder, index: Index, items: Sequence[Mapping[str, Any]]):
+    def __init__(
+        self,
+        encoder: Encoder,
+        index: Index,
+        items: Sequence[Mapping[str, Any]],
+        reranker: Reranker | None = None,
+        rerank_k: int = 50,
+        parts: Mapping[str | int, np.ndarray] | None = None,
+    ):
         if index.dim != encoder.embedding_dim:
             raise ValueError(
                 f"the index holds embeddings of width {index.dim}, and the model makes width "
                 f"{encoder.embedding_dim}: build the index from this model's embeddings"
             )
+        if reranker is not None and reranker.encoder.fingerprint != encoder.fingerprint:
+            raise ValueError("the re-ranker was trained for another encoder: train it again")
         self.encoder = encoder
+        self.reranker = reranker
+        self.rerank_k = checked_count(rerank_k, "rerank_k")
         self._change = threading.Lock()  # held while a change is prepared
-        # Both parts change together: a change replaces the pair.
-        self._gallery = index, {item["id"]: Item.of(item) for item in items}
+        known = {item["id"]: Item.of(item) for item in items}
+        if parts is None:
+            parts = parts_of_items(reranker, list(known.values())) if reranker else {}
+        # All change together: a change replaces the tuple.
+        self._gallery = index, known, parts
         missing = [key for key in index.ids if key not in self.items]
         if missing:
             raise ValueError(
@@ -71,20 +94,31 @@ class Searcher:
         """The items by their ids."""
         return self._gallery[1]
 
+    @property
+    def parts(self) -> Mapping[str | int, np.ndarray]:
+        """The regions or words of the items, by their ids, for the re-ranker."""
+        return self._gallery[2]
+
     @classmethod
-    def open(cls, run: str | os.PathLike, encoder: Encoder | None = None) -> "Searcher":
+    def open(
+        cls,
+        run: str | os.PathLike,
+        encoder: Encoder | None = None,
+        reranker: Reranker | None = None,
+    ) -> "Searcher":
         """Open a run's folder, see `Run.open_searcher`.
 
         Args:
             run: The folder.
             encoder: Another form of the run's encoder, such as a `CompressedEncoder`.
+            reranker: The run's second stage, see `Run.load_reranker`.
 
         Raises:
             ValueError: A part is missing or damaged, or the embeddings are another model's.
         """
         from mmret_tf.ranking.run import Run
 
-        return Run(run).open_searcher(encoder)
+        return Run(run).open_searcher(encoder, reranker)
 
     def search(
         self,
@@ -172,11 +206,13 @@ class Searcher:
             for name in self.encoder.modalities
         }
         embeddings = self.encoder.encode_items(sources)
+        parts = parts_of_items(self.reranker, items) if self.reranker else {}
         names = [item["id"] for item in items]
         with self._change:
             changed = copy.copy(self.index)
             changed.upsert(names, embeddings, [item["attributes"] for item in items])
-            self._gallery = changed, {**self.items, **dict(zip(names, items, strict=True))}
+            known = {**self.items, **dict(zip(names, items, strict=True))}
+            self._gallery = changed, known, ChainMap(parts, self.parts)
 
     def delete(self, ids: Sequence[str] | Sequence[int]) -> None:
         """Remove items from the gallery; see `upsert`.
@@ -191,7 +227,7 @@ class Searcher:
             changed, gone = copy.copy(self.index), set(ids)
             changed.delete(ids)
             kept = {key: item for key, item in self.items.items() if key not in gone}
-            self._gallery = changed, kept
+            self._gallery = changed, kept, self.parts
 
     def embed(self, queries: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """One vector for each query: what `search_batch` compares with the gallery.
@@ -209,22 +245,30 @@ class Searcher:
 
     def _search(self, queries: Sequence[Query]) -> list[SearchResults]:
         # One gallery for the whole batch, also if it changes meanwhile.
-        index, items = self._gallery
+        index, items, parts = self._gallery
         vectors = self._embed(queries, index)
+        seconds = self._second_stage(queries)
         remarks = self.encoder.remarks([[term[:2] for term in query.terms] for query in queries])
         alike: dict[tuple, list[int]] = {}
         for row, query in enumerate(queries):
-            alike.setdefault(query.conditions, []).append(row)
+            alike.setdefault((query.conditions, seconds[row] is None), []).append(row)
         answers: list[SearchResults] = [SearchResults()] * len(queries)
         for rows in alike.values():  # together, because each search reads the whole index
             query = queries[rows[0]]
-            answer = index.search(vectors[rows], query.k, query.where, query.excluded)
+            k = query.k if seconds[rows[0]] is None else max(query.k, self.rerank_k)
+            answer = index.search(vectors[rows], k, query.where, query.excluded)
             note = getattr(answer, "remark", "")  # of an index that does not have all items now
             ids, scores = answer
             for row, found, score in zip(rows, ids.tolist(), scores.tolist(), strict=True):
-                found_vectors = index.vectors_of(found) if queries[row].with_vectors else None
-                answers[row] = _results(found, score, items, found_vectors)
-                answers[row].remark = " ".join(filter(None, [remarks[row], note]))
+                candidates, own_note = _items_of(found, items), ""
+                if seconds[row] is not None:
+                    reranked = rerank(self.reranker, *seconds[row], candidates, score, parts)
+                    order, score, own_note = reranked
+                    candidates = [candidates[place] for place in order[: query.k]]
+                names = [item["id"] for item in candidates]
+                found_vectors = index.vectors_of(names) if queries[row].with_vectors else None
+                answers[row] = _results(candidates, score, found_vectors)
+                answers[row].remark = " ".join(filter(None, [remarks[row], note, own_note]))
         return answers
 
     def _embed(self, queries: Sequence[Query], index: Index) -> np.ndarray:
@@ -246,6 +290,23 @@ class Searcher:
             rows[row] = queries[row].combined(vectors[own], similar)
         return rows
 
+    def _second_stage(self, queries: Sequence[Query]) -> list[tuple[str, np.ndarray] | None]:
+        """The modality of each query that is ranked again, and its regions or words."""
+        found: list[tuple[str, np.ndarray] | None] = [None] * len(queries)
+        if self.reranker is None:
+            return found
+        single = {
+            row: query.terms[0][:2]
+            for row, query in enumerate(queries)
+            if query.is_plain and len(query.terms) == 1
+        }
+        for name in dict.fromkeys(name for name, _ in single.values()):
+            rows = [row for row, (modality, _) in single.items() if modality == name]
+            parts = self.reranker.encode(name, [single[row][1] for row in rows])
+            for row, each in zip(rows, parts, strict=True):
+                found[row] = name, each
+        return found
+
     def _is_fused(self, query: Query) -> bool:
         """Whether a trained fusion embeds the query."""
         return isinstance(self.encoder, FusedEncoder) and query.is_plain and len(query.terms) > 1
@@ -258,17 +319,22 @@ class Searcher:
         )
 
 
-def _results(
-    ids: list, scores: list[float], items: Mapping[str | int, Item], vectors: np.ndarray | None
-) -> SearchResults:
-    """A ranking with the items of its ids."""
+def _items_of(ids: Sequence[str | int], items: Mapping[str | int, Item]) -> list[Item]:
+    """The items of a ranking."""
     if added := [key for key in ids if key not in items]:
         raise ValueError(
             f"the index holds {added[0]!r}, which was added after this searcher was made: put "
             "its `Item` into `searcher.items`"
         )
-    vectors = [None] * len(ids) if vectors is None else vectors
-    found = enumerate(zip(ids, scores, vectors, strict=True), 1)
+    return [items[key] for key in ids]
+
+
+def _results(
+    items: Sequence[Item], scores: Sequence[float], vectors: np.ndarray | None
+) -> SearchResults:
+    """A ranking; scores may be more than items."""
+    vectors = [None] * len(items) if vectors is None else vectors
     return SearchResults(
-        SearchResult(rank, key, score, items[key], vector) for rank, (key, score, vector) in found
+        SearchResult(rank, item["id"], score, item, vector)
+        for rank, (item, score, vector) in enumerate(zip(items, scores, vectors, strict=False), 1)
     )

@@ -92,6 +92,7 @@ def sync_gallery(
     with (
         claimed_folder(run.embeddings, embedding_store.FORMAT),
         claimed_folder(run.index, index.FORMAT),
+        claimed_folder(run.parts, embedding_store.FORMAT),
         locked_folder(run.unpublished),
     ):
         known = EmbeddingStore.open(run.embeddings) if run.embeddings.exists() else None
@@ -116,6 +117,8 @@ def sync_gallery(
         else:
             _update(base_index, base, store)
         base_index.save(run.unpublished / "index")
+        if run.reranker.is_file():
+            run.export_parts(collection, run.unpublished / "parts")
         changes = _changes(known, base, store, collection)
         run.publish()
     return changes

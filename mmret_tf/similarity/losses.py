@@ -50,7 +50,7 @@ def _balanced_mean(values, same):
     return batch * (positives + negatives)
 
 
-def _numbered(groups):
+def numbered_groups(groups):
     """Group ids `[batch]` of any kind as the place of the first row of each group.
 
     Keras casts targets to the type of the loss, where large integers merge and strings fail.
@@ -64,10 +64,31 @@ class GroupLoss(keras.losses.Loss):
 
     def _targets(self, y_true):
         """Targets that Keras can cast to the type of the loss."""
-        return _numbered(y_true)
+        return numbered_groups(y_true)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         return super().__call__(self._targets(y_true), y_pred, sample_weight)
+
+
+def symmetric_cross_entropy(logits, groups):
+    """Each row must pick its own column in the batch, and each column its row (InfoNCE).
+
+    Args:
+        logits: Scores of all pairs, `[batch, batch]`; matching pairs are on the diagonal.
+        groups: Group ids `[batch]`. Others of the same group are left out of the choice.
+
+    Returns:
+        The mean of both costs, `[batch]`.
+
+    >>> print(symmetric_cross_entropy(ops.eye(2), ops.arange(2)).numpy().round(4))
+    [0.3133 0.3133]
+    """
+    itself = ops.eye(ops.shape(logits)[0], dtype="bool")
+    logits = ops.where(_same_group(groups) & ~itself, -1e9, logits)
+    right = ops.diagonal(logits)
+    row_picks = ops.logsumexp(logits, axis=1) - right
+    column_picks = ops.logsumexp(logits, axis=0) - right
+    return (row_picks + column_picks) / 2
 
 
 def _check_above_zero(name: str, value: float | None) -> None:
@@ -162,13 +183,7 @@ class ContrastiveCosine(GroupLoss):
                     "y_pred['temperature']; give a number to use it with other models"
                 )
             temperature = y_pred["temperature"]
-        logits = _similarities(y_pred) / temperature
-        itself = ops.eye(ops.shape(logits)[0], dtype="bool")
-        logits = ops.where(_same_group(y_true) & ~itself, -1e9, logits)
-        right = ops.diagonal(logits)
-        image_picks = ops.logsumexp(logits, axis=1) - right
-        text_picks = ops.logsumexp(logits, axis=0) - right
-        return (image_picks + text_picks) / 2
+        return symmetric_cross_entropy(_similarities(y_pred) / temperature, y_true)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "temperature": self.temperature}

@@ -37,6 +37,7 @@ class ImageTower(Tower):
     """
 
     modality = "image"
+    is_ordered = False
 
     def __init__(
         self,

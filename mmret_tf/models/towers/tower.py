@@ -55,10 +55,12 @@ class Tower(WholeModel):
     Attributes:
         modality: Name of the modality.
         batch_size: Default number of sources that are encoded at once.
+        is_ordered: Whether the vectors of `sequence` follow each other in time, as words do.
     """
 
     modality: ClassVar[str]
     batch_size: ClassVar[int] = 64
+    is_ordered: ClassVar[bool] = True
 
     def __init__(self, head: Head, **kwargs: Any):
         super().__init__(**kwargs)

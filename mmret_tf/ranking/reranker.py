@@ -1,0 +1,312 @@
+"""The re-ranker (重排序器): the second stage of a search, which compares regions with words.
+
+The first stage compares one vector with one vector, and finds. The second looks at the candidates
+that it found, a pair at a time, and ranks. Sections 3.1(3) and 3.1(5).
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from mmret_tf.data.items import Item
+from mmret_tf.data.modalities import get_modality
+from mmret_tf.fusion.matching import CrossAttentionMatch, PartReader
+from mmret_tf.models.dual_encoder import load_as
+from mmret_tf.models.encoder import Encoder, MultiEncoder
+from mmret_tf.models.fingerprint import weights_digest
+from mmret_tf.models.layers import Temperature, track
+from mmret_tf.models.towers.tower import Tower, input_batches
+from mmret_tf.models.whole_model import WholeModel
+from mmret_tf.similarity.losses import numbered_groups, symmetric_cross_entropy
+
+NOT_RERANKED = (
+    "The second stage changed nothing: it compares a query with candidates of one other modality."
+)
+
+
+@keras.saving.register_keras_serializable("mmret_tf")
+class Reranker(WholeModel):
+    """Scores pairs of sources of two modalities by their regions and words; arXiv 1803.08024.
+
+    Call: `{modality: [batch, length, width]}`, as `features` returns it -> a dict with the same
+    keys, float32 `[batch, length, dim]`: unit vectors, zeros for padding. `match` compares them.
+
+    `compile(optimizer)`, `fit` and `save` are Keras' own; the loss is the cross-entropy of the
+    pairs in a batch. Targets are group ids, as for `MultiEncoder`. A batch of pictures that the
+    first stage confuses has hard negatives (难负样本): see `training.train_reranker`.
+
+    Args:
+        encoder: The first stage. From here on it is frozen: not trainable and not compiled.
+        dim: Width of the compared vectors.
+        dropout: Fraction of the regions and words that is dropped in training.
+        weight: Of the second stage in a ranking, see `ranked`.
+
+    Raises:
+        ValueError: A tower of the encoder has no regions or words.
+
+    >>> import mmret_tf as mm
+    >>> pairs, text = mm.load_pairs("scenes", split="dev", size=4), mm.TextPreprocessor()
+    >>> text.adapt(pairs.all_captions())
+    >>> image = mm.image_tower("SmallCNN", weights=None, image_size=32, embedding_dim=8)
+    >>> model = mm.DualEncoder(image, mm.text_tower(text, embedding_dim=8))  # trained, in earnest
+    >>> reranker = Reranker(model, dim=8)
+    >>> pictures = reranker.encode("image", pairs.first_sources)
+    >>> texts = reranker.encode("text", ["a red circle", "红色的圆"])
+    >>> pictures.shape, reranker.match({"image": pictures, "text": texts}).shape  # 2 x 2 regions
+    ((4, 4, 8), (4, 2))
+    """
+
+    def __init__(
+        self,
+        encoder: MultiEncoder,
+        dim: int = 256,
+        dropout: float = 0.2,
+        weight: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        encoder.trainable = False
+        # Its optimizer would be saved with it, at twice the size of the weights.
+        encoder.compiled, encoder.optimizer = False, None
+        self.encoder = encoder
+        self.dim = dim
+        self.rate = dropout
+        self.shapes = {name: _shape_of_parts(tower) for name, tower in encoder.towers.items()}
+        self.readers = {
+            name: PartReader(dim, tower.is_ordered, dropout, name=f"{name}_reader")
+            for name, tower in encoder.towers.items()
+        }
+        for name, reader in self.readers.items():
+            reader.build((None, *self.shapes[name]))
+        track(self, "reader", self.readers.values())
+        self.attention = CrossAttentionMatch(name="attention")
+        self.temperature = Temperature(name="temperature")
+        self.weight = self.add_weight(
+            name="weight",
+            shape=(),
+            initializer=keras.initializers.Constant(weight),
+            trainable=False,
+        )
+        self.built = True
+        # Graphs that are traced once, for all batch sizes.
+        self._compiled: dict[tuple[str, str], Callable] = {}
+        self._match = tf.function(
+            lambda first, second: self.attention(first, second),
+            input_signature=[tf.TensorSpec((None, None, dim))] * 2,
+        )
+
+    @property
+    def recipe(self) -> str:
+        """SHA-256 of what decides regions and words besides the encoder."""
+        weights = [weight for each in self.readers.values() for weight in each.weights]
+        return weights_digest(self.dim, weights)
+
+    def input_specs(self) -> dict:
+        return {name: tf.TensorSpec((None, *shape)) for name, shape in self.shapes.items()}
+
+    def call(self, inputs, training=False):
+        return {name: self.readers[name](each, training=training) for name, each in inputs.items()}
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        logits = self.compare(y_pred) / self.temperature()
+        y = ops.arange(ops.shape(logits)[0]) if y is None else numbered_groups(y)
+        return ops.mean(symmetric_cross_entropy(logits, y))
+
+    def parts(self, modality: str, inputs: tf.Tensor) -> tf.Tensor:
+        """Regions or words as the frozen tower gives them: what `call` and `fit` take.
+
+        Args:
+            modality: Of the tower.
+            inputs: What the tower's `preprocess` returns.
+
+        Returns:
+            float32 `[batch, length, width]`, zeros for padding.
+        """
+        vectors, mask = self.encoder.towers[modality].sequence(inputs)
+        return ops.where(mask[:, :, None], ops.cast(vectors, "float32"), 0.0)
+
+    def read(self, modality: str, inputs: tf.Tensor) -> tf.Tensor:
+        """Regions or words, ready to be matched; arguments as for `parts`.
+
+        Returns:
+            float32 `[batch, length, dim]`: unit vectors, zeros for padding.
+        """
+        return self.readers[modality](self.parts(modality, inputs))
+
+    def features(self, modality: str, sources: Sequence[Any]) -> np.ndarray:
+        """`parts` of sources, float32 `[n, length, width]`; arguments as for `encode`."""
+        return self._run("parts", modality, sources)
+
+    def encode(self, modality: str, sources: Sequence[Any]) -> np.ndarray:
+        """Regions or words of sources, ready to be matched.
+
+        Args:
+            modality: One of the encoder's.
+            sources: A list of what the modality takes.
+
+        Returns:
+            float32 `[n, length, dim]`: unit vectors, zeros for padding.
+
+        Raises:
+            ValueError: A source cannot be used (the message names it), or the list is empty.
+        """
+        return self._run("read", modality, sources)
+
+    def _run(self, name: str, modality: str, sources: Sequence[Any]) -> np.ndarray:
+        """A method of `inputs`, applied to sources as a graph."""
+        sources = get_modality(modality).sources(sources)
+        tower, method = self.encoder.towers[modality], getattr(self, name)
+        if (name, modality) not in self._compiled:
+            compiled = tf.function(lambda inputs: method(modality, inputs), autograph=False)
+            specs = tower.input_specs()
+            self._compiled[name, modality] = compiled.get_concrete_function(specs)
+        compiled = self._compiled[name, modality]
+        found = [compiled(batch).numpy() for batch in input_batches(tower, sources)]
+        if not found:
+            raise ValueError("nothing to encode: the list is empty")
+        return np.concatenate(found)
+
+    def match(self, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Compare every source of one modality with every source of another.
+
+        Args:
+            parts: Two modalities, `[n, length, dim]` and `[m, length, dim]`, as `encode` gives them
+                or in fewer bits.
+
+        Returns:
+            float32 `[n, m]`, -1 to 1: rows for the modality that comes first in the encoder.
+        """
+        first, second = (tf.cast(each, "float32") for each in self._in_order(parts))
+        return self._match(first, second).numpy()
+
+    def ranked(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """The scores by which candidates are ranked: those of both stages, weighted.
+
+        Args:
+            first: Scores of the first stage, `[n]`.
+            second: Scores of `match`, `[n]`.
+
+        Returns:
+            `[n]`.
+        """
+        return first + float(self.weight) * second
+
+    def compare(self, parts: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """`match` in TensorFlow ops."""
+        return self.attention(*self._in_order(parts))
+
+    def _in_order(self, parts: Mapping[str, Any]) -> list:
+        """The parts of two modalities, in the encoder's order."""
+        return [parts[name] for name in self.encoder.modalities if name in parts]
+
+    def get_config(self) -> dict:
+        return {
+            "name": self.name,
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "dim": self.dim,
+            "dropout": self.rate,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Reranker":
+        return cls(**keras.saving.deserialize_keras_object(config))
+
+
+def gallery_modality(encoder: Encoder, sources: Mapping[str, Sequence[Any]]) -> str:
+    """The modality by which an item is found: the first of the encoder's that it has, as in
+    `Encoder.encode_items`."""
+    return next(name for name in encoder.modalities if sources.get(name))
+
+
+def parts_of_items(reranker: Reranker, items: Sequence[Item]) -> dict[str | int, np.ndarray]:
+    """The regions or words of items, in memory.
+
+    Args:
+        reranker: Reads them.
+        items: The items.
+
+    Returns:
+        By the id of an item, float32 `[n_sources, length, dim]`.
+
+    Raises:
+        ValueError: A source cannot be used.
+    """
+    found = {}
+    names = [gallery_modality(reranker.encoder, item["sources"]) for item in items]
+    for name in dict.fromkeys(names):
+        own = [item for item, each in zip(items, names, strict=True) if each == name]
+        sources = [item["sources"][name] for item in own]
+        parts = reranker.encode(name, list(itertools.chain(*sources)))
+        ends = np.cumsum([len(each) for each in sources])
+        found |= zip([item["id"] for item in own], np.split(parts, ends[:-1]), strict=True)
+    return found
+
+
+def rerank(
+    reranker: Reranker,
+    modality: str,
+    query: np.ndarray,
+    candidates: Sequence[Item],
+    scores: Sequence[float],
+    parts: Mapping[str | int, np.ndarray],
+) -> tuple[Sequence[int], Sequence[float], str]:
+    """The order of candidates after the second stage. Section 3.1(5).
+
+    An item with several pictures counts by the one that fits best. The order stays as it is unless
+    all candidates are of one modality, and that is not the query's.
+
+    Args:
+        reranker: The second stage.
+        modality: Of the query.
+        query: Its regions or words, `[length, dim]`.
+        candidates: Items, best first.
+        scores: Those of the first stage, `[n]`.
+        parts: Regions or words of the items, by their ids.
+
+    Returns:
+        The places of the candidates, best first, and their scores in that order, `[n]` both; and a
+        remark, or "".
+    """
+    found = {gallery_modality(reranker.encoder, item["sources"]) for item in candidates}
+    if len(found) != 1 or modality in found:
+        return range(len(candidates)), scores, NOT_RERANKED if candidates else ""
+    of_items = [parts[item["id"]] for item in candidates]
+    starts = np.cumsum([0, *map(len, of_items[:-1])])
+    used = query[: 1 + np.flatnonzero(query.any(axis=1)).max(initial=0)]  # without its padding
+    pairs = reranker.match({found.pop(): np.concatenate(of_items), modality: used[None]})
+    ranked = reranker.ranked(np.asarray(scores), np.maximum.reduceat(pairs.ravel(), starts))
+    order = np.argsort(-ranked, kind="stable")
+    return order.tolist(), ranked[order].tolist(), ""
+
+
+def _shape_of_parts(tower: Tower) -> tuple[int, int]:
+    """Number and width of the regions or words of a source."""
+    one = keras.tree.map_structure(
+        lambda spec: tf.zeros([1, *spec.shape[1:]], spec.dtype), tower.input_specs()
+    )
+    return tuple(tower.sequence(one)[0].shape[1:])
+
+
+def load_reranker(path: str | os.PathLike) -> Reranker:
+    """Load a re-ranker, with its encoder, from its `.keras` file. Section 3.1(5).
+
+    Args:
+        path: What `Reranker.save` wrote, such as a run's `reranker.keras`.
+
+    Returns:
+        A `Reranker` that gives the same scores.
+
+    Raises:
+        ValueError: There is no such file, it is not a `.keras` file, or it holds another model.
+
+    >>> load_reranker("none.keras")
+    Traceback (most recent call last):
+    ValueError: no model at none.keras: expected a .keras file
+    """
+    return load_as(Reranker, path, compile=False)
