@@ -36,6 +36,9 @@ Compressed = Annotated[
     bool, typer.Option("--compressed", help="Use the image tower that `mmret compress` made.")
 ]
 
+Rerank = Annotated[
+    bool, typer.Option("--rerank", help="Rank the first 50 again by the run's second stage.")
+]
 RayAddress = Annotated[
     str | None,
     typer.Option(help="Of a Ray cluster that is running; by default processes on this machine."),

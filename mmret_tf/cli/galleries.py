@@ -15,6 +15,7 @@ from mmret_tf.cli.common import (
     Data,
     OneSplit,
     RayAddress,
+    Rerank,
     RunFolder,
     app,
     build_index,
@@ -60,6 +61,8 @@ def embed(
             f"Storing them in {dtype} costs {store.loss['mean']:.1e} of the cosine on "
             f"average, {store.loss['max']:.1e} at most."
         )
+    if run.reranker.is_file():
+        run.export_parts(items, run.parts)
     console.print(f"{len(store.ids)} embeddings in {run.embeddings}.")
     build_index(run)
 
@@ -147,6 +150,7 @@ def search(
     where: Annotated[
         str | None, typer.Option(help="JSON: a condition on attributes, see README.")
     ] = None,
+    rerank: Rerank = False,
     gallery: Annotated[Path | None, typer.Option(help="Also draw the results, as a PNG.")] = None,
     compressed: Compressed = False,
 ) -> None:
@@ -159,7 +163,8 @@ def search(
     encoder = None
     if compressed:
         encoder = mm.scale.CompressedEncoder.load(run.compressed, run.load_model())
-    results = run.open_searcher(encoder).search(query, image, top, where=condition)
+    searcher = run.open_searcher(encoder, run.load_reranker() if rerank else None)
+    results = searcher.search(query, image, top, where=condition)
     for result in results:
         # Lines, not a table, which would cut paths in a narrow terminal.
         name = printable(str(result.item["image"] or result.id))

@@ -14,6 +14,7 @@ from mmret_tf.cli.common import (
     DEMO,
     Data,
     OneSplit,
+    Rerank,
     RunFolder,
     app,
     build_index,
@@ -78,6 +79,9 @@ def train(
         console.print(printable(f"set aside: {place}: {reason}"))
     if "development" in report:
         console.print(metrics_table(report["development"]))
+    if report.get("reranked"):
+        console.print("With the second stage (--rerank):")
+        console.print(metrics_table(report["reranked"]))
     console.print(f"Saved in {run}. Try: mmret search --run {run} QUERY")
 
 
@@ -90,6 +94,7 @@ def evaluate(
     folds: Annotated[
         int, typer.Option(min=1, help="Parts that are ranked apart and averaged: 5 for MS-COCO.")
     ] = 1,
+    rerank: Rerank = False,
     plots: Annotated[
         bool, typer.Option("--plots", help="Also draw curves, similarities, recall and answers.")
     ] = False,
@@ -98,13 +103,19 @@ def evaluate(
     """Rank the images and captions of a collection against each other; write evaluation.json."""
     run = mm.ranking.Run(run)
     pairs = mm.load_pairs(data, split, **given(form))
-    images, texts, pairs = mm.evaluation.embed_pairs(run.load_model(), pairs)
-    metrics = mm.evaluation.measure(images, texts, pairs, folds)
-    write_json(run.evaluation, {"data": data, "split": split} | metrics)
+    reranker = run.load_reranker() if rerank else None
+    images, texts, items = mm.evaluation.embed_pairs(run.load_model(), pairs)
+    metrics = mm.evaluation.measure(images, texts, items, folds)
     console.print(metrics_table(metrics))
+    if reranker is not None:
+        stage = mm.evaluation.SecondStage(reranker, images, texts, pairs)
+        metrics["reranked"] = mm.evaluation.measure(images, texts, items, folds, stage)
+        console.print("With the second stage:")
+        console.print(metrics_table(metrics["reranked"]))
+    write_json(run.evaluation, {"data": data, "split": split} | metrics)
     if plots:
         history = run.read_report().get("history", [])
-        for path in mm.evaluation.draw_evaluation(images, texts, pairs, run.plots, history):
+        for path in mm.evaluation.draw_evaluation(images, texts, items, run.plots, history):
             console.print(f"Drawn in {path}")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 import mmret_tf as mm
-from mmret_tf.cli.common import DEMO, Compressed, RunFolder, app, console
+from mmret_tf.cli.common import DEMO, Compressed, Rerank, RunFolder, app, console
 from mmret_tf.doctor import examine
 
 
@@ -21,6 +21,7 @@ def serve(
         typer.Option(envvar="MMRET_TOKEN", help="Clients must show it; needed for other hosts."),
     ] = None,
     compressed: Compressed = False,
+    rerank: Rerank = False,
 ) -> None:
     """Open a search page and a REST interface over the run's gallery."""
     try:
@@ -38,7 +39,8 @@ def serve(
         encoder = None
         if compressed:
             encoder = mm.scale.CompressedEncoder.load(run.compressed, run.load_model())
-        service = SearchService.open(run, encoder)
+        reranker = run.load_reranker() if rerank else None
+        service = SearchService.open(run, encoder, reranker)
         service.warm_up()
         application = create_app(service, token, frozenset({host}))
         print(f"Serving {run.folder} at {server.address_of(listening)} until Ctrl-C", flush=True)
@@ -56,11 +58,15 @@ def export(
         Literal["brute_force", "scann", "none"], typer.Option(help="What searches the gallery.")
     ] = "brute_force",
     top: Annotated[int, typer.Option(min=1, help="Number of results of a search.")] = 10,
+    rerank: Rerank = False,
 ) -> None:
     """Write a SavedModel for TensorFlow Serving: towers, preprocessing and gallery in one."""
     run = mm.ranking.Run(run)
     is_bare = index == "none"
-    source = run.load_model() if is_bare else run.open_searcher()
+    if is_bare and rerank:
+        raise ValueError("--rerank ranks a gallery, which --index none leaves out")
+    reranker = run.load_reranker() if rerank else None
+    source = run.load_model() if is_bare else run.open_searcher(reranker=reranker)
     folder = mm.export_saved_model(source, directory, version, None if is_bare else index, top)
     print(f"Saved in {folder}. To serve it, with Docker:\n{mm.serving.docker_command(directory)}")
     if index == "scann":

@@ -19,5 +19,6 @@ if TYPE_CHECKING:
         draw_recall_at_k,
         draw_similarities,
     )
+    from mmret_tf.evaluation.second_stage import SecondStage, choose_weight
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)

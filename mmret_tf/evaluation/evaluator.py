@@ -5,8 +5,10 @@ import re
 import numpy as np
 
 from mmret_tf.data.pairs import Pairs
-from mmret_tf.evaluation.metrics import evaluate_folds, evaluate_retrieval, rank_all
+from mmret_tf.evaluation.metrics import PairScores, evaluate_folds, of_rows, rank_all
+from mmret_tf.evaluation.second_stage import SecondStage
 from mmret_tf.models.encoder import Encoder
+from mmret_tf.ranking.reranker import Reranker
 from mmret_tf.similarity.vectors import mean_vectors
 
 HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -47,12 +49,20 @@ def embed_pairs(model: Encoder, pairs: Pairs) -> tuple[np.ndarray, np.ndarray, P
     return means, model.encode(second, items.second_sources), items
 
 
-def evaluate(model: Encoder, pairs: Pairs, folds: int = 1) -> dict:
+def evaluate(
+    model: Encoder,
+    pairs: Pairs,
+    folds: int = 1,
+    reranker: Reranker | None = None,
+    rerank_k: int = 50,
+) -> dict:
     """Rank the images and captions of a collection against each other. Section 3.1(5).
 
     Args:
         model, pairs: As for `embed_pairs`.
         folds: Number of equal parts that are ranked each by itself, see `evaluate_folds`.
+        reranker: A second stage, which ranks the first candidates of each query again.
+        rerank_k: Number of these candidates.
 
     Returns:
         The metrics of `evaluate_retrieval`, such as "t2i_R@10", fractions 0 to 1, and more: see
@@ -68,10 +78,19 @@ def evaluate(model: Encoder, pairs: Pairs, folds: int = 1) -> dict:
     >>> metrics["images"], metrics["t2i_R@1"], metrics["chinese"]["t2i_R@1"]
     (2, 1.0, 1.0)
     """
-    return measure(*embed_pairs(model, pairs), folds)
+    images, texts, items = embed_pairs(model, pairs)
+    stage = None if reranker is None else SecondStage(reranker, images, texts, pairs)
+    return measure(images, texts, items, folds, stage, rerank_k)
 
 
-def measure(images: np.ndarray, texts: np.ndarray, pairs: Pairs, folds: int = 1) -> dict:
+def measure(
+    images: np.ndarray,
+    texts: np.ndarray,
+    pairs: Pairs,
+    folds: int = 1,
+    rerank: PairScores | None = None,
+    rerank_k: int = 50,
+) -> dict:
     """The metrics of embeddings from `embed_pairs`. Section 3.1(5).
 
     Args:
@@ -79,6 +98,7 @@ def measure(images: np.ndarray, texts: np.ndarray, pairs: Pairs, folds: int = 1)
         texts: `[n_captions, dim]`, embeddings of the second modality.
         pairs: The items that they belong to.
         folds: As for `evaluate`.
+        rerank, rerank_k: A second stage, see `rank_all`.
 
     Returns:
         The metrics of `evaluate_retrieval`, and the number of "images", "captions" and "folds";
@@ -100,14 +120,16 @@ def measure(images: np.ndarray, texts: np.ndarray, pairs: Pairs, folds: int = 1)
     image_of = pairs.caption_to_image()
     sizes = {COUNTS.get(first, first): len(images), COUNTS.get(second, second): len(texts)}
     if folds > 1:
-        metrics = evaluate_folds(images, texts, image_of, folds)
+        metrics = evaluate_folds(images, texts, image_of, folds, rerank, rerank_k)
     else:
-        ranks = rank_all(images, texts, image_of)
+        ranks = rank_all(images, texts, image_of, rerank, rerank_k)
         metrics = ranks.metrics() | {"intervals": ranks.recall_intervals()}
         is_chinese = np.array([bool(HAN.search(each.record)) for each in pairs.second_sources])
         if second == "text" and is_chinese.any() and not is_chinese.all():
             for language, chosen in (("english", ~is_chinese), ("chinese", is_chinese)):
-                metrics[language] = evaluate_retrieval(images, texts[chosen], image_of[chosen])
+                of_chosen = of_rows(rerank, np.arange(len(images)), np.flatnonzero(chosen))
+                of_language = images, texts[chosen], image_of[chosen]
+                metrics[language] = rank_all(*of_language, of_chosen, rerank_k).metrics()
     return sizes | {"folds": folds} | named_by_modality(metrics, pairs)
 
 

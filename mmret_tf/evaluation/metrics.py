@@ -4,12 +4,14 @@ Pure NumPy: the functions know arrays and an explicit caption -> image map, neve
 modalities read "image" as the first and "caption" as the second.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from mmret_tf._checks import checked_rows
+from mmret_tf._checks import checked_count, checked_rows
 
 # Two cosines closer than this are a tie: float32 matrix products differ by about 1e-7 with the
 # order of their sums, and noise must not decide whether the right answer comes first.
@@ -22,6 +24,9 @@ SAMPLES = 1000
 
 # Number of scores held at once (float32, so 128 MiB).
 BLOCK_SCORES = 2**25
+
+# From rows of images and rows of captions, `[n]` both, to the scores of these pairs, `[n]`.
+PairScores: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def evaluate_retrieval(
@@ -134,23 +139,36 @@ def rank_all(
     image_embeddings: npt.ArrayLike,
     text_embeddings: npt.ArrayLike,
     caption_to_image: npt.ArrayLike,
+    rerank: PairScores | None = None,
+    rerank_k: int = 50,
 ) -> Ranks:
     """The ranks that `evaluate_retrieval` summarizes. Section 3.1(5).
 
     Args:
         image_embeddings, text_embeddings, caption_to_image: As for `evaluate_retrieval`.
+        rerank: A second stage (重排序), which scores pairs of an image and a caption. It decides
+            the order of the first `rerank_k` candidates of each query; the others stay.
+        rerank_k: Number of these candidates, at least 1.
 
     Returns:
         The ranks of both directions, from 1.
 
     Raises:
-        ValueError: As for `evaluate_retrieval`.
+        ValueError: As for `evaluate_retrieval`, or `rerank_k` is below 1.
 
     >>> rank_all([[1, 0], [0, 1]], [[1, 0], [2, 1], [1, 0]], [0, 0, 1]).image_ranks
     array([1, 1, 2])
+    >>> is_right = lambda images, captions: images == np.array([0, 0, 1])[captions]
+    >>> rank_all([[1, 0], [0, 1]], [[1, 0], [2, 1], [1, 0]], [0, 0, 1], is_right).image_ranks
+    array([1, 1, 1])
     """
     images, texts, image_of = _checked(image_embeddings, text_embeddings, caption_to_image)
     images_above, captions_above = _count_wrong_above(images, texts, image_of)
+    if rerank is not None:
+        k = checked_count(rerank_k, "rerank_k")
+        images_above, captions_above = _count_after_reranking(
+            images, texts, image_of, images_above, captions_above, rerank, k
+        )
 
     # Captions by image, the best first within each: `order` has one run of captions per query.
     # The fewer wrong captions stand above a caption, the better it scores.
@@ -177,6 +195,8 @@ def evaluate_folds(
     text_embeddings: npt.ArrayLike,
     caption_to_image: npt.ArrayLike,
     folds: int = 5,
+    rerank: PairScores | None = None,
+    rerank_k: int = 50,
 ) -> dict[str, float]:
     """Metrics averaged over equal folds of the images, each ranked by itself (五折平均).
 
@@ -186,6 +206,7 @@ def evaluate_folds(
     Args:
         image_embeddings, text_embeddings, caption_to_image: As for `evaluate_retrieval`.
         folds: Number of folds; it must divide the number of images.
+        rerank, rerank_k: A second stage, see `rank_all`.
 
     Returns:
         The metrics of `evaluate_retrieval`, each the mean over the folds.
@@ -209,9 +230,25 @@ def evaluate_folds(
         chosen = (image_of >= start) & (image_of < start + size)
         if not chosen.any():
             raise ValueError(f"images {start} to {start + size - 1}, a fold, have no caption")
-        fold = images[start : start + size]
-        parts.append(evaluate_retrieval(fold, texts[chosen], image_of[chosen] - start))
+        rows = np.arange(start, start + size)
+        fold = images[rows], texts[chosen], image_of[chosen] - start
+        of_fold = of_rows(rerank, rows, np.flatnonzero(chosen))
+        parts.append(rank_all(*fold, of_fold, rerank_k).metrics())
     return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
+
+
+def of_rows(
+    rerank: PairScores | None, images: np.ndarray, captions: np.ndarray
+) -> PairScores | None:
+    """A second stage for some of the images and captions.
+
+    Args:
+        rerank: For all of them; may be `None`.
+        images, captions: The chosen rows.
+    """
+    if rerank is None:
+        return None
+    return lambda rows, others: rerank(images[rows], captions[others])
 
 
 def _checked(
@@ -262,6 +299,43 @@ def _count_wrong_above(
         for row, caption in zip(own_rows, own, strict=True):
             captions_above[caption] = np.count_nonzero(scores[row] >= needed[caption])
     return images_above, captions_above
+
+
+def _count_after_reranking(
+    images: np.ndarray,
+    texts: np.ndarray,
+    image_of: np.ndarray,
+    images_above: np.ndarray,
+    captions_above: np.ndarray,
+    rerank: PairScores,
+    k: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The counts of `_count_wrong_above` after the first k candidates were ranked again; a right
+    answer that is not among them keeps its place."""
+    images_above, captions_above = images_above.copy(), captions_above.copy()
+    for caption in np.flatnonzero(images_above < k):
+        right = image_of[caption]
+        wrong = _best(images @ texts[caption], [right], k - 1)
+        scores = rerank(np.append(wrong, right), np.full(len(wrong) + 1, caption))
+        images_above[caption] = np.count_nonzero(scores[:-1] >= scores[-1] - TIE)
+    for image in np.unique(image_of):
+        own = np.flatnonzero(image_of == image)
+        own = own[np.argsort(captions_above[own], kind="stable")]
+        right = own[captions_above[own] + np.arange(len(own)) < k]  # the candidates
+        if len(right):
+            wrong = _best(texts @ images[image], own, k - len(right))
+            candidates = np.concatenate([wrong, right])
+            scores = rerank(np.full(len(candidates), image), candidates)
+            of_wrong, of_right = scores[: len(wrong)], scores[len(wrong) :]
+            captions_above[right] = np.sum(of_wrong >= of_right[:, None] - TIE, axis=1)
+    return images_above, captions_above
+
+
+def _best(scores: np.ndarray, right: npt.ArrayLike, count: int) -> np.ndarray:
+    """The rows with the highest scores, without the right ones; in any order."""
+    scores[right] = -np.inf
+    count = min(count, len(scores) - len(right))
+    return np.argpartition(-scores, count - 1)[:count] if count > 0 else np.empty(0, np.int64)
 
 
 def _gain(ranks: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from mmret_tf.data.decoders.pictures import encode_png
 from mmret_tf.models.encoder import Encoder, VariantEncoder
 from mmret_tf.ranking.searcher import Searcher
 from mmret_tf.serving.client import predict_request
+from mmret_tf.serving.second_stage import SecondStageGraph
 from mmret_tf.serving.signatures import GalleryGraph, Signature, make_signatures
 
 # Numbers of rows in the requests that a server runs before it takes others.
@@ -62,7 +63,8 @@ def export_saved_model(
     The signatures, for each modality X of the encoder and each two modalities, have a row a query:
     `search_by_X`, `search_by_Y_and_X` and `search_by_embedding` answer `ids`, `scores` and
     `captions`, each `[n, k]`; `encode_X` answers `embedding`, `[n, dim]`. The default is
-    `search_by_text`. Inputs: see `signatures.make_signatures`.
+    `search_by_text`. With a searcher that has a re-ranker, both stages of `search_by_X` are in the
+    graph. Inputs: see `signatures.make_signatures`.
 
     Args:
         source: A searcher, or for `index=None` an encoder. A `VariantEncoder` is exported with the
@@ -109,8 +111,12 @@ def export_saved_model(
     encoder = source.encoder if has_gallery else source
     if isinstance(encoder, VariantEncoder):
         encoder = encoder.encoder
-    gallery = None if index is None else GalleryGraph(source.index, source.items, k, index)
-    signatures = make_signatures(encoder, gallery)
+    gallery = second_stage = None
+    if index is not None:
+        candidates = source.rerank_k if source.reranker else 0
+        gallery = GalleryGraph(source.index, source.items, k, index, candidates)
+        second_stage = SecondStageGraph(source) if source.reranker else None
+    signatures = make_signatures(encoder, gallery, second_stage)
 
     archive = keras.export.ExportArchive()
     for signature, (function, inputs) in signatures.items():

@@ -17,6 +17,7 @@ from mmret_tf.ranking.index import Index
 from mmret_tf.ranking.indexes.scann_index import ScannIndex
 from mmret_tf.ranking.query import EQUAL_SHARES
 from mmret_tf.ranking.results import TEXT_WEIGHT_BY_DEFAULT
+from mmret_tf.serving.second_stage import SecondStageGraph
 from mmret_tf.similarity.vectors import unit_length
 
 # Scores that are held at once: 64 MiB of float32, and as much again to choose among them.
@@ -40,14 +41,22 @@ class GalleryGraph(tf.Module):
         k: Number of results.
         engine: "brute_force" compares a query with every embedding; "scann" calls ScaNN's ops,
             which the server must have, with the tuned index.
+        candidates: Number of candidates of a second stage, if there is one.
 
     Raises:
         ValueError: `engine` is "scann" and the index is not a `ScannIndex`.
     """
 
-    def __init__(self, index: Index, items: Mapping[str | int, Item], k: int, engine: str):
+    def __init__(
+        self,
+        index: Index,
+        items: Mapping[str | int, Item],
+        k: int,
+        engine: str,
+        candidates: int = 0,
+    ):
         super().__init__()
-        self.k = min(k, len(index))
+        self.k, self.found = (min(count, len(index)) for count in (k, max(k, candidates)))
         self.metric = index.metric
         if engine == "scann":
             if not isinstance(index, ScannIndex):
@@ -56,7 +65,7 @@ class GalleryGraph(tf.Module):
 
             self.ops = scann_ops
             self.scann = scann_ops.ScannState(index.tensors())
-            self.effort = index.effort(self.k)
+            self.effort = index.effort(self.found)
             self.vectors = self.scann.dataset
         else:
             self.scann = None
@@ -75,8 +84,36 @@ class GalleryGraph(tf.Module):
             queries: `[n, dim]`, of any length.
 
         Returns:
+            See `answer`.
+        """
+        return self.answer(*self.rank(queries))
+
+    def answer(self, rows: tf.Tensor, scores: tf.Tensor) -> Answer:
+        """The first k of a ranking, as a client gets them.
+
+        Args:
+            rows: Row numbers in the gallery, best first, `[n, found]`.
+            scores: Their scores, `[n, found]`.
+
+        Returns:
             "ids", "scores" as those of `Index.search`, and "captions", the texts of an item as one
             string with a line each; all `[n, k]`.
+        """
+        rows = rows[:, : self.k]
+        return {
+            "ids": tf.gather(self.ids, rows),
+            "scores": scores[:, : self.k],
+            "captions": tf.gather(self.captions, rows),
+        }
+
+    def rank(self, queries: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The first rows of the gallery for each query, best first, and their scores.
+
+        Args:
+            queries: `[n, dim]`, of any length.
+
+        Returns:
+            `[n, found]` both: k, or the candidates of a second stage.
         """
         is_finite = tf.reduce_all(tf.math.is_finite(queries))
         queries = _checked(queries, is_finite, "queries must be finite; got NaN or infinity")
@@ -84,18 +121,13 @@ class GalleryGraph(tf.Module):
             queries = tf.math.l2_normalize(tf.cast(queries, tf.float64), axis=1, epsilon=1e-300)
             queries = tf.cast(queries, tf.float32)
         rows = self._scann_rows(queries) if self.scann else self._exact_rows(queries)
-        rows, scores = self._ranked(queries, rows)
-        return {
-            "ids": tf.gather(self.ids, rows),
-            "scores": scores,
-            "captions": tf.gather(self.captions, rows),
-        }
+        return self._ranked(queries, rows)
 
     @tf.function
     def _exact_rows(self, queries: tf.Tensor) -> tf.Tensor:
-        """The k best rows and `SPARE` more, `[n, count]`; items are compared block by block."""
+        """The best rows and `SPARE` more, `[n, count]`; items are compared block by block."""
         items = self.vectors.shape[0]
-        count = min(self.k + SPARE, items)
+        count = min(self.found + SPARE, items)
         n = tf.shape(queries)[0]
         best_scores = tf.fill([n, count], -float("inf"))
         best_rows = tf.zeros([n, count], tf.int32)
@@ -116,15 +148,15 @@ class GalleryGraph(tf.Module):
 
     @tf.function
     def _scann_rows(self, queries: tf.Tensor) -> tf.Tensor:
-        """ScaNN's rows `[n, k]`; the exact ones where its leaves held fewer than k items."""
+        """ScaNN's rows `[n, found]`; the exact ones where its leaves held fewer items."""
         searcher = self.ops.ScannSearcher(self.scann.recreate_handle())
-        rows, scores = searcher.search_batched_parallel(queries, self.k, **self.effort)
+        rows, scores = searcher.search_batched_parallel(queries, self.found, **self.effort)
         if tf.reduce_any(tf.math.is_nan(scores)):
             rows = self._exact_rows(queries)
         return rows
 
     def _ranked(self, queries: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Score rows `[n, count]` in float64; the k best and their scores, earlier rows first."""
+        """Score rows `[n, count]` in float64; the best and their scores, earlier rows first."""
         rows = tf.sort(rows, axis=1)
         queries = tf.cast(queries[:, None], tf.float64)
         vectors = tf.cast(tf.gather(self.vectors, rows), tf.float64)
@@ -132,7 +164,7 @@ class GalleryGraph(tf.Module):
             scores = tf.clip_by_value(tf.reduce_sum(vectors * queries, axis=2), -1, 1)
         else:
             scores = 0.0 - tf.reduce_sum((vectors - queries) ** 2, axis=2)
-        scores, place = tf.math.top_k(tf.cast(scores, tf.float32), self.k)
+        scores, place = tf.math.top_k(tf.cast(scores, tf.float32), self.found)
         return tf.gather(rows, place, batch_dims=1), scores
 
 
@@ -215,7 +247,9 @@ def pair_embedding(
     return embed, inputs
 
 
-def make_signatures(encoder: Encoder, gallery: GalleryGraph | None) -> dict[str, Signature]:
+def make_signatures(
+    encoder: Encoder, gallery: GalleryGraph | None, second_stage: SecondStageGraph | None = None
+) -> dict[str, Signature]:
     """The signatures of an encoder and a gallery: `encode_X` and `search_by_X` for each modality X,
     `search_by_Y_and_X` for each two, and `search_by_embedding`.
 
@@ -230,6 +264,8 @@ def make_signatures(encoder: Encoder, gallery: GalleryGraph | None) -> dict[str,
     Args:
         encoder: A `MultiEncoder`, or a `FusedEncoder`, which also embeds queries of two modalities.
         gallery: The gallery; `None` for the signatures `encode_X` alone.
+        second_stage: Ranks the results of `search_by_X` again, where X is not the modality of the
+            gallery.
 
     Returns:
         For each name the function and its inputs. The default signature comes first: that of text,
@@ -251,7 +287,22 @@ def make_signatures(encoder: Encoder, gallery: GalleryGraph | None) -> dict[str,
         f"search_by_{name}": (_search(gallery, embed), inputs)
         for name, (embed, inputs) in queries.items()
     }
+    for tower in towers if second_stage else ():
+        if tower.name != second_stage.modality:
+            search = _two_stages(gallery, second_stage, tower)
+            searches[f"search_by_{tower.name}"] = search, [tower.sources]
     return searches | encoders
+
+
+def _two_stages(
+    gallery: GalleryGraph, second_stage: SecondStageGraph, tower: TowerGraph
+) -> Callable[[tf.Tensor], Answer]:
+    def search(sources: tf.Tensor) -> Answer:
+        rows, scores = gallery.rank(tower.embed(sources))
+        inputs = tower.prepare(sources)
+        return gallery.answer(*second_stage.ranked(tower.name, inputs, rows, scores))
+
+    return search
 
 
 def _search(gallery: GalleryGraph, embed: Callable[..., tf.Tensor]) -> Callable[..., Answer]:

@@ -15,7 +15,7 @@ FORM = ("image_column", "caption_column", "separator", "encoding")
 LISTS = {"feature_layers": str, "scales": int}
 ABOVE_ZERO = (
     *("scenes", "image_size", "epochs", "batch_size", "learning_rate"),
-    *("captions_per_image", "feature_views"),
+    *("captions_per_image", "feature_views", "reranker_epochs"),
 )
 MOST, HIGHEST_RATE = 2**20, 1000  # of every number of things, and of rates
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -58,6 +58,8 @@ class TrainConfig:
             settings above that shape them are ignored.
         thaw_from: Name of the layer from which on a pretrained backbone is fine-tuned (微调), at a
             tenth of the learning rate, see `thaw`; "" for none.
+        reranker: Whether to train a second stage as well, see `Reranker`.
+        reranker_epochs: Its epochs; each shows every training image once, with one caption.
         seed: Of the weights, the order, the captions, the crops and the scenes.
 
     Raises:
@@ -103,6 +105,8 @@ class TrainConfig:
     precision: str = "float32"
     initial_model: str = ""
     thaw_from: str = ""
+    reranker: bool = False
+    reranker_epochs: int = 10
     seed: int = 0
 
     def __post_init__(self):

@@ -4,6 +4,7 @@ Every epoch gives the same features, so training needs the heads alone. `Feature
 an encoder of the heads, which shares their weights; its sources are content digests.
 """
 
+import itertools
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,10 @@ from mmret_tf.data.sources import Source, identities
 from mmret_tf.models.encoder import Encoder, MultiEncoder
 from mmret_tf.models.fingerprint import weights_digest
 from mmret_tf.models.towers.tower import Tower, encode_sources
+from mmret_tf.ranking.run import Run
 from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
+from mmret_tf.training.config import TrainConfig
+from mmret_tf.training.splits import Splits
 
 # Sources whose features are computed at once.
 BATCH = 64
@@ -142,6 +146,23 @@ class FeatureCache:
             model: The model of the tower.
         """
         return model.with_towers({self.tower.modality: CachedTower(self)})
+
+
+def with_cache(
+    config: TrainConfig, run: Run, model: MultiEncoder, splits: Splits
+) -> tuple[MultiEncoder, Splits]:
+    """The heads of a run's model, and its splits with cached features.
+
+    Args:
+        config: The recipe.
+        run: Its folder has the cache.
+        model: Its backbone is frozen.
+        splits: Their files were checked.
+    """
+    training = splits.training.first_sources
+    sources = [*itertools.chain(*splits.gallery.sources["image"]), *training]
+    cache = FeatureCache(model.image_tower, sources, run.features, training, config.feature_views)
+    return cache.encoder(model), Splits(*(part and cache.cached(part) for part in splits))
 
 
 class CachedTower(Tower):

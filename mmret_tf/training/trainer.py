@@ -6,22 +6,18 @@ Section 5 of the document.
 import csv
 import dataclasses
 import functools
-import itertools
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from mmret_tf._files import write_json
-from mmret_tf.data.collection import Collection
 from mmret_tf.data.decoders.text import TextPreprocessor
-from mmret_tf.data.loading import load
-from mmret_tf.data.pairs import Pairs
 from mmret_tf.data.progress import is_interactive
 from mmret_tf.evaluation.evaluator import embed_pairs, measure
 from mmret_tf.models.dual_encoder import DualEncoder, load_model
@@ -34,8 +30,10 @@ from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
 from mmret_tf.similarity.losses import ContrastiveCosine
 from mmret_tf.training.callbacks import EpochSeeds, KeepBest, RetrievalMetrics
 from mmret_tf.training.config import TrainConfig
-from mmret_tf.training.feature_cache import FeatureCache
+from mmret_tf.training.feature_cache import with_cache
 from mmret_tf.training.projector import write_projector
+from mmret_tf.training.reranking import has_first_stage, train_reranker
+from mmret_tf.training.splits import Splits
 
 PROJECTED = 500  # development images in TensorBoard's projector
 SHARED = ("embedding_dim", "dropout", "members")  # settings of both towers
@@ -145,8 +143,8 @@ def fit_here(
 
 
 def train(config: TrainConfig, run: str | os.PathLike, fit: Callable[..., None] = fit_here) -> dict:
-    """Train, and leave `config.json`, `model.keras`, `embeddings/` and `report.json` in a folder.
-    Section 5.
+    """Train, and leave `config.json`, `model.keras`, `embeddings/` and `report.json` in a folder;
+    with `config.reranker` also `reranker.keras` and `parts/`. Section 5.
 
     `model.keras` is the model after the epoch that was best on the development split, and
     `history.csv` has a line an epoch. `tensorboard --logdir RUN` shows the curves, and images of
@@ -173,9 +171,20 @@ def train(config: TrainConfig, run: str | os.PathLike, fit: Callable[..., None] 
 
     Then `report["development"]["t2i_R@10"]` is a share of the captions, 0 to 1.
     """
+    run = Run(run)
+    if not (config.reranker and has_first_stage(config, run)):
+        _train_encoder(config, run, fit)
+    if config.reranker:
+        train_reranker(config, run)
+    return run.read_report()  # with lists where Python has tuples
+
+
+def _train_encoder(config: TrainConfig, run: Run, fit: Callable[..., None]) -> None:
+    """Train the first stage, and write the run."""
     started = time.monotonic()
-    run, splits = Run(run), load_splits(config)
+    splits = Splits.load(config)
     run.folder.mkdir(parents=True, exist_ok=True)
+    run.reranker.unlink(missing_ok=True)  # of another encoder
     history = killed_run(config, run)
     write_json(run.config, dataclasses.asdict(config))
     pairs_an_epoch = len(splits.training) * config.captions_per_image
@@ -183,8 +192,9 @@ def train(config: TrainConfig, run: str | os.PathLike, fit: Callable[..., None] 
     model = encoder = build_model(config, splits.training.all_captions(), steps)
     if not model.image_tower.backbone.trainable:  # its features are cached, the heads are trained
         if not splits.gallery.is_checked:
-            splits = _split(splits.gallery.checked())
-        encoder, splits = _with_cache(config, run, model, splits)
+            splits = Splits.of(splits.gallery.checked())
+        encoder, splits = with_cache(config, run, model, splits)
+        encoder.compile(model.optimizer, model.loss)
     elif splits.development and not splits.development.is_checked:
         splits = splits._replace(development=splits.development.checked())
     keep = KeepBest(model, run.model, history)
@@ -215,51 +225,6 @@ def train(config: TrainConfig, run: str | os.PathLike, fit: Callable[..., None] 
         sources = pairs.first_sources[:PROJECTED]
         write_projector(run.logs, images[:PROJECTED], pairs.modalities[0], sources, labels)
     write_json(run.report, report)
-    return run.read_report()  # with lists where Python has tuples
-
-
-class Splits(NamedTuple):
-    """What a run uses.
-
-    Attributes:
-        training: The pairs to train on.
-        development: Those of the development split, if it has any.
-        gallery: The whole collection, items without pairs included; for drawn scenes, the
-            development split.
-    """
-
-    training: Pairs
-    development: Pairs | None
-    gallery: Collection
-
-
-def load_splits(config: TrainConfig) -> Splits:
-    """Load the collection of a configuration."""
-    if config.data == "scenes":
-        gallery = load("scenes", "dev", 200, config.seed)
-        training = load("scenes", "train", config.scenes, config.seed)
-        return Splits(training.pairs(), gallery.pairs(), gallery)
-    return _split(load(config.data, check=config.check, **config.form))
-
-
-def _split(gallery: Collection) -> Splits:
-    """The splits of a collection of one's own."""
-    training = gallery.split("train")
-    development = gallery.split("dev") if "dev" in gallery.splits else None
-    has_pairs = development is not None and development.has_pairs()
-    return Splits(training.pairs(), development.pairs() if has_pairs else None, gallery)
-
-
-def _with_cache(
-    config: TrainConfig, run: Run, model: MultiEncoder, splits: Splits
-) -> tuple[MultiEncoder, Splits]:
-    """The heads of a model with a frozen backbone, and the splits with cached features."""
-    training = splits.training.first_sources
-    sources = [*itertools.chain(*splits.gallery.sources["image"]), *training]
-    cache = FeatureCache(model.image_tower, sources, run.features, training, config.feature_views)
-    encoder = cache.encoder(model)
-    encoder.compile(model.optimizer, model.loss)
-    return encoder, Splits(*(part and cache.cached(part) for part in splits))
 
 
 def _fit(

@@ -21,7 +21,8 @@ from mmret_tf.ranking import EmbeddingStore, Run
 from mmret_tf.training import feature_cache, trainer
 from mmret_tf.training.callbacks import KeepBest
 from mmret_tf.training.config import TrainConfig
-from mmret_tf.training.trainer import build_model, killed_run, load_splits, train
+from mmret_tf.training.splits import Splits
+from mmret_tf.training.trainer import build_model, killed_run, train
 
 COLOURS = {"red": "红色", "blue": "蓝色", "green": "绿色", "black": "黑色", "white": "白色"}
 
@@ -216,7 +217,7 @@ def test_stale_state_is_never_resumed(config, killed, name, content):
 def run_fit(config, run, fit, epochs=()):
     """Call `_fit` with three batches, numbered, and an encoder that has only this `fit`."""
     training = SimpleNamespace(as_dataset=lambda *arguments, **shard: tf.data.Dataset.range(3))
-    splits = trainer.Splits(training, None, None)
+    splits = Splits(training, None, None)
     keep = KeepBest(None, run.model, epochs)
     return trainer._fit(config, run, SimpleNamespace(fit=fit), keep, splits, trainer.fit_here)
 
@@ -243,15 +244,15 @@ def test_a_resumed_run_skips_the_batches_of_its_epochs(config, tmp_path):
 
 def test_scenes_train_on_others_than_their_gallery(config, tmp_path, monkeypatch):
     scenes = dataclasses.replace(config, data="scenes", scenes=8)
-    splits = load_splits(scenes)
+    splits = Splits.load(scenes)
     assert (len(splits.training), len(splits.development), len(splits.gallery)) == (8, 200, 200)
     cached = SimpleNamespace(cached=lambda part: part, encoder=lambda model: model)
     given = []
     monkeypatch.setattr(
-        trainer, "FeatureCache", lambda *arguments: given.append(arguments) or cached
+        feature_cache, "FeatureCache", lambda *arguments: given.append(arguments) or cached
     )
     model = SimpleNamespace(image_tower=None, optimizer=None, loss=None, compile=print)
-    assert trainer._with_cache(scenes, Run(tmp_path), model, splits) == (model, splits)
+    assert feature_cache.with_cache(scenes, Run(tmp_path), model, splits) == (model, splits)
     [(_, sources, _, augmented, views)] = given
     assert len(sources) == 208 and len(augmented) == 8 and views == 3
 

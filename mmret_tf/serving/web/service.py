@@ -14,6 +14,7 @@ from mmret_tf._checks import printable
 from mmret_tf.data.items import Item
 from mmret_tf.models.encoder import Encoder
 from mmret_tf.ranking.gallery import thumbnail
+from mmret_tf.ranking.reranker import Reranker
 from mmret_tf.ranking.results import SearchResults
 from mmret_tf.ranking.run import Run
 from mmret_tf.ranking.searcher import Searcher
@@ -54,16 +55,18 @@ class SearchService:
         self._thumbnail = functools.lru_cache(KEPT_THUMBNAILS)(_jpeg)
 
     @classmethod
-    def open(cls, run: Run, encoder: Encoder | None = None) -> "SearchService":
+    def open(
+        cls, run: Run, encoder: Encoder | None = None, reranker: Reranker | None = None
+    ) -> "SearchService":
         """The service of a run.
 
         Another gallery in its folder, as `mmret sync` makes it, is opened before the next answer.
 
         Args:
-            run, encoder: As for `Run.open_searcher`, also for the errors.
+            run, encoder, reranker: As for `Run.open_searcher`, also for the errors.
         """
         stamp = run.gallery_stamp()
-        service = cls(run.open_searcher(encoder), run.folder.resolve().name)
+        service = cls(run.open_searcher(encoder, reranker), run.folder.resolve().name)
         service._run, service._stamp = run, stamp
         return service
 
@@ -100,7 +103,8 @@ class SearchService:
             if stamp == self._stamp:  # another thread opened it
                 return
             try:
-                self.searcher = self._run.open_searcher(self.searcher.encoder)
+                last = self.searcher
+                self.searcher = self._run.open_searcher(last.encoder, last.reranker)
                 self.problem = ""
             except ValueError as error:
                 self.problem = printable(str(error))

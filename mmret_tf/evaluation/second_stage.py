@@ -1,0 +1,88 @@
+"""Evaluation with a re-ranker (重排序): the second stage as a score of pairs for `rank_all`."""
+
+import numpy as np
+
+from mmret_tf.data.pairs import Pairs
+from mmret_tf.evaluation.metrics import rank_all
+from mmret_tf.ranking.reranker import Reranker
+
+# Weights of the second stage that `choose_weight` tries.
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
+
+
+class SecondStage:
+    """Scores of pairs, as `rank_all` takes them: those of both stages.
+
+    An item with several pictures counts by the one that fits best.
+
+    Args:
+        reranker: The second stage.
+        images, texts: Embeddings of the first stage, from `embed_pairs`.
+        pairs: What was embedded.
+    """
+
+    def __init__(self, reranker: Reranker, images: np.ndarray, texts: np.ndarray, pairs: Pairs):
+        self._reranker, self._images, self._texts = reranker, images, texts
+        self._names = pairs.modalities
+        first, second = self._names
+        by_item = np.argsort(pairs.groups, kind="stable")
+        items = pairs.subset(pairs.first_rows())
+        sources = [pairs.first_sources[row] for row in by_item]
+        # Half the bits are enough for unit vectors, and all of them are in memory.
+        self._first = reranker.encode(first, sources).astype(np.float16)
+        self._second = reranker.encode(second, items.second_sources).astype(np.float16)
+        self._counts = np.bincount(pairs.groups)
+        self._starts = np.cumsum(self._counts) - self._counts
+        self._matched: dict[tuple[bytes, bytes], np.ndarray] = {}
+
+    def __call__(self, rows: np.ndarray, captions: np.ndarray) -> np.ndarray:
+        """Scores of one image with some captions, or of one caption with some images.
+
+        Args:
+            rows: Row of an item for each pair, `[n]`.
+            captions: Row of a caption for each pair, `[n]`.
+
+        Returns:
+            `[n]`.
+        """
+        cosines = np.sum(self._images[rows] * self._texts[captions], axis=1)
+        key = rows.tobytes(), captions.tobytes()
+        if key not in self._matched:  # another weight needs no other match
+            self._matched[key] = self._match(rows, captions)
+        return self._reranker.ranked(cosines, self._matched[key])
+
+    def _match(self, rows: np.ndarray, captions: np.ndarray) -> np.ndarray:
+        is_one_caption = bool((captions == captions[0]).all())
+        rows, captions = (rows, captions[:1]) if is_one_caption else (rows[:1], captions)
+        counts = self._counts[rows]
+        starts = np.cumsum(counts) - counts
+        of_rows = np.repeat(self._starts[rows] - starts, counts) + np.arange(counts.sum())
+        words = self._second[captions]
+        words = words[:, : 1 + np.flatnonzero(words.any(axis=(0, 2))).max(initial=0)]
+        parts = dict(zip(self._names, (self._first[of_rows], words), strict=True))
+        pairs = self._reranker.match(parts)  # [sources, captions]
+        return np.maximum.reduceat(pairs, starts).ravel()
+
+
+def choose_weight(
+    reranker: Reranker, images: np.ndarray, texts: np.ndarray, pairs: Pairs, rerank_k: int = 50
+) -> dict[float, float]:
+    """Give a re-ranker the weight with the highest sum of recalls on some pairs.
+
+    Args:
+        reranker: Its `weight` is set.
+        images, texts, pairs: As for `SecondStage`: a development split.
+        rerank_k: Number of candidates.
+
+    Returns:
+        The sum of the recalls at 1, 5 and 10 in both directions, by weight; 0 to 6.
+    """
+    stage = SecondStage(reranker, images, texts, pairs)
+    image_of = pairs.subset(pairs.first_rows()).caption_to_image()
+    sums = {}
+    for weight in WEIGHTS:
+        reranker.weight.assign(weight)
+        metrics = rank_all(images, texts, image_of, stage, rerank_k).metrics()
+        sums[weight] = sum(value for name, value in metrics.items() if "_R@" in name)
+    reranker.weight.assign(max(sums, key=sums.get))
+    return sums

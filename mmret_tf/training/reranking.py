@@ -1,0 +1,222 @@
+"""Training of the re-ranker (重排序器的训练): batches of what the first stage confuses.
+
+A random batch is easy: its pictures have little in common. The first stage has solved that. The
+second stage learns from batches of neighbours (难负样本挖掘), each of which is a hard negative of
+the others.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mmret_tf._files import replaced_file, write_json
+from mmret_tf.data.collection import Collection
+from mmret_tf.data.pairs import Pairs
+from mmret_tf.data.progress import is_interactive
+from mmret_tf.data.sources import identities
+from mmret_tf.evaluation.evaluator import embed_pairs, measure
+from mmret_tf.evaluation.second_stage import SecondStage, choose_weight
+from mmret_tf.ranking.reranker import Reranker
+from mmret_tf.ranking.run import Run
+from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
+from mmret_tf.ranking.storage.parts import PartEncoder, StoredParts
+from mmret_tf.training.config import TrainConfig
+from mmret_tf.training.feature_cache import with_cache
+from mmret_tf.training.splits import Splits
+
+# Number of rows that are neighbours of each other; a batch holds several such groups.
+GROUP = 8
+
+# Share of the rows among which the neighbours are sought, drawn anew for each group: without it
+# the same few rows would be together in each epoch.
+SOUGHT = 0.5
+
+
+def order_of_neighbours(embeddings: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """An order of all rows in which neighbours stand together, in groups of `GROUP`.
+
+    Args:
+        embeddings: Those of the first stage, `[n, dim]`, unit rows.
+        random: Decides the groups and their order.
+
+    Returns:
+        Row numbers, `[n]`.
+
+    >>> corners = np.repeat(np.eye(2), GROUP, axis=0)  # two kinds of pictures
+    >>> order = order_of_neighbours(corners, np.random.default_rng(0))
+    >>> sorted(order.tolist()) == list(range(16))
+    True
+    """
+    left = np.ones(len(embeddings), bool)
+    groups = []
+    for row in random.permutation(len(embeddings)):
+        if not left[row]:
+            continue
+        left[row] = False
+        others = np.flatnonzero(left)
+        if len(others) >= 2 * GROUP / SOUGHT:
+            others = others[random.random(len(others)) < SOUGHT]
+        count = min(GROUP - 1, len(others))
+        cosines = embeddings[others] @ embeddings[row]
+        nearest = others[np.argsort(-cosines, kind="stable")[:count]]
+        left[nearest] = False
+        groups.append([row, *nearest])
+    return np.concatenate([groups[number] for number in random.permutation(len(groups))])
+
+
+class HardBatches:
+    """Batches of neighbours for `Reranker.fit`, from cached regions.
+
+    Args:
+        reranker: What is trained.
+        pairs: What it is trained on.
+        directory: Folder of the cache; it is made, or brought up to date.
+        batch_size: Number of pairs in a batch.
+        embeddings: Those of the pairs' first sources in the first stage, `[n, dim]`.
+        seed: Of the batches and the captions.
+    """
+
+    def __init__(
+        self,
+        reranker: Reranker,
+        pairs: Pairs,
+        directory: str | os.PathLike,
+        batch_size: int,
+        embeddings: np.ndarray,
+        seed: int,
+    ):
+        self.reranker, self.pairs, self.seed = reranker, pairs, seed
+        self.first, self.second = pairs.modalities
+        self.batch_size = min(batch_size, len(pairs))
+        names = identities(pairs.first_sources)
+        source_of = dict(zip(names, pairs.first_sources, strict=True))
+        shapes = {self.first: reranker.shapes[self.first]}
+        encoder = PartEncoder(reranker, reranker.features, shapes, "features")
+        rows = Collection(list(source_of), {self.first: [[each] for each in source_of.values()]})
+        self._store = EmbeddingStore.export(encoder, rows, directory, dtype="float16")
+        row_of = {key: row for row, key in enumerate(self._store.ids)}
+        self._rows = np.array([row_of[key] for key in names])
+        self._embeddings = embeddings
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+        return len(self.pairs) // self.batch_size
+
+    def epochs(self) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+        """Batches without end: inputs, and group ids `[batch]`."""
+        random = np.random.default_rng(self.seed)
+        seconds = self.pairs.sources[self.second]
+        shape = self.reranker.shapes[self.first]
+        groups = np.array(self.pairs.groups)
+        while True:
+            order = order_of_neighbours(self._embeddings, random)
+            for start in range(0, len(self) * self.batch_size, self.batch_size):
+                rows = order[start : start + self.batch_size]
+                captions = [seconds[row][random.integers(len(seconds[row]))] for row in rows]
+                parts = self._store.rows(self._rows[rows]).reshape(-1, *shape)
+                words = self.reranker.features(self.second, captions)
+                yield {self.first: parts, self.second: words}, groups[rows]
+
+
+def fit_reranker(
+    reranker: Reranker,
+    pairs: Pairs,
+    directory: str | os.PathLike,
+    embeddings: np.ndarray,
+    epochs: int = 10,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    **options: Any,
+) -> keras.callbacks.History:
+    """Train a re-ranker on batches of neighbours. Section 3.1(3).
+
+    Args:
+        reranker: A new one.
+        pairs: Those that its encoder was trained on.
+        directory: Folder for the regions, in two bytes a number.
+        embeddings: Those of the pairs' first sources in the first stage, `[n, dim]`.
+        epochs: Each shows every row once, with one of its captions.
+        batch_size: Number of pairs in a batch; each is compared with all others.
+        learning_rate: The highest; see `TrainConfig`.
+        seed: Of the batches.
+        options: As for `keras.Model.fit`.
+    """
+    batches = HardBatches(reranker, pairs, directory, batch_size, embeddings, seed)
+    steps = epochs * len(batches)
+    warmup = max(1, steps // 10)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warmup), warmup_target=learning_rate, warmup_steps=warmup
+    )
+    reranker.compile(keras.optimizers.AdamW(schedule, weight_decay=1e-2, clipnorm=2.0))
+    specs = reranker.input_specs()
+    specs = {name: specs[name] for name in pairs.modalities}, tf.TensorSpec([None], tf.int64)
+    dataset = tf.data.Dataset.from_generator(batches.epochs, output_signature=specs)
+    return reranker.fit(
+        dataset.prefetch(2), epochs=epochs, steps_per_epoch=len(batches), shuffle=False, **options
+    )
+
+
+def has_first_stage(config: TrainConfig, run: Run) -> bool:
+    """Whether a run of this configuration lacks nothing but the second stage.
+
+    Args:
+        config: The recipe.
+        run: A folder, perhaps of an older run.
+    """
+    report = run.read_report()
+    if not report or "reranked" in report or not run.model.is_file():
+        return False
+    of_second = {name: getattr(config, name) for name in ("reranker", "reranker_epochs")}
+    return TrainConfig(**report["config"] | of_second) == config
+
+
+def train_reranker(config: TrainConfig, run: Run) -> None:
+    """Train the second stage of a run: `reranker.keras`, `parts/`, and "reranked" in the report.
+
+    Args:
+        config: The recipe.
+        run: Its first stage is trained.
+
+    Raises:
+        ValueError: The model has no regions or words.
+    """
+    started = time.monotonic()
+    keras.utils.set_random_seed(config.seed)
+    model, splits = run.load_model(), Splits.load(config)
+    if not splits.gallery.is_checked:
+        splits = Splits.of(splits.gallery.checked())
+    encoder, cached = model, splits
+    if not model.image_tower.backbone.trainable:
+        encoder, cached = with_cache(config, run, model, splits)
+    embeddings = encoder.encode("image", cached.training.first_sources)
+    evaluated = None if splits.development is None else embed_pairs(encoder, cached.development)
+    reranker = Reranker(model)
+    verbose = 1 if is_interactive() else 2
+    fit_reranker(
+        reranker,
+        splits.training,
+        run.features / "regions",
+        embeddings,
+        config.reranker_epochs,
+        seed=config.seed,
+        verbose=verbose,
+    )
+    report = run.read_report() | {"config": dataclasses.asdict(config)}
+    reranked = {}
+    if evaluated is not None:
+        images, texts, items = evaluated
+        choose_weight(reranker, images, texts, splits.development)
+        stage = SecondStage(reranker, images, texts, splits.development)
+        reranked = measure(images, texts, items, rerank=stage)
+    with replaced_file(run.reranker) as file:
+        reranker.save(file)
+    StoredParts.export(reranker, splits.gallery, run.parts)
+    report["seconds"]["reranker"] = time.monotonic() - started
+    write_json(run.report, report | {"reranked": reranked})
