@@ -29,7 +29,7 @@ FEWEST = 16  # items from which ScaNN's codes are learnt
 # What the run keeps of its own past: the next training in the folder reads it.
 RESUMED = ("features", "backup", "config.json", "history.csv")
 # What is read beside a model that was loaded before.
-LATER = ("embeddings", "index", "compressed", "report.json")
+LATER = ("embeddings", "index", "compressed", "report.json", "parts", "reranker.keras")
 
 
 def complete(run):
@@ -56,6 +56,9 @@ def use(line):
     run.read_report()
     TrainConfig.load(run.config)
     assert np.isfinite([each.score for each in run.open_searcher(model).search("red 5", k=5)]).all()
+    if name.split("/")[0] in ("reranker.keras", "parts"):
+        found = run.open_searcher(model, run.load_reranker()).search("red 5", k=5)
+        assert np.isfinite([each.score for each in found]).all()
     if name.startswith("compressed"):
         tower = CompressedEncoder.load(run.compressed, model).towers["image"]
         assert tower.predict_on_batch(np.zeros((2, 16, 16, 3))).shape == (2, 8)

@@ -74,8 +74,8 @@ def photos(tmp_path_factory):
 def trained(photos, tmp_path_factory):
     """A run that `python -m mmret_tf train` made in a process of its own, and what it printed."""
     folder = tmp_path_factory.mktemp("trained")
-    config = write_config(folder, photos, epochs=1)
-    options = ["--config", config, "--batch-size", 4, "--run", folder / "run"]
+    config = write_config(folder, photos, epochs=1, reranker_epochs=1)
+    options = ["--config", config, "--reranker", "--batch-size", 4, "--run", folder / "run"]
     return Run(folder / "run"), python("-m", "mmret_tf", "train", *options)
 
 
@@ -107,6 +107,7 @@ def test_training_leaves_a_run_and_plain_lines(trained):
     assert re.search(r"^4/4 - .* - loss: ", done.stdout, re.M)  # one line for the epoch
     assert "4 images, 4 captions" in words and "text to image" in words
     assert "of 12 embeddings" in words and "exact search, recall 1.000" in words
+    assert "With the second stage (--rerank):" in words
     assert words.count("set aside:") == 2 and "Try: mmret search --run" in words
     assert not CONTROL.search(done.stdout) and not CONTROL.search(done.stderr)
     # TensorFlow's C++ code logs nothing here.
@@ -172,11 +173,40 @@ def test_search_prints_ranked_results_without_escape_sequences(run, photos, tmp_
     assert code == 2 and "no item has the attribute 'prise'" in err
 
 
-def copied(run, folder):
+def copied(run, folder, *files):
     """A copy of the model in a folder, where embeddings may be replaced."""
     folder.mkdir()
-    (folder / "model.keras").write_bytes((run / "model.keras").read_bytes())
+    for name in ("model.keras", *files):
+        (folder / name).write_bytes((run / name).read_bytes())
     return folder
+
+
+@pytest.mark.filterwarnings("ignore:.*set aside")
+def test_a_second_stage_ranks_again(run, photos, tmp_path, capsys):
+    code, out, err = mmret(capsys, "search", "--run", run, "a picture of white", "--rerank")
+    assert code == 0 and "The second stage changed nothing" in out, err  # there is a note as well
+    options = ["--run", run, "--data", photos, "--split", "dev"]
+    code, out, err = mmret(capsys, "evaluate", *options, "--rerank")
+    assert code == 0 and "With the second stage:" in out, err
+    assert "t2i_R@1" in json.loads((run / "evaluation.json").read_text())["reranked"]
+
+    run = copied(run, tmp_path / "run", "reranker.keras")
+    data = ["--run", run, "--data", photos]
+    code, out, err = mmret(capsys, "embed", *data, "--split", "dev")
+    assert code == 0 and (run / "parts").is_dir(), err
+    code, out, err = mmret(capsys, "search", "--run", run, "a picture of white", "--rerank")
+    assert code == 0 and "second stage" not in out and len(re.findall("png\n", out)) == 4, err
+    code, out, err = mmret(capsys, "export", "--run", run, "--rerank", "--index", "none")
+    assert code == 2 and "--rerank ranks a gallery" in err
+    code, out, err = mmret(capsys, "sync", *data)
+    assert code == 0 and "8 added" in out and len(EmbeddingStore.open(run / "parts")) == 13, err
+    code, out, err = mmret(
+        capsys, "export", "--run", run, "--rerank", "--directory", tmp_path / "m"
+    )
+    assert code == 2 and "needs a gallery of one modality; this has image, text" in err
+    (run / "reranker.keras").unlink()
+    code, out, err = mmret(capsys, "search", "--run", run, "a", "--rerank")
+    assert code == 2 and "has no re-ranker: train with `mmret train --reranker`" in err
 
 
 @pytest.mark.filterwarnings("ignore:.*set aside")
@@ -278,11 +308,13 @@ def test_damaged_runs_answer_or_are_refused(trained, tmp_path):
     assert forge_runs.main(whole, 12, functools.partial(outcome_of, forge_runs.use)) == []
 
 
-def test_a_full_disk_ends_an_index_in_one_line(trained):
+def test_a_full_disk_ends_an_index_in_one_line(trained, tmp_path):
     """All commands, with more or less space, by the script itself."""
     if not full_disk.can_mount():
         pytest.skip("file systems can be mounted by root alone")
-    assert full_disk.main(trained[0].folder, commands=["index"], free=[0]) == []
+    without = shutil.ignore_patterns("reranker.keras", "parts", "features")  # the disk is small
+    run = shutil.copytree(trained[0].folder, tmp_path / "run", ignore=without)
+    assert full_disk.main(run, commands=["index"], free=[0]) == []
 
 
 @pytest.fixture

@@ -177,19 +177,20 @@ def has_first_stage(config: TrainConfig, run: Run) -> bool:
     return TrainConfig(**report["config"] | of_second) == config
 
 
-def train_reranker(config: TrainConfig, run: Run) -> None:
+def train_reranker(config: TrainConfig, run: Run, splits: Splits) -> None:
     """Train the second stage of a run: `reranker.keras`, `parts/`, and "reranked" in the report.
 
     Args:
         config: The recipe.
         run: Its first stage is trained.
+        splits: Those of the configuration.
 
     Raises:
         ValueError: The model has no regions or words.
     """
     started = time.monotonic()
     keras.utils.set_random_seed(config.seed)
-    model, splits = run.load_model(), Splits.load(config)
+    model = run.load_model()
     if not splits.gallery.is_checked:
         splits = Splits.of(splits.gallery.checked())
     encoder, cached = model, splits

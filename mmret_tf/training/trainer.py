@@ -171,18 +171,19 @@ def train(config: TrainConfig, run: str | os.PathLike, fit: Callable[..., None] 
 
     Then `report["development"]["t2i_R@10"]` is a share of the captions, 0 to 1.
     """
-    run = Run(run)
+    started = time.monotonic()
+    run, splits = Run(run), Splits.load(config)
     if not (config.reranker and has_first_stage(config, run)):
-        _train_encoder(config, run, fit)
+        _train_encoder(config, run, splits, fit, started)
     if config.reranker:
-        train_reranker(config, run)
+        train_reranker(config, run, splits)
     return run.read_report()  # with lists where Python has tuples
 
 
-def _train_encoder(config: TrainConfig, run: Run, fit: Callable[..., None]) -> None:
+def _train_encoder(
+    config: TrainConfig, run: Run, splits: Splits, fit: Callable[..., None], started: float
+) -> None:
     """Train the first stage, and write the run."""
-    started = time.monotonic()
-    splits = Splits.load(config)
     run.folder.mkdir(parents=True, exist_ok=True)
     run.reranker.unlink(missing_ok=True)  # of another encoder
     history = killed_run(config, run)

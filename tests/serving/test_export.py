@@ -22,6 +22,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from mmret_tf.fusion import FusedEncoder, HybridFusion
 from mmret_tf.models import VariantEncoder
+from mmret_tf.ranking import BruteForceIndex, Reranker, Searcher
 from mmret_tf.serving import docker_command, export_saved_model
 from mmret_tf.serving import export as export_module
 from mmret_tf.serving.export import _write_warm_up
@@ -160,6 +161,38 @@ def test_a_trained_fusion_embeds_the_queries_without_a_weight(tmp_path, only):
         inputs = {"text": ["a red circle"] * len(sent), "image": [picture(0)] * len(sent)}
         request = ["search_by_text_and_image", to_json({**inputs, "text_weight": sent})]
         check([answer(signatures, *request)], [(request, right)])
+
+
+def test_both_stages_answer_as_python_does(tmp_path, only):
+    """Also through the C++ loader; an item has two pictures."""
+    only("search_by_text", "search_by_image")
+    encoder = make_model()
+    pictures = [picture(number) for number in range(7)]
+    sources = {"image": [[*pictures[:2]], *([each] for each in pictures[2:])]}
+    ids = [f"{row}" for row in range(6)]
+    items = [
+        {"id": key, "sources": {"image": each, "text": [key]}}
+        for key, each in zip(ids, sources["image"], strict=True)
+    ]
+    index = BruteForceIndex.build(encoder.encode_items(sources), ids)
+    reranker = Reranker(encoder, dim=8, weight=2.0)
+    searcher = Searcher(encoder, index, items, reranker, rerank_k=4)
+    right = [searcher.search(text, k=3) for text in TEXTS[:3]]
+    one_stage = Searcher(encoder, index, items)
+    changed = [[each.id for each in one_stage.search(text, k=3)] for text in TEXTS[:3]]
+    assert [[each.id for each in found] for found in right] != changed
+    export = export_saved_model(searcher, tmp_path / "two", 1, k=3)
+    by_image = [searcher.search(image=pictures[3], k=3)]
+    asked = [
+        (["search_by_text", {"text": TEXTS[:1]}], right[:1]),
+        (["search_by_text", {"text": TEXTS[:3]}], right),
+        (["search_by_image", to_json({"image": pictures[3:4]})], by_image),
+    ]
+    check(run_alone(export, [request for request, _ in asked], "c_api"), asked)
+    mixed = [*items, {"id": "note", "captions": ["a note"]}]
+    index = BruteForceIndex.build(np.eye(7, 4), [*ids, "note"])
+    with pytest.raises(ValueError, match="needs a gallery of one modality; this has image, text"):
+        export_saved_model(Searcher(encoder, index, mixed, reranker), tmp_path / "mixed", 1)
 
 
 def test_a_bad_request_is_refused_in_words_and_the_next_one_answered(run):

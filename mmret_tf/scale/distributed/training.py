@@ -59,11 +59,16 @@ def distributed_train(
 
     Raises:
         ValueError: As for `mm.train`; the strategy is unknown; "multiworker" without TF_CONFIG;
-            workers have different configurations; a process was lost.
+            workers have different configurations; a process was lost; a re-ranker is wanted.
 
     >>> config = TrainConfig(data="photos", batch_size=512)
     >>> report = distributed_train(config, "runs/photos")  # doctest: +SKIP
     """
+    if config.reranker:
+        raise ValueError(
+            "a second stage is trained by one process: leave out --reranker here, then run `mmret "
+            "train --reranker` with the same settings and without --strategy"
+        )
     if strategy == "mirrored":
         with tf.distribute.MirroredStrategy().scope():
             return train(config, run, fit=fit_on_replicas)

@@ -39,6 +39,8 @@ def test_mistakes_are_told(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="needs the environment variable TF_CONFIG"):
         distributed_train(TrainConfig(data="photos"), tmp_path, "multiworker")
     monkeypatch.delenv("TF_CONFIG")
+    with pytest.raises(ValueError, match="a second stage is trained by one process"):
+        distributed_train(TrainConfig(data="photos", reranker=True), tmp_path)
     with pytest.raises(ValueError, match="strategy must be mirrored or multiworker; got 'tpu'"):
         distributed_train(TrainConfig(data="photos"), tmp_path, "tpu")
     with pytest.raises(SystemExit) as end:
