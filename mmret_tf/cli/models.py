@@ -91,20 +91,26 @@ def evaluate(
         int, typer.Option(min=1, help="Parts that are ranked apart and averaged: 5 for MS-COCO.")
     ] = 1,
     plots: Annotated[
-        bool, typer.Option("--plots", help="Also draw curves, similarities, recall and answers.")
+        bool, typer.Option("--plots", help="Also draw curves, similarities, recall and errors.")
     ] = False,
     **form,
 ) -> None:
     """Rank the images and captions of a collection against each other; write evaluation.json."""
     run = mm.ranking.Run(run)
     pairs = mm.load_pairs(data, split, **given(form))
-    images, texts, pairs = mm.evaluation.embed_pairs(run.load_model(), pairs)
+    model = run.load_model()
+    images, texts, pairs = mm.evaluation.embed_pairs(model, pairs)
     metrics = mm.evaluation.measure(images, texts, pairs, folds)
+    if plots:
+        vocabulary = mm.evaluation.vocabulary_of(model)
+        metrics["errors"] = mm.evaluation.analyse_errors(images, texts, pairs, vocabulary)
     write_json(run.evaluation, {"data": data, "split": split} | metrics)
     console.print(metrics_table(metrics))
     if plots:
         history = run.read_report().get("history", [])
-        for path in mm.evaluation.draw_evaluation(images, texts, pairs, run.plots, history):
+        drawn = mm.evaluation.draw_evaluation(images, texts, pairs, run.plots, history)
+        drawn += mm.evaluation.draw_errors(metrics["errors"], pairs, run.plots)
+        for path in drawn:
             console.print(f"Drawn in {path}")
 
 
