@@ -25,6 +25,7 @@ PROPERTIES = {
     "vocabulary_rank": "rarest word, by its place in\nthe vocabulary (1: most frequent)",
 }
 IMAGE_PROPERTIES = {"phrases": "phrases between function words,\nmean of the image's captions"}
+LONG_RANGE = 7  # letters; the two numbers of a longer one stand below each other
 BARS = ((1, "tab:blue"), (K, "lightsteelblue"))  # R@1 and R@10
 
 # Captions beside two confused pictures: longest in letters and in pixels, height; space around.
@@ -98,9 +99,9 @@ def _draw_bins(axes: Any, bins: Sequence[Mapping[str, Any]], is_rank: bool) -> N
         label = "all queries" if number == 0 else None
         axes.axhline(shares @ n / n.sum(), color="grey", linestyle=":", linewidth=1, label=label)
     ranges = [_range_of(each["from"], each["to"]) for each in bins]
-    if is_rank:
-        ranges = [each.replace("–", "–\n") for each in ranges]  # long numbers
-        ranges[-1] = "un-\nknown" if bins[-1]["to"] == 0 else ranges[-1]
+    ranges = [each.replace("–", "–\n") if len(each) > LONG_RANGE else each for each in ranges]
+    if is_rank and bins[-1]["to"] == 0:
+        ranges[-1] = "unknown"
     labels = [f"{each}\nn={count:,}" for each, count in zip(ranges, n, strict=True)]
     axes.set_xticks(places, labels, fontsize=8)
     axes.set_ylim(0, 103)

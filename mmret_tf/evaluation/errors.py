@@ -12,7 +12,7 @@ import numpy as np
 
 from mmret_tf._checks import checked_rows
 from mmret_tf.data.pairs import Pairs
-from mmret_tf.evaluation.metrics import TIE, rank_all
+from mmret_tf.evaluation.metrics import TIE, Ranks, rank_all
 from mmret_tf.evaluation.wording import by_language, count_phrases, count_words, rarest_ranks
 from mmret_tf.similarity.nearest import nearest
 
@@ -60,12 +60,13 @@ def analyse_errors(
     ({'id': 'a', 'first': 2, 'share': 1.0, 'right': 1}, 'b')
     """
     image_of = pairs.caption_to_image()
-    recall, image_ranks = {}, rank_all(images, texts, image_of).image_ranks
+    recall, ranks = {}, rank_all(images, texts, image_of)
     if pairs.modalities[1] == "text":
         captions = np.array([each.record for each in pairs.second_sources], object)
         for language, chosen in by_language(captions).items():
-            some = texts[chosen], image_of[chosen], captions[chosen]
-            recall[language] = _recall_of(images, *some, vocabulary, pairs.modalities[0])
+            is_all = language == "all"
+            some = ranks if is_all else rank_all(images, texts[chosen], image_of[chosen])
+            recall[language] = _recall(some, captions[chosen], vocabulary, pairs.modalities[0])
     rows, scores = nearest(
         checked_rows(images, "images", "cosine"),
         checked_rows(texts, "texts", "cosine"),
@@ -75,20 +76,14 @@ def analyse_errors(
     return {
         "recall": recall,
         "hubs": find_hubs(rows, image_of, pairs.ids),
-        "confusions": find_confusions(rows, scores, image_ranks, pairs),
+        "confusions": find_confusions(rows, scores, ranks.image_ranks, pairs),
     }
 
 
-def _recall_of(
-    images: np.ndarray,
-    texts: np.ndarray,
-    image_of: np.ndarray,
-    captions: Sequence[str],
-    vocabulary: Sequence[str],
-    first: str,
+def _recall(
+    ranks: Ranks, captions: Sequence[str], vocabulary: Sequence[str], first: str
 ) -> dict[str, dict[str, list]]:
-    """Recall in both directions by the wording of captions of one language."""
-    ranks = rank_all(images, texts, image_of)
+    """Recall in both directions by the wording of captions, between texts and `first`."""
     phrases = count_phrases(captions)
     from_texts = {
         "words": recall_by(count_words(captions), ranks.image_ranks),
