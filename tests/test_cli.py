@@ -122,7 +122,11 @@ def test_evaluation_is_printed_and_saved(run, photos, capsys):
     code, out, err = mmret(capsys, *options, "--split", "dev", "--folds", 2, "--plots")
     assert code == 0 and "mean of 2 folds" in out, err
     pictures = sorted(path.name for path in (run / "plots").iterdir())
-    assert pictures == ["best.png", "curves.png", "recall.png", "similarities.png", "worst.png"]
+    names = ["best", "curves", "errors_confusions", "errors_hubs", "errors_recall", "recall"]
+    assert pictures == [f"{name}.png" for name in [*names, "similarities", "worst"]]
+    errors = json.loads((run / "evaluation.json").read_text())["errors"]
+    ranks = errors["recall"]["all"]["text_to_image"]["vocabulary_rank"]
+    assert sum(each["queries"] for each in ranks) == 4 and errors["hubs"]["first"]["mean"] == 1
 
 
 @pytest.mark.filterwarnings("ignore:.*set aside")

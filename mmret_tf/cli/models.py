@@ -96,15 +96,15 @@ def evaluate(
     ] = 1,
     rerank: Rerank = False,
     plots: Annotated[
-        bool, typer.Option("--plots", help="Also draw curves, similarities, recall and answers.")
+        bool, typer.Option("--plots", help="Also draw curves, similarities, recall and errors.")
     ] = False,
     **form,
 ) -> None:
     """Rank the images and captions of a collection against each other; write evaluation.json."""
     run = mm.ranking.Run(run)
     pairs = mm.load_pairs(data, split, **given(form))
-    reranker = run.load_reranker() if rerank else None
-    images, texts, items = mm.evaluation.embed_pairs(run.load_model(), pairs)
+    model, reranker = run.load_model(), run.load_reranker() if rerank else None
+    images, texts, items = mm.evaluation.embed_pairs(model, pairs)
     metrics = mm.evaluation.measure(images, texts, items, folds)
     console.print(metrics_table(metrics))
     if reranker is not None:
@@ -112,10 +112,15 @@ def evaluate(
         metrics["reranked"] = mm.evaluation.measure(images, texts, items, folds, stage)
         console.print("With the second stage:")
         console.print(metrics_table(metrics["reranked"]))
+    if plots:
+        vocabulary = mm.evaluation.vocabulary_of(model)
+        metrics["errors"] = mm.evaluation.analyse_errors(images, texts, items, vocabulary)
     write_json(run.evaluation, {"data": data, "split": split} | metrics)
     if plots:
         history = run.read_report().get("history", [])
-        for path in mm.evaluation.draw_evaluation(images, texts, items, run.plots, history):
+        drawn = mm.evaluation.draw_evaluation(images, texts, items, run.plots, history)
+        drawn += mm.evaluation.draw_errors(metrics["errors"], items, run.plots)
+        for path in drawn:
             console.print(f"Drawn in {path}")
 
 

@@ -2,7 +2,8 @@
 
     R@k = share of queries with a right answer among the first k
 
-Read `metrics` first, then `evaluator`. `inspection` looks at a collection before any model does.
+Read `metrics` first, then `evaluator`. `errors` finds out where a model fails. `inspection` looks
+at a collection before any model does.
 """
 
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 from mmret_tf._lazy import attach
 
 if TYPE_CHECKING:
+    from mmret_tf.evaluation.error_plots import draw_errors
+    from mmret_tf.evaluation.errors import analyse_errors
     from mmret_tf.evaluation.evaluator import embed_pairs, evaluate, measure
     from mmret_tf.evaluation.inspection import inspect_collection
     from mmret_tf.evaluation.metrics import Ranks, evaluate_folds, evaluate_retrieval, rank_all
@@ -20,5 +23,6 @@ if TYPE_CHECKING:
         draw_similarities,
     )
     from mmret_tf.evaluation.second_stage import SecondStage, choose_weight
+    from mmret_tf.evaluation.wording import vocabulary_of
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -59,7 +59,7 @@ def draw_curves(history: Sequence[dict[str, float]], path: str | os.PathLike) ->
     """
     if not isinstance(history, list | tuple) or not history or not all(map(_is_epoch, history)):
         raise ValueError("history must be a list of at least one epoch: its loss and other numbers")
-    figure = _figure(10, 4)
+    figure = new_figure(10, 4)
     left, right = figure.subplots(1, 2)
     epochs = np.arange(1, len(history) + 1)
     left.plot(epochs, [epoch["loss"] for epoch in history], "k-o", markersize=4)
@@ -81,7 +81,7 @@ def draw_curves(history: Sequence[dict[str, float]], path: str | os.PathLike) ->
         axes.set(xlabel="epoch", xlim=(0.5, len(history) + 0.5))
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_similarities(
@@ -119,21 +119,23 @@ def draw_similarities(
         raise ValueError(f"every image needs one caption, embedded in the same width; got {got}")
     if n > MOST_PAIRS:
         raise ValueError(f"at most {MOST_PAIRS} pairs are readable in one picture; got {n}")
-    figure = _figure(4 + 0.22 * n, 4.5 + 0.22 * n)
+    figure = new_figure(4 + 0.22 * n, 4.5 + 0.22 * n)
     figure.set_layout_engine("compressed")  # "constrained" for axes of fixed proportions
     axes = figure.subplots()
     matrix = axes.imshow(images @ texts.T, cmap="cividis")
     figure.colorbar(matrix, label="cosine", shrink=0.8)
     places = np.arange(n)
     axes.plot(places, places, "wo", markeredgecolor="black", label="right pair")
-    numbered = [f"{place + 1}  {_shortened(label)}" for place, label in enumerate(labels)]
+    numbered = [
+        f"{place + 1}  {shortened(label, LABEL_WIDTH)}" for place, label in enumerate(labels)
+    ]
     plain = {"rotation": 90, "parse_math": False, "fontfamily": _font_families()}
     axes.set_xticks(places, numbered, fontsize=8, **plain)
     axes.set_yticks(places, places + 1, fontsize=8)
     axes.set(xlabel="caption", ylabel="image, by the number of its caption")
     axes.set_title("Similarity of images and captions", pad=28)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_recall_at_k(
@@ -156,7 +158,7 @@ def draw_recall_at_k(
     """
     largest = max(KS[-1], np.max(image_ranks), np.max(caption_ranks))
     every_k, places = np.arange(1, largest + 1), [k - 1 for k in KS]
-    figure = _figure(7, 4.5)
+    figure = new_figure(7, 4.5)
     axes = figure.subplots()
     for name, ranks, (line, marker) in (
         ("image to text", caption_ranks, STYLES[0]),
@@ -174,7 +176,7 @@ def draw_recall_at_k(
     axes.set(xlabel="K (number of results, log scale)", ylabel="recall (% of queries)")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_evaluation(
@@ -244,7 +246,7 @@ def _is_epoch(value: object) -> bool:
     )
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
     """An empty figure, sizes in inches, outside of pyplot's global state."""
     try:
         from matplotlib.figure import Figure
@@ -261,16 +263,23 @@ def _font_families() -> list[str]:
     return ["DejaVu Sans", FontProperties(fname=HAN_FONT_FILE).get_name()]
 
 
-def _shortened(text: str) -> str:
-    """The start of a caption. A Chinese character counts as two letters; characters that cannot be
-    printed become spaces."""
+def shortened(text: str, width: int) -> str:
+    """The start of a caption. Characters that cannot be printed become spaces.
+
+    Args:
+        text: The caption.
+        width: In letters; a Chinese character counts as two.
+
+    >>> print(shortened("a black dog", 8), shortened("黑色的狗在跑", 8))
+    a black… 黑色的狗…
+    """
     words = printable(text)
     widths = [2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in words]
-    fitting = int(np.searchsorted(np.cumsum(widths), LABEL_WIDTH, side="right"))
+    fitting = int(np.searchsorted(np.cumsum(widths), width, side="right"))
     return words if fitting == len(words) else words[:fitting].rstrip() + "…"
 
 
-def _save(figure: "Figure", path: str | os.PathLike) -> Path:
+def save_figure(figure: "Figure", path: str | os.PathLike) -> Path:
     """Write the PNG, whole or not at all."""
     with replaced_file(path) as temporary, warnings.catch_warnings():
         # One warning for each character without a glyph; the picture shows a box there.

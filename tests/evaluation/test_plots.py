@@ -35,9 +35,9 @@ ODD_CAPTIONS = [
 def figures(monkeypatch):
     """The figures that were saved."""
     saved = []
-    save = plots._save
+    save = plots.save_figure
     monkeypatch.setattr(
-        plots, "_save", lambda figure, path: saved.append(figure) or save(figure, path)
+        plots, "save_figure", lambda figure, path: saved.append(figure) or save(figure, path)
     )
     return saved
 
