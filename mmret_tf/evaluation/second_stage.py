@@ -19,6 +19,16 @@ class SecondStage:
         reranker: The second stage.
         images, texts: Embeddings of the first stage, from `embed_pairs`.
         pairs: What was embedded.
+
+    >>> from types import SimpleNamespace
+    >>> parts = {"image": np.ones((2, 4, 3)), "text": np.ones((2, 5, 3))}  # 4 regions, 5 words
+    >>> reranker = SimpleNamespace(encode=lambda modality, sources: parts[modality])  # a `Reranker`
+    >>> reranker.match = lambda parts: np.array([[0.1], [0.4]])
+    >>> reranker.ranked = lambda first, second: first + second
+    >>> pairs = Pairs(["a", "b"], {"image": [["a.png"], ["b.png"]], "text": [["red"], ["blue"]]})
+    >>> stage = SecondStage(reranker, np.eye(2), np.eye(2), pairs)
+    >>> stage(np.array([0, 1]), np.array([0, 0]))  # both images, the first caption
+    array([1.1, 0.4])
     """
 
     def __init__(self, reranker: Reranker, images: np.ndarray, texts: np.ndarray, pairs: Pairs):
@@ -76,6 +86,17 @@ def choose_weight(
 
     Returns:
         The sum of the recalls at 1, 5 and 10 in both directions, by weight; 0 to 6.
+
+    >>> import mmret_tf as mm
+    >>> from mmret_tf.evaluation import embed_pairs
+    >>> pairs, text = mm.load_pairs("scenes", split="dev", size=4), mm.TextPreprocessor()
+    >>> text.adapt(pairs.all_captions())
+    >>> image = mm.image_tower("SmallCNN", weights=None, image_size=32, embedding_dim=8)
+    >>> model = mm.DualEncoder(image, mm.text_tower(text, embedding_dim=8))
+    >>> images, texts, _ = embed_pairs(model, pairs)
+    >>> sums = choose_weight(mm.Reranker(model, dim=8), images, texts, pairs)
+    >>> sorted(sums) == list(WEIGHTS)
+    True
     """
     stage = SecondStage(reranker, images, texts, pairs)
     image_of = pairs.subset(pairs.first_rows()).caption_to_image()

@@ -132,7 +132,10 @@ class Reranker(WholeModel):
         return ops.where(mask[:, :, None], ops.cast(vectors, "float32"), 0.0)
 
     def read(self, modality: str, inputs: tf.Tensor) -> tf.Tensor:
-        """Regions or words, ready to be matched; arguments as for `parts`.
+        """Regions or words, ready to be matched.
+
+        Args:
+            modality, inputs: As for `parts`.
 
         Returns:
             float32 `[batch, length, dim]`: unit vectors, zeros for padding.
@@ -140,7 +143,14 @@ class Reranker(WholeModel):
         return self.readers[modality](self.parts(modality, inputs))
 
     def features(self, modality: str, sources: Sequence[Any]) -> np.ndarray:
-        """`parts` of sources, float32 `[n, length, width]`; arguments as for `encode`."""
+        """`parts` of sources.
+
+        Args:
+            modality, sources: As for `encode`, also for the errors.
+
+        Returns:
+            float32 `[n, length, width]`, zeros for padding.
+        """
         return self._run("parts", modality, sources)
 
     def encode(self, modality: str, sources: Sequence[Any]) -> np.ndarray:
@@ -198,7 +208,11 @@ class Reranker(WholeModel):
         return first + float(self.weight) * second
 
     def compare(self, parts: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """`match` in TensorFlow ops."""
+        """`match` in TensorFlow ops.
+
+        Args:
+            parts: As for `match`, float32.
+        """
         return self.attention(*self._in_order(parts))
 
     def _in_order(self, parts: Mapping[str, Any]) -> list:

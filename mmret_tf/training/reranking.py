@@ -147,6 +147,21 @@ def fit_reranker(
         learning_rate: The highest; see `TrainConfig`.
         seed: Of the batches.
         options: As for `keras.Model.fit`.
+
+    Returns:
+        What `keras.Model.fit` returns.
+
+    >>> import tempfile
+    >>> import mmret_tf as mm
+    >>> pairs, text = mm.load_pairs("scenes", split="dev", size=8), mm.TextPreprocessor()
+    >>> text.adapt(pairs.all_captions())
+    >>> image = mm.image_tower("SmallCNN", weights=None, image_size=32, embedding_dim=8)
+    >>> model = mm.DualEncoder(image, mm.text_tower(text, embedding_dim=8))  # trained, in earnest
+    >>> embeddings, folder = model.encode("image", pairs.first_sources), tempfile.mkdtemp()
+    >>> reranker = mm.Reranker(model, dim=8)
+    >>> history = fit_reranker(reranker, pairs, folder, embeddings, epochs=2, verbose=0)
+    >>> len(history.history["loss"])
+    2
     """
     batches = HardBatches(reranker, pairs, directory, batch_size, embeddings, seed)
     steps = epochs * len(batches)

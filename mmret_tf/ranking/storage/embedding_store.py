@@ -15,12 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mmret_tf._files import (
-    claimed_folder,
-    open_array,
-    read_manifest,
-    replaced_content,
-)
+from mmret_tf._files import claimed_folder, open_array, read_manifest, replaced_content
 from mmret_tf.data.collection import Collection
 from mmret_tf.data.items import Item
 from mmret_tf.data.modalities import get_modality
