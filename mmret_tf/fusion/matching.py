@@ -23,12 +23,13 @@ class CrossAttentionMatch(layers.Layer):
     Each word attends to the regions: a softmax of its cosines gives them weights. The word then
     counts with its cosine to their weighted sum. The score is the mean over the words.
 
-    Call: regions `[n, length, dim]` and words `[m, other_length, dim]`, unit vectors, zeros for
-    padding -> float32 `[n, m]`, the score of each pair, -1 to 1; 0 where one side has no vectors.
+    Call: a list of regions `[n, length, dim]` and words `[m, other_length, dim]`, unit vectors,
+    zeros for padding -> float32 `[n, m]`, the score of each pair, -1 to 1; 0 where one side has no
+    vectors.
 
     >>> regions = ops.array([[[1.0, 0], [0, 1]], [[1, 0], [1, 0]]])  # two pictures
     >>> words = ops.array([[[1.0, 0], [0, 1], [0, 0]]])  # one text: two words and padding
-    >>> CrossAttentionMatch()(regions, words).numpy().round(2).tolist()  # the second lacks a word
+    >>> CrossAttentionMatch()([regions, words]).numpy().round(2).tolist()  # the second lacks a word
     [[1.0], [0.5]]
     """
 
@@ -40,7 +41,8 @@ class CrossAttentionMatch(layers.Layer):
         )
         self.built = True
 
-    def call(self, regions, words):
+    def call(self, parts):
+        regions, words = (ops.cast(each, "float32") for each in parts)
         n, m, dim = ops.shape(regions)[0], ops.shape(words)[0], regions.shape[-1]
         flat = ops.reshape(words, (-1, dim))  # one large product instead of n * m small ones
         cosines = ops.matmul(regions, ops.transpose(flat))  # [n, length, m * other_length]
@@ -54,7 +56,8 @@ class CrossAttentionMatch(layers.Layer):
         is_word = ops.cast(presence(words), fit.dtype)
         return ops.sum(fit * is_word, axis=2) / ops.maximum(ops.sum(is_word, axis=1), 1)
 
-    def compute_output_spec(self, regions, words) -> keras.KerasTensor:
+    def compute_output_spec(self, parts) -> keras.KerasTensor:
+        regions, words = parts
         return keras.KerasTensor((regions.shape[0], words.shape[0]), "float32")
 
 
@@ -112,6 +115,9 @@ class PartReader(layers.Layer):
         rows = unit_length(ops.reshape(parts, (-1, self.dim)))
         rows = ops.reshape(rows, (ops.shape(mask)[0], -1, self.dim))
         return ops.where(mask[:, :, None], rows, 0.0)
+
+    def compute_output_spec(self, parts, training=False) -> keras.KerasTensor:
+        return keras.KerasTensor((*parts.shape[:2], self.dim), "float32")
 
     def get_config(self) -> dict:
         return {

@@ -97,7 +97,7 @@ class Reranker(WholeModel):
         # Graphs that are traced once, for all batch sizes.
         self._compiled: dict[tuple[str, str], Callable] = {}
         self._match = tf.function(
-            lambda first, second: self.attention(first, second),
+            lambda first, second: self.attention([first, second]),
             input_signature=[tf.TensorSpec((None, None, dim))] * 2,
         )
 
@@ -213,7 +213,7 @@ class Reranker(WholeModel):
         Args:
             parts: As for `match`, float32.
         """
-        return self.attention(*self._in_order(parts))
+        return self.attention(self._in_order(parts))
 
     def _in_order(self, parts: Mapping[str, Any]) -> list:
         """The parts of two modalities, in the encoder's order."""

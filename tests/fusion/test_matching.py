@@ -29,9 +29,9 @@ def test_it_is_the_mean_cosine_of_the_words_with_what_they_find(n, m):
     regions, words = unit_rows(random, n, 5, 4), unit_rows(random, m, 3, 4)
     layer = CrossAttentionMatch()
     expected = [[score_of(one, other, 9) for other in words] for one in regions]
-    assert layer(regions, words).numpy() == pytest.approx(np.array(expected), abs=1e-5)
+    assert layer([regions, words]).numpy() == pytest.approx(np.array(expected), abs=1e-5)
     layer.log_sharpness.assign(0)
-    assert float(layer(regions, words)[0, 0]) == pytest.approx(
+    assert float(layer([regions, words])[0, 0]) == pytest.approx(
         score_of(regions[0], words[0], 1), abs=1e-5
     )
 
@@ -41,10 +41,10 @@ def test_padding_changes_nothing_and_nothing_at_all_scores_0():
     regions, words = unit_rows(random, 2, 5, 4), unit_rows(random, 2, 3, 4)
     layer = CrossAttentionMatch()
     padded = (np.pad(each, ((0, 0), (0, 2), (0, 0))) for each in (regions, words))
-    expected = layer(regions, words).numpy()
-    assert layer(*padded).numpy() == pytest.approx(expected, abs=1e-6)
+    expected = layer([regions, words]).numpy()
+    assert layer(list(padded)).numpy() == pytest.approx(expected, abs=1e-6)
     nothing = np.zeros((1, 3, 4), np.float32)
-    assert not layer(nothing, words).numpy().any() and not layer(regions, nothing).numpy().any()
+    assert not layer([nothing, words]).numpy().any() and not layer([regions, nothing]).numpy().any()
 
 
 @pytest.mark.parametrize("is_ordered", [True, False])
