@@ -49,9 +49,11 @@ class CrossAttentionMatch(layers.Layer):
         is_region = presence(regions)
         logits = ops.where(is_region[:, :, None], cosines * ops.exp(self.log_sharpness), -1e9)
         weights = ops.softmax(logits, axis=1)
-        found = ops.matmul(ops.transpose(weights, (0, 2, 1)), regions)  # [n, m * other_length, dim]
-        # The cosine of a word and what it found, from the products that there are.
-        length = ops.sqrt(ops.maximum(ops.sum(found**2, axis=-1), 1e-12))
+        # The length of a weighted sum of regions follows from their products: the sums themselves,
+        # [n, m * other_length, dim], would take most of the memory and time.
+        products = ops.matmul(regions, ops.transpose(regions, (0, 2, 1)))
+        squared = ops.sum(weights * ops.matmul(products, weights), axis=1)
+        length = ops.sqrt(ops.maximum(squared, 1e-12))
         fit = ops.reshape(ops.sum(weights * cosines, axis=1) / length, (n, m, -1))
         is_word = ops.cast(presence(words), fit.dtype)
         return ops.sum(fit * is_word, axis=2) / ops.maximum(ops.sum(is_word, axis=1), 1)
