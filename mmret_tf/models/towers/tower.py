@@ -55,10 +55,13 @@ class Tower(WholeModel):
     Attributes:
         modality: Name of the modality.
         batch_size: Default number of sources that are encoded at once.
+        needs_ops: Name of a package whose ops `preprocess` adds to TensorFlow's; a server of an
+            export must have them. By default "".
     """
 
     modality: ClassVar[str]
     batch_size: ClassVar[int] = 64
+    needs_ops: ClassVar[str] = ""
 
     def __init__(self, head: Head, **kwargs: Any):
         super().__init__(**kwargs)
