@@ -79,6 +79,7 @@ LOSSES = {
 MODELS = ("DualEncoder", "MultiEncoder", "ImageTower", "TextTower", "FusedEncoder")
 MODELS += ("MultimodalRetrievalModel",)
 OTHERS = {"TwoRateAdam"}
+OTHERS |= {"HubImageTower", "HubTextTower", "HubTextPreprocessor"}  # see test_kerashub
 
 every_layer = pytest.mark.parametrize("name", LAYERS)
 every_loss = pytest.mark.parametrize("name", LOSSES)

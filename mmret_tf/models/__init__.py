@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         rank_items,
         top_k_images,
     )
-    from mmret_tf.models.dual_encoder import DualEncoder, load_model
+    from mmret_tf.models.dual_encoder import DualEncoder, hub_encoder, load_model
     from mmret_tf.models.encoder import Encoder, MultiEncoder, VariantEncoder
     from mmret_tf.models.fine_tuning import TwoRateAdam, thaw
     from mmret_tf.models.towers.head import Head

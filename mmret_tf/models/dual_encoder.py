@@ -5,7 +5,7 @@ images can be embedded and indexed before any query is known.
 """
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -15,7 +15,12 @@ from mmret_tf.models.encoder import MultiEncoder
 from mmret_tf.models.fine_tuning import TwoRateAdam  # noqa: F401  a saved model names its optimizer
 from mmret_tf.models.layers import Temperature
 from mmret_tf.models.towers.image import ImageTower
+from mmret_tf.models.towers.kerashub import HubImageTower, HubTextTower, hub_towers, load_preset
+from mmret_tf.models.towers.kerashub_text import HubTextPreprocessor
 from mmret_tf.models.towers.text import TextTower
+
+if TYPE_CHECKING:
+    import keras_hub
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
@@ -25,8 +30,8 @@ class DualEncoder(MultiEncoder):
     It is `MultiEncoder` for two modalities, which describes the call, the loss and `fit`.
 
     Args:
-        image_tower: Made by `image_tower`.
-        text_tower: Made by `text_tower`.
+        image_tower: Made by `image_tower`, or by `hub_encoder`.
+        text_tower: Made by `text_tower`, or by `hub_encoder`.
         temperature, name, dtype: As for `MultiEncoder`.
 
     Raises:
@@ -51,8 +56,8 @@ class DualEncoder(MultiEncoder):
 
     def __init__(
         self,
-        image_tower: ImageTower,
-        text_tower: TextTower,
+        image_tower: ImageTower | HubImageTower,
+        text_tower: TextTower | HubTextTower,
         temperature: Temperature | None = None,
         name: str | None = None,
         dtype: Any = None,
@@ -60,17 +65,17 @@ class DualEncoder(MultiEncoder):
         super().__init__([image_tower, text_tower], temperature, name, dtype)
 
     @property
-    def image_tower(self) -> ImageTower:
+    def image_tower(self) -> ImageTower | HubImageTower:
         """The tower of images."""
         return self.towers["image"]
 
     @property
-    def text_tower(self) -> TextTower:
+    def text_tower(self) -> TextTower | HubTextTower:
         """The tower of texts."""
         return self.towers["text"]
 
     @property
-    def text_preprocessor(self) -> TextPreprocessor:
+    def text_preprocessor(self) -> TextPreprocessor | HubTextPreprocessor:
         """The preprocessor of the text tower."""
         return self.text_tower.text_preprocessor
 
@@ -83,6 +88,58 @@ class DualEncoder(MultiEncoder):
         config = super().get_config()
         config["image_tower"], config["text_tower"] = config.pop("towers")
         return config
+
+
+def hub_encoder(
+    backbone: "str | os.PathLike | keras_hub.models.Backbone",
+    preprocessor: "keras_hub.models.Preprocessor | None" = None,
+    trainable: bool = False,
+) -> DualEncoder:
+    """Make a dual encoder of a CLIP or SigLIP from KerasHub. Sections 2.2 and 5.
+
+    `hub_encoder("clip_vit_base_patch32")` downloads the preset once, and searches without training.
+    The embeddings are KerasHub's own, scaled to unit length. Each head starts as the projection of
+    CLIP, or as the identity for SigLIP, and the temperature as the model's own.
+
+    In an export, the text tower needs the ops of `tensorflow_text`. TensorFlow Serving has them; a
+    Python program imports the package before it loads the export.
+
+    Args:
+        backbone: Name of a preset, or its folder; or a `CLIPBackbone` or `SigLIPBackbone`, whose
+            encoders the model shares.
+        preprocessor: The preprocessor of a backbone that is not a preset.
+        trainable: Whether training changes the encoders, too, besides heads and temperature. To
+            train one of them, or its last layers, set `model.text_tower.backbone.trainable`, say,
+            or use `thaw`.
+
+    Returns:
+        A `DualEncoder`.
+
+    Raises:
+        ImportError: KerasHub or `tensorflow_text` is not installed.
+        ValueError: The backbone is neither of CLIP nor of SigLIP, or the preprocessor does not fit.
+        ConnectionError: The preset could not be downloaded.
+
+    >>> from keras_hub import layers, models
+    >>> size = {"hidden_dim": 8, "num_layers": 1, "num_heads": 2, "intermediate_dim": 8}
+    >>> vision = models.CLIPVisionEncoder(patch_size=8, image_shape=(16, 16, 3), **size)
+    >>> words = models.CLIPTextEncoder(9, 8, max_sequence_length=8, **size)
+    >>> small = models.CLIPBackbone(vision, words, projection_dim=4)  # random weights
+    >>> vocabulary = ["", "r", "e", "d</w>", "re", "red</w>", "<|startoftext|>", "<|endoftext|>"]
+    >>> ids = {word: place for place, word in enumerate(vocabulary)}
+    >>> tokenizer = models.CLIPTokenizer(ids, ["r e", "re d</w>"])
+    >>> converter = layers.CLIPImageConverter(image_size=(16, 16), scale=1 / 255)
+    >>> model = hub_encoder(small, models.CLIPPreprocessor(tokenizer, converter, sequence_length=8))
+    >>> model.text_preprocessor(["Red"]).numpy().tolist()
+    [[6, 5, 7, 0, 0, 0, 0, 0]]
+    >>> model.encode_texts(["red"]).shape
+    (1, 4)
+    """
+    if not isinstance(backbone, keras.Model):
+        backbone, preprocessor = load_preset(backbone)
+    image, text, temperature = hub_towers(backbone, preprocessor)
+    image.backbone.trainable = text.backbone.trainable = trainable
+    return DualEncoder(image, text, temperature)
 
 
 def load_model(path: str | os.PathLike) -> MultiEncoder:
