@@ -64,6 +64,9 @@ def export_saved_model(
     `captions`, each `[n, k]`; `encode_X` answers `embedding`, `[n, dim]`. The default is
     `search_by_text`. Inputs: see `signatures.make_signatures`.
 
+    A text tower of KerasHub needs the ops of `tensorflow_text`. TensorFlow Serving is built with
+    them; a Python program imports the package before it loads the export.
+
     Args:
         source: A searcher, or for `index=None` an encoder. A `VariantEncoder` is exported with the
             float32 towers that it stands for: TensorFlow Serving cannot run a compressed one.
