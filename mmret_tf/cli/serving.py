@@ -67,9 +67,7 @@ def export(
         print("This needs a server with ScaNN's ops in place of tensorflow/serving.")
     encoder = source if is_bare else source.encoder
     for package in sorted({tower.needs_ops for tower in encoder.towers.values()} - {""}):
-        print(
-            f"A server needs the ops of {package}; tensorflow/serving has those of tensorflow_text."
-        )
+        print(f"This needs the ops of {package}; tensorflow/serving has those of tensorflow_text.")
 
 
 @app.command(epilog="Example: mmret doctor")
