@@ -118,6 +118,8 @@ def test_a_searcher_loads_nothing_of_the_folders_to_its_right_nor_scann():
 def test_the_examples_of_the_docstrings_are_true(name):
     if "distributed" in name:
         pytest.importorskip("ray", reason='needs pip install "mmret_tf[distributed]"')
+    if name.endswith(("hub.text", "hub.encoder")):
+        pytest.importorskip("keras_hub", reason='needs pip install "mmret_tf[hub]"')
     assert doctest.testmod(importlib.import_module(name.removesuffix(".__init__"))).failed == 0
 
 

@@ -71,6 +71,9 @@ def export(
     print(f"Saved in {folder}. To serve it, with Docker:\n{mm.serving.docker_command(directory)}")
     if index == "scann":
         print("This needs a server with ScaNN's ops in place of tensorflow/serving.")
+    encoder = source if is_bare else source.encoder
+    for package in sorted({tower.needs_ops for tower in encoder.towers.values()} - {""}):
+        print(f"This needs the ops of {package}; tensorflow/serving has those of tensorflow_text.")
 
 
 @app.command(epilog="Example: mmret doctor")

@@ -143,6 +143,7 @@ def read_keras_file(path: str | os.PathLike, compile: bool = True) -> keras.Mode
 
     Raises:
         ValueError: The file is missing, damaged, or of mmret_tf 0.1.
+        ImportError: Its towers need a package that is not installed.
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
@@ -153,6 +154,8 @@ def read_keras_file(path: str | os.PathLike, compile: bool = True) -> keras.Mode
                 raise ValueError("its config.json is too large")
             is_old = OLD_MODULE.search(archive.read("config.json"))
         model = None if is_old else keras.saving.load_model(path, compile=compile)
+    except ImportError:  # the file is right, and its towers need another package
+        raise
     except Exception as error:  # a broken file may raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} is not a .keras file, or is damaged: {reason:.300}") from error

@@ -4,6 +4,7 @@ The model of the document's section 5 joins the two feature vectors. This one co
 images can be embedded and indexed before any query is known.
 """
 
+import importlib
 import os
 from typing import Any
 
@@ -124,6 +125,7 @@ def load_as(kind: type[keras.Model], path: str | os.PathLike, compile: bool = Tr
         path: The file.
         compile: Whether to restore the loss and the optimizer too.
     """
+    importlib.import_module("mmret_tf.models.hub.towers")  # a saved model may name its classes
     model = read_keras_file(path, compile)
     if not isinstance(model, kind):
         raise ValueError(f"{os.fspath(path)} holds a {type(model).__name__}, not a {kind.__name__}")

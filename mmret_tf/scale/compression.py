@@ -28,7 +28,7 @@ from mmret_tf.evaluation.evaluator import embed_pairs
 from mmret_tf.evaluation.metrics import evaluate_retrieval
 from mmret_tf.models.encoder import Encoder, MultiEncoder, VariantEncoder
 from mmret_tf.models.towers.image import ImageTower
-from mmret_tf.models.towers.tower import input_batches
+from mmret_tf.models.towers.tower import Tower, input_batches
 from mmret_tf.scale.mixed_precision import (
     bfloat16_encoder,
     has_bfloat16,
@@ -290,8 +290,9 @@ def compression_report(compressed: CompressedEncoder, pairs: Pairs) -> dict[str,
 def choose_encoder(model: MultiEncoder, sources: Sequence[Any]) -> tuple[Encoder, str]:
     """The fastest form of an encoder that is exact enough, and the reason.
 
-    bfloat16 is tried on some of the pictures, if the machine has it and the pictures are many. It
-    is taken if it is faster and the cosine of each embedding to that of float32 is at least 0.999.
+    bfloat16 is tried on some of the pictures, if the machine has it, the pictures are many, and
+    `image_tower` made the tower. It is taken if it is faster and the cosine of each embedding to
+    that of float32 is at least 0.999.
 
     Args:
         model: The encoder.
@@ -301,7 +302,7 @@ def choose_encoder(model: MultiEncoder, sources: Sequence[Any]) -> tuple[Encoder
         The model itself or its `bfloat16_encoder`, and a sentence for the user.
 
     Raises:
-        ValueError: A picture cannot be read, or the image tower was not made by `image_tower`.
+        ValueError: A picture cannot be read, or there is no image tower.
 
     >>> import mmret_tf as mm
     >>> text = mm.TextPreprocessor()
@@ -312,6 +313,9 @@ def choose_encoder(model: MultiEncoder, sources: Sequence[Any]) -> tuple[Encoder
     >>> encoder is model, why[:7]  # one picture is not worth a trial
     (True, 'float32')
     """
+    tower = model.towers.get("image")
+    if isinstance(tower, Tower) and not isinstance(tower, ImageTower):
+        return model, "float32, because image_tower did not make it"
     tower = known_image_tower(model)
     if not has_bfloat16():
         return model, "float32, because this machine has no bfloat16"

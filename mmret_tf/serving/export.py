@@ -66,6 +66,9 @@ def export_saved_model(
     `search_by_text`. With a searcher that has a re-ranker, both stages of `search_by_X` are in the
     graph. Inputs: see `signatures.make_signatures`.
 
+    A text tower of KerasHub needs the ops of `tensorflow_text`. TensorFlow Serving is built with
+    them; a Python program imports the package before it loads the export.
+
     Args:
         source: A searcher, or for `index=None` an encoder. A `VariantEncoder` is exported with the
             float32 towers that it stands for: TensorFlow Serving cannot run a compressed one.

@@ -173,10 +173,21 @@ class TextTower(Tower):
         }
 
 
+def empty_remark(query: str) -> str:
+    """What is wrong with an empty query, or "".
+
+    >>> empty_remark("a red circle")
+    ''
+    """
+    if query.strip():
+        return ""
+    return "The model was given an empty query: the ranking means nothing."
+
+
 def _remark(query: str, unknown: list[str] | None) -> str:
     """What is wrong with a query, by its unknown words; `None` for no known word."""
-    if not query.strip():
-        return "The model was given an empty query: the ranking means nothing."
+    if remark := empty_remark(query):
+        return remark
     if unknown is None:
         return "The model knows no word of the query: the ranking means nothing."
     return f"The model does not know: {', '.join(unknown)}." if unknown else ""

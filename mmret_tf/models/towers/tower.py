@@ -56,11 +56,14 @@ class Tower(WholeModel):
         modality: Name of the modality.
         batch_size: Default number of sources that are encoded at once.
         is_ordered: Whether the vectors of `sequence` follow each other in time, as words do.
+        needs_ops: Name of a package whose ops `preprocess` adds to TensorFlow's; a server of an
+            export must have them. By default "".
     """
 
     modality: ClassVar[str]
     batch_size: ClassVar[int] = 64
     is_ordered: ClassVar[bool] = True
+    needs_ops: ClassVar[str] = ""
 
     def __init__(self, head: Head, **kwargs: Any):
         super().__init__(**kwargs)
