@@ -106,7 +106,7 @@ class TrainConfig:
     initial_model: str = ""
     thaw_from: str = ""
     reranker: bool = False
-    reranker_epochs: int = 10
+    reranker_epochs: int = 20
     seed: int = 0
 
     def __post_init__(self):

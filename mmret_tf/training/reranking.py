@@ -129,7 +129,7 @@ def fit_reranker(
     pairs: Pairs,
     directory: str | os.PathLike,
     embeddings: np.ndarray,
-    epochs: int = 10,
+    epochs: int = 20,
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     seed: int = 0,
