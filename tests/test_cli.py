@@ -316,8 +316,8 @@ def test_a_full_disk_ends_an_index_in_one_line(trained, tmp_path):
     """All commands, with more or less space, by the script itself."""
     if not full_disk.can_mount():
         pytest.skip("file systems can be mounted by root alone")
-    without = shutil.ignore_patterns("reranker.keras", "parts", "features")  # the disk is small
-    run = shutil.copytree(trained[0].folder, tmp_path / "run", ignore=without)
+    large = shutil.ignore_patterns("reranker.keras", "parts", "features", "plots", "logs")
+    run = shutil.copytree(trained[0].folder, tmp_path / "run", ignore=large)  # the disk is small
     assert full_disk.main(run, commands=["index"], free=[0]) == []
 
 

@@ -81,7 +81,7 @@ LOSSES = {
 MODELS = ("DualEncoder", "MultiEncoder", "ImageTower", "TextTower", "FusedEncoder")
 MODELS += ("MultimodalRetrievalModel", "Reranker")
 OTHERS = {"TwoRateAdam"}
-OTHERS |= {"HubImageTower", "HubTextTower", "HubTextPreprocessor"}  # see test_hub_encoder
+OTHERS |= {"HubImageTower", "HubTextTower", "HubTextPreprocessor"}  # see tests/models/hub
 
 every_layer = pytest.mark.parametrize("name", LAYERS)
 every_loss = pytest.mark.parametrize("name", LOSSES)
