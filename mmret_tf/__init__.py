@@ -49,7 +49,7 @@ _FOLDERS = (
 _REGISTERED = (
     *("models.dual_encoder", "models.document_model", "fusion.fused_encoder", "fusion.late"),
     *("fusion.sequences", "fusion.scores", "fusion.imputers", "fusion.missing"),
-    *("ranking.reranker", "models.hub.towers"),
+    "ranking.reranker",
 )
 
 # TensorFlow reads these when it is loaded. Without AVX-512 it leaves oneDNN off, and ResNet50

@@ -128,8 +128,8 @@ def test_layers_compute_alike_eagerly_in_a_graph_and_symbolically(name, policy):
     symbolic = make().compute_output_spec(symbols)
     for one, other in zip(flat(eager), flat(symbolic), strict=True):
         assert keras.backend.standardize_dtype(one.dtype) == other.dtype
-        for size, known in zip(one.shape[1:], other.shape[1:], strict=True):
-            assert known in (size, None)
+        # The second axis of a match is a batch as well.
+        assert other.shape[1:] == ((None,) if name == "CrossAttentionMatch" else one.shape[1:])
 
 
 @pytest.mark.parametrize("name", [name for name in LAYERS if name not in FIXED])

@@ -32,9 +32,12 @@ CHARMAPS = Path("/usr/share/i18n/charmaps")
 def locales(tmp_path_factory):
     """A folder of locales, as the C library reads them."""
     folder = tmp_path_factory.mktemp("locales")
-    if shutil.which("localedef") and (CHARMAPS / "GBK.gz").exists():
-        command = ["localedef", "-i", "zh_CN", "-f", "GBK", folder / "zh_CN.GBK"]
-        subprocess.run(command, check=True)
+    for name, language, charmap in (
+        ("en_US.ISO-8859-1", "en_US", "ISO-8859-1"),
+        ("zh_CN.GBK", "zh_CN", "GBK"),
+    ):
+        if shutil.which("localedef") and (CHARMAPS / f"{charmap}.gz").exists():
+            subprocess.run(["localedef", "-i", language, "-f", charmap, folder / name], check=True)
     return folder
 
 
@@ -59,7 +62,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("locale", ["C", "zh_CN.GBK"])
+@pytest.mark.parametrize("locale", ["C", "en_US.ISO-8859-1", "zh_CN.GBK"])
 def test_it_trains_searches_and_exports(locale, locales, pictures, tmp_path):
     if locale != "C" and not (locales / locale).exists():
         pytest.skip(f"no {locale}: localedef or its charmap is not installed")

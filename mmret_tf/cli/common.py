@@ -39,6 +39,7 @@ Compressed = Annotated[
 Rerank = Annotated[
     bool, typer.Option("--rerank", help="Rank the first 50 again by the run's second stage.")
 ]
+
 RayAddress = Annotated[
     str | None,
     typer.Option(help="Of a Ray cluster that is running; by default processes on this machine."),

@@ -318,9 +318,9 @@ def _count_after_reranking(
         wrong = _best(images @ texts[caption], [right], k - 1)
         scores = rerank(np.append(wrong, right), np.full(len(wrong) + 1, caption))
         images_above[caption] = np.count_nonzero(scores[:-1] >= scores[-1] - TIE)
-    for image in np.unique(image_of):
-        own = np.flatnonzero(image_of == image)
-        own = own[np.argsort(captions_above[own], kind="stable")]
+    order = np.lexsort((captions_above, image_of))  # the best caption of each image first
+    images_there, starts = np.unique(image_of[order], return_index=True)
+    for image, own in zip(images_there, np.split(order, starts[1:]), strict=True):
         right = own[captions_above[own] + np.arange(len(own)) < k]  # the candidates
         if len(right):
             wrong = _best(texts @ images[image], own, k - len(right))

@@ -20,6 +20,10 @@ class SecondStage:
         images, texts: Embeddings of the first stage, from `embed_pairs`.
         pairs: What was embedded.
 
+    Attributes:
+        reranker, images, texts: As given.
+        image_of: Row of the item of each caption, `[n_captions]`.
+
     >>> from types import SimpleNamespace
     >>> parts = {"image": np.ones((2, 4, 3)), "text": np.ones((2, 5, 3))}  # 4 regions, 5 words
     >>> reranker = SimpleNamespace(encode=lambda modality, sources: parts[modality])  # a `Reranker`
@@ -32,11 +36,12 @@ class SecondStage:
     """
 
     def __init__(self, reranker: Reranker, images: np.ndarray, texts: np.ndarray, pairs: Pairs):
-        self._reranker, self._images, self._texts = reranker, images, texts
+        self.reranker, self.images, self.texts = reranker, images, texts
         self._names = pairs.modalities
         first, second = self._names
         by_item = np.argsort(pairs.groups, kind="stable")
         items = pairs.subset(pairs.first_rows())
+        self.image_of = items.caption_to_image()
         sources = [pairs.first_sources[row] for row in by_item]
         # Half the bits are enough for unit vectors, and all of them are in memory.
         self._first = reranker.encode(first, sources).astype(np.float16)
@@ -55,11 +60,11 @@ class SecondStage:
         Returns:
             `[n]`.
         """
-        cosines = np.sum(self._images[rows] * self._texts[captions], axis=1)
+        cosines = np.sum(self.images[rows] * self.texts[captions], axis=1)
         key = rows.tobytes(), captions.tobytes()
         if key not in self._matched:  # another weight needs no other match
             self._matched[key] = self._match(rows, captions)
-        return self._reranker.ranked(cosines, self._matched[key])
+        return self.reranker.ranked(cosines, self._matched[key])
 
     def _match(self, rows: np.ndarray, captions: np.ndarray) -> np.ndarray:
         is_one_caption = bool((captions == captions[0]).all())
@@ -70,18 +75,15 @@ class SecondStage:
         words = self._second[captions]
         words = words[:, : 1 + np.flatnonzero(words.any(axis=(0, 2))).max(initial=0)]
         parts = dict(zip(self._names, (self._first[of_rows], words), strict=True))
-        pairs = self._reranker.match(parts)  # [sources, captions]
+        pairs = self.reranker.match(parts)  # [sources, captions]
         return np.maximum.reduceat(pairs, starts).ravel()
 
 
-def choose_weight(
-    reranker: Reranker, images: np.ndarray, texts: np.ndarray, pairs: Pairs, rerank_k: int = 50
-) -> dict[float, float]:
-    """Give a re-ranker the weight with the highest sum of recalls on some pairs.
+def choose_weight(stage: SecondStage, rerank_k: int = 50) -> dict[float, float]:
+    """Give a re-ranker the weight with the highest sum of recalls on a development split.
 
     Args:
-        reranker: Its `weight` is set.
-        images, texts, pairs: As for `SecondStage`: a development split.
+        stage: Of the split. The `weight` of its re-ranker is set.
         rerank_k: Number of candidates.
 
     Returns:
@@ -94,16 +96,14 @@ def choose_weight(
     >>> image = mm.image_tower("SmallCNN", weights=None, image_size=32, embedding_dim=8)
     >>> model = mm.DualEncoder(image, mm.text_tower(text, embedding_dim=8))
     >>> images, texts, _ = embed_pairs(model, pairs)
-    >>> sums = choose_weight(mm.Reranker(model, dim=8), images, texts, pairs)
+    >>> sums = choose_weight(SecondStage(mm.Reranker(model, dim=8), images, texts, pairs))
     >>> sorted(sums) == list(WEIGHTS)
     True
     """
-    stage = SecondStage(reranker, images, texts, pairs)
-    image_of = pairs.subset(pairs.first_rows()).caption_to_image()
     sums = {}
     for weight in WEIGHTS:
-        reranker.weight.assign(weight)
-        metrics = rank_all(images, texts, image_of, stage, rerank_k).metrics()
-        sums[weight] = sum(value for name, value in metrics.items() if "_R@" in name)
-    reranker.weight.assign(max(sums, key=sums.get))
+        stage.reranker.weight.assign(weight)
+        ranks = rank_all(stage.images, stage.texts, stage.image_of, stage, rerank_k)
+        sums[weight] = sum(value for name, value in ranks.metrics().items() if "_R@" in name)
+    stage.reranker.weight.assign(max(sums, key=sums.get))
     return sums

@@ -13,7 +13,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from mmret_tf._checks import check_items
 from mmret_tf.data.modalities import get_modality
@@ -184,8 +183,7 @@ class FusedEncoder(WholeModel, Encoder):
         tower = self.towers[modality]
         if not self.fusion.takes_sequences:
             return tower(inputs, training=False)
-        vectors, mask = tower.sequence(inputs)
-        return ops.where(mask[:, :, None], ops.cast(vectors, "float32"), 0.0)
+        return tower.padded_sequence(inputs)
 
     def _sequences(self, modality: str, sources: Sequence[Sequence[Any]]) -> np.ndarray:
         """The vectors of each item's sources, one by one, then zeros: `[n, length, width]`."""
@@ -210,7 +208,8 @@ class FusedEncoder(WholeModel, Encoder):
         """Shapes of `features`, for the layers that are built from them."""
         if not self.fusion.takes_sequences:
             return {name: (None, self.embedding_dim) for name in self.modalities}
-        return {name: (None, None, _sequence_width(each)) for name, each in self.towers.items()}
+        widths = {name: tower.sequence_shape[1] for name, tower in self.towers.items()}
+        return {name: (None, None, width) for name, width in widths.items()}
 
     def get_config(self) -> dict:
         parts = {"encoder": self.encoder, "fusion": self.fusion, "imputer": self.imputer}
@@ -223,17 +222,6 @@ class FusedEncoder(WholeModel, Encoder):
     @classmethod
     def from_config(cls, config: dict) -> "FusedEncoder":
         return cls(**keras.saving.deserialize_keras_object(config))
-
-
-def _sequence_width(tower: Tower) -> int:
-    """Width of the regions or words of a tower, from its graph."""
-
-    # With AutoGraph, an error of `sequence` itself would be buried in a trace.
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def vectors(strings: tf.Tensor) -> tf.Tensor:
-        return tower.sequence(tower.compiled_preprocess(strings))[0]
-
-    return vectors.get_concrete_function().output_shapes[-1]
 
 
 def item_examples(fused: FusedEncoder, pairs: Pairs) -> tuple[dict[str, np.ndarray], np.ndarray]:

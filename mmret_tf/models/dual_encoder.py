@@ -4,7 +4,6 @@ The model of the document's section 5 joins the two feature vectors. This one co
 images can be embedded and indexed before any query is known.
 """
 
-import importlib
 import os
 from typing import Any
 
@@ -14,6 +13,7 @@ from mmret_tf.data.decoders.text import TextPreprocessor
 from mmret_tf.models.backbones import read_keras_file
 from mmret_tf.models.encoder import MultiEncoder
 from mmret_tf.models.fine_tuning import TwoRateAdam  # noqa: F401  a saved model names its optimizer
+from mmret_tf.models.hub import towers  # noqa: F401  a saved model names its towers
 from mmret_tf.models.layers import Temperature
 from mmret_tf.models.towers.image import ImageTower
 from mmret_tf.models.towers.text import TextTower
@@ -125,7 +125,6 @@ def load_as(kind: type[keras.Model], path: str | os.PathLike, compile: bool = Tr
         path: The file.
         compile: Whether to restore the loss and the optimizer too.
     """
-    importlib.import_module("mmret_tf.models.hub.towers")  # a saved model may name its classes
     model = read_keras_file(path, compile)
     if not isinstance(model, kind):
         raise ValueError(f"{os.fspath(path)} holds a {type(model).__name__}, not a {kind.__name__}")

@@ -21,7 +21,7 @@ from mmret_tf.models.dual_encoder import load_as
 from mmret_tf.models.encoder import Encoder, MultiEncoder
 from mmret_tf.models.fingerprint import weights_digest
 from mmret_tf.models.layers import Temperature, track
-from mmret_tf.models.towers.tower import Tower, input_batches
+from mmret_tf.models.towers.tower import input_batches
 from mmret_tf.models.whole_model import WholeModel
 from mmret_tf.similarity.losses import numbered_groups, symmetric_cross_entropy
 
@@ -39,7 +39,7 @@ class Reranker(WholeModel):
 
     `compile(optimizer)`, `fit` and `save` are Keras' own; the loss is the cross-entropy of the
     pairs in a batch. Targets are group ids, as for `MultiEncoder`. A batch of pictures that the
-    first stage confuses has hard negatives (难负样本): see `training.train_reranker`.
+    first stage confuses has hard negatives (难负样本): see `training.fit_reranker`.
 
     Args:
         encoder: The first stage. From here on it is frozen: not trainable and not compiled.
@@ -48,7 +48,7 @@ class Reranker(WholeModel):
         weight: Of the second stage in a ranking, see `ranked`.
 
     Raises:
-        ValueError: A tower of the encoder has no regions or words.
+        ValueError: A tower of the encoder has no regions or words, or any number of them.
 
     >>> import mmret_tf as mm
     >>> pairs, text = mm.load_pairs("scenes", split="dev", size=4), mm.TextPreprocessor()
@@ -77,7 +77,9 @@ class Reranker(WholeModel):
         self.encoder = encoder
         self.dim = dim
         self.rate = dropout
-        self.shapes = {name: _shape_of_parts(tower) for name, tower in encoder.towers.items()}
+        self.shapes = {name: tower.sequence_shape for name, tower in encoder.towers.items()}
+        if varying := [name for name, (length, _) in self.shapes.items() if length is None]:
+            raise ValueError(f"a re-ranker needs a fixed number of parts; {varying[0]} has any")
         self.readers = {
             name: PartReader(dim, tower.is_ordered, dropout, name=f"{name}_reader")
             for name, tower in encoder.towers.items()
@@ -95,7 +97,7 @@ class Reranker(WholeModel):
         )
         self.built = True
         # Graphs that are traced once, for all batch sizes.
-        self._compiled: dict[tuple[str, str], Callable] = {}
+        self._compiled: dict[tuple[str, bool], Callable] = {}
         self._match = tf.function(
             lambda first, second: self.attention([first, second]),
             input_signature=[tf.TensorSpec((None, None, dim))] * 2,
@@ -118,32 +120,20 @@ class Reranker(WholeModel):
         y = ops.arange(ops.shape(logits)[0]) if y is None else numbered_groups(y)
         return ops.mean(symmetric_cross_entropy(logits, y))
 
-    def parts(self, modality: str, inputs: tf.Tensor) -> tf.Tensor:
-        """Regions or words as the frozen tower gives them: what `call` and `fit` take.
+    def read(self, modality: str, inputs: tf.Tensor) -> tf.Tensor:
+        """`encode` in TensorFlow ops.
 
         Args:
             modality: Of the tower.
             inputs: What the tower's `preprocess` returns.
 
         Returns:
-            float32 `[batch, length, width]`, zeros for padding.
-        """
-        vectors, mask = self.encoder.towers[modality].sequence(inputs)
-        return ops.where(mask[:, :, None], ops.cast(vectors, "float32"), 0.0)
-
-    def read(self, modality: str, inputs: tf.Tensor) -> tf.Tensor:
-        """Regions or words, ready to be matched.
-
-        Args:
-            modality, inputs: As for `parts`.
-
-        Returns:
             float32 `[batch, length, dim]`: unit vectors, zeros for padding.
         """
-        return self.readers[modality](self.parts(modality, inputs))
+        return self.readers[modality](self.encoder.towers[modality].padded_sequence(inputs))
 
     def features(self, modality: str, sources: Sequence[Any]) -> np.ndarray:
-        """`parts` of sources.
+        """Regions or words as the frozen towers give them: what `call` and `fit` take.
 
         Args:
             modality, sources: As for `encode`, also for the errors.
@@ -151,7 +141,7 @@ class Reranker(WholeModel):
         Returns:
             float32 `[n, length, width]`, zeros for padding.
         """
-        return self._run("parts", modality, sources)
+        return self._run(modality, sources, is_read=False)
 
     def encode(self, modality: str, sources: Sequence[Any]) -> np.ndarray:
         """Regions or words of sources, ready to be matched.
@@ -166,17 +156,22 @@ class Reranker(WholeModel):
         Raises:
             ValueError: A source cannot be used (the message names it), or the list is empty.
         """
-        return self._run("read", modality, sources)
+        return self._run(modality, sources, is_read=True)
 
-    def _run(self, name: str, modality: str, sources: Sequence[Any]) -> np.ndarray:
-        """A method of `inputs`, applied to sources as a graph."""
+    def _run(self, modality: str, sources: Sequence[Any], is_read: bool) -> np.ndarray:
+        """`encode` or `features`, as a graph."""
         sources = get_modality(modality).sources(sources)
-        tower, method = self.encoder.towers[modality], getattr(self, name)
-        if (name, modality) not in self._compiled:
-            compiled = tf.function(lambda inputs: method(modality, inputs), autograph=False)
+        tower = self.encoder.towers[modality]
+        if (modality, is_read) not in self._compiled:
+            compiled = tf.function(
+                lambda inputs: (
+                    self.read(modality, inputs) if is_read else tower.padded_sequence(inputs)
+                ),
+                autograph=False,
+            )
             specs = tower.input_specs()
-            self._compiled[name, modality] = compiled.get_concrete_function(specs)
-        compiled = self._compiled[name, modality]
+            self._compiled[modality, is_read] = compiled.get_concrete_function(specs)
+        compiled = self._compiled[modality, is_read]
         found = [compiled(batch).numpy() for batch in input_batches(tower, sources)]
         if not found:
             raise ValueError("nothing to encode: the list is empty")
@@ -234,8 +229,11 @@ class Reranker(WholeModel):
 
 def gallery_modality(encoder: Encoder, sources: Mapping[str, Sequence[Any]]) -> str:
     """The modality by which an item is found: the first of the encoder's that it has, as in
-    `Encoder.encode_items`."""
-    return next(name for name in encoder.modalities if sources.get(name))
+    `Encoder.encode_items`; ValueError if it has none."""
+    found = [name for name in encoder.modalities if sources.get(name)]
+    if not found:
+        raise ValueError(f"an item has none of {', '.join(encoder.modalities)}: {sources!r:.80}")
+    return found[0]
 
 
 def parts_of_items(reranker: Reranker, items: Sequence[Item]) -> dict[str | int, np.ndarray]:
@@ -297,14 +295,6 @@ def rerank(
     ranked = reranker.ranked(np.asarray(scores), np.maximum.reduceat(pairs.ravel(), starts))
     order = np.argsort(-ranked, kind="stable")
     return order.tolist(), ranked[order].tolist(), ""
-
-
-def _shape_of_parts(tower: Tower) -> tuple[int, int]:
-    """Number and width of the regions or words of a source."""
-    one = keras.tree.map_structure(
-        lambda spec: tf.zeros([1, *spec.shape[1:]], spec.dtype), tower.input_specs()
-    )
-    return tuple(tower.sequence(one)[0].shape[1:])
 
 
 def load_reranker(path: str | os.PathLike) -> Reranker:

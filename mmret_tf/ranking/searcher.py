@@ -76,7 +76,7 @@ class Searcher:
         if parts is None:
             parts = parts_of_items(reranker, list(known.values())) if reranker else {}
         # All change together: a change replaces the tuple.
-        self._gallery = index, known, parts
+        self._gallery = index, known, ChainMap({}, parts)
         missing = [key for key in index.ids if key not in self.items]
         if missing:
             raise ValueError(
@@ -95,8 +95,9 @@ class Searcher:
         return self._gallery[1]
 
     @property
-    def parts(self) -> Mapping[str | int, np.ndarray]:
-        """The regions or words of the items, by their ids, for the re-ranker."""
+    def parts(self) -> ChainMap[str | int, np.ndarray]:
+        """The regions or words of the items, by their ids, for the re-ranker: those that were added
+        to this searcher, then those that it was made with."""
         return self._gallery[2]
 
     @classmethod
@@ -212,7 +213,8 @@ class Searcher:
             changed = copy.copy(self.index)
             changed.upsert(names, embeddings, [item["attributes"] for item in items])
             known = {**self.items, **dict(zip(names, items, strict=True))}
-            self._gallery = changed, known, ChainMap(parts, self.parts)
+            added, stored = self.parts.maps
+            self._gallery = changed, known, ChainMap({**added, **parts}, stored)
 
     def delete(self, ids: Sequence[str] | Sequence[int]) -> None:
         """Remove items from the gallery; see `upsert`.

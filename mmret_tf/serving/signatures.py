@@ -180,7 +180,8 @@ class TowerGraph:
         name: Its modality.
         sources: The input: strings `[n]` under the name of the modality.
         prepare: Function from sources to the tower's inputs.
-        embed: Function from sources to embeddings `[n, dim]`.
+        network: Function from these inputs to embeddings `[n, dim]`.
+        embed: Both, from sources to embeddings.
     """
 
     def __init__(self, tower: Tower):
@@ -191,11 +192,15 @@ class TowerGraph:
         def prepare(sources: tf.Tensor) -> tf.Tensor:
             return tower.preprocess(_checked(sources))
 
+        @tf.function
+        def network(inputs: tf.Tensor) -> tf.Tensor:
+            return tower(inputs, training=False)
+
         @tf.function(input_signature=[self.sources])
         def embed(sources: tf.Tensor) -> tf.Tensor:
-            return tower(prepare(sources), training=False)
+            return network(prepare(sources))
 
-        self.prepare, self.embed = prepare, embed
+        self.prepare, self.network, self.embed = prepare, network, embed
 
     def encode(self, sources: tf.Tensor) -> Answer:
         """The answer of the signature `encode_X`."""
@@ -298,8 +303,8 @@ def _two_stages(
     gallery: GalleryGraph, second_stage: SecondStageGraph, tower: TowerGraph
 ) -> Callable[[tf.Tensor], Answer]:
     def search(sources: tf.Tensor) -> Answer:
-        rows, scores = gallery.rank(tower.embed(sources))
         inputs = tower.prepare(sources)
+        rows, scores = gallery.rank(tower.network(inputs))
         return gallery.answer(*second_stage.ranked(tower.name, inputs, rows, scores))
 
     return search

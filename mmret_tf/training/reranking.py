@@ -188,6 +188,8 @@ def has_first_stage(config: TrainConfig, run: Run) -> bool:
     report = run.read_report()
     if not report or "reranked" in report or not run.model.is_file():
         return False
+    if run.backup.exists():  # a later training of the first stage was killed or interrupted
+        return False
     of_second = {name: getattr(config, name) for name in ("reranker", "reranker_epochs")}
     return TrainConfig(**report["config"] | of_second) == config
 
@@ -228,8 +230,8 @@ def train_reranker(config: TrainConfig, run: Run, splits: Splits) -> None:
     reranked = {}
     if evaluated is not None:
         images, texts, items = evaluated
-        choose_weight(reranker, images, texts, splits.development)
         stage = SecondStage(reranker, images, texts, splits.development)
+        choose_weight(stage)
         reranked = measure(images, texts, items, rerank=stage)
     with replaced_file(run.reranker) as file:
         reranker.save(file)

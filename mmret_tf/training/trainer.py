@@ -175,9 +175,11 @@ def train(config: TrainConfig, run: str | os.PathLike, fit: Callable[..., None] 
     run, splits = Run(run), Splits.load(config)
     if not (config.reranker and has_first_stage(config, run)):
         _train_encoder(config, run, splits, fit, started)
-    if config.reranker:
+    report = run.read_report()  # with lists where Python has tuples
+    if config.reranker and not report["is_interrupted"]:
         train_reranker(config, run, splits)
-    return run.read_report()  # with lists where Python has tuples
+        report = run.read_report()
+    return report
 
 
 def _train_encoder(

@@ -4,7 +4,7 @@
 
 Trains the demo, unless the run is there, and a re-ranker on the same scenes. The gallery is that of
 unseen scenes with a distractor for each that has two or three objects: the first two change places.
-One vector hardly tells the two apart. Queries are all captions of the scenes themselves.
+Queries are all captions of the scenes themselves.
 """
 
 import argparse
@@ -78,10 +78,9 @@ def main() -> None:
         fit_reranker(reranker, training, folder, embeddings, options.epochs, verbose=2)
     report = {"training s": time.monotonic() - started}
     development = mm.load_pairs("scenes", "dev", 200)
-    sums = mm.evaluation.choose_weight(
-        reranker, *mm.evaluation.embed_pairs(model, development)[:2], development
-    )
-    report["sums of recalls by weight"] = sums
+    images, texts, _ = mm.evaluation.embed_pairs(model, development)
+    stage = mm.evaluation.SecondStage(reranker, images, texts, development)
+    report["sums of recalls by weight"] = mm.evaluation.choose_weight(stage)
     with tempfile.TemporaryDirectory() as temporary:
         gallery = with_distractors(draw_scenes("test", options.scenes), Path(temporary))
         queries = [

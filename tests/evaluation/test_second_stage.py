@@ -101,5 +101,5 @@ def test_the_weight_with_the_highest_recall_is_chosen(reranker, picture_files):
     captions = [["a red circle"], ["a blue square"], ["红色的圆"], ["蓝色的方块"]]
     pairs = Pairs(list("abcd"), {"image": [[path] for path in picture_files], "text": captions})
     images, texts, _ = embed_pairs(reranker.encoder, pairs)
-    sums = choose_weight(reranker, images, texts, pairs)
+    sums = choose_weight(SecondStage(reranker, images, texts, pairs))
     assert sums[float(reranker.weight)] == max(sums.values())

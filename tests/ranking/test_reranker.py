@@ -1,6 +1,6 @@
 """The second stage: pairs against the parts of their sources, order in a search, and files.
 
-A gallery is kept in half precision, so scores agree to 1e-3.
+A gallery is kept in half precision, so scores agree to 3e-4.
 """
 
 import keras
@@ -44,7 +44,7 @@ def test_the_first_candidates_are_ranked_by_both_stages(searcher, reranker, pair
         expected = sorted(scores, key=scores.get, reverse=True)[:2]
         assert [each.id for each in found] == expected
         assert [each.score for each in found] == pytest.approx(
-            [scores[key] for key in expected], abs=1e-3
+            [scores[key] for key in expected], abs=3e-4
         )
         assert len(searcher.search(caption, k=4)) == 4  # more than `rerank_k`
 
@@ -77,7 +77,7 @@ def test_an_item_counts_by_its_best_picture(reranker, pairs):
     order, scores, _ = rerank(reranker, "text", words, items, [0.5, 0.5], parts)
     by_hand = [0.5 + 3 * second_stage(reranker, CAPTIONS[0], key, pairs) for key in pairs.ids[:2]]
     expected = {"both": max(by_hand), "one": by_hand[0]}
-    assert scores == pytest.approx([expected[items[place]["id"]] for place in order], abs=1e-3)
+    assert scores == pytest.approx([expected[items[place]["id"]] for place in order], abs=3e-4)
 
 
 def test_captions_are_ranked_for_a_picture(reranker, picture_files, pairs):
@@ -89,7 +89,7 @@ def test_captions_are_ranked_for_a_picture(reranker, picture_files, pairs):
     for each in found:
         second = second_stage(reranker, each.id, pairs.ids[0], pairs)
         expected = cosines[CAPTIONS.index(each.id)] + 3 * second
-        assert each.score == pytest.approx(expected, abs=1e-3)
+        assert each.score == pytest.approx(expected, abs=3e-4)
 
 
 def test_added_items_are_ranked_again_too(searcher, picture_files):
@@ -98,8 +98,11 @@ def test_added_items_are_ranked_again_too(searcher, picture_files):
     )
     own.upsert([{"id": "new", "image": str(picture_files[0])}])
     scores = {each.id: each.score for each in own.search(CAPTIONS[0], k=5)}
-    assert scores["new"] == pytest.approx(scores["000"], abs=1e-3)  # the same picture
-    own.delete(["new"])
+    assert scores["new"] == pytest.approx(scores["000"], abs=3e-4)  # the same picture
+    own.upsert([{"id": "more", "image": str(picture_files[1])}])
+    scores = {each.id: each.score for each in own.search(CAPTIONS[0], k=6)}
+    assert scores["more"] == pytest.approx(scores["001"], abs=3e-4) and "new" in scores
+    own.delete(["new", "more"])
     assert len(own.search(CAPTIONS[0])) == 4 and len(searcher.search(CAPTIONS[0])) == 4
 
 
@@ -124,5 +127,9 @@ def test_mistakes_are_told(reranker, searcher):
         Searcher(make_model(backbone=make_backbone(width=4)), searcher.index, items, reranker)
     with pytest.raises(ValueError, match="rerank_k must be an integer of at least 1; got 0"):
         Searcher(reranker.encoder, searcher.index, items, reranker, rerank_k=0)
+    with pytest.raises(ValueError, match="an item has none of image, text"):
+        Searcher(
+            reranker.encoder, searcher.index, [{"id": key} for key in searcher.items], reranker
+        )
     with pytest.raises(ValueError, match="the list is empty"):
         reranker.encode("text", [])

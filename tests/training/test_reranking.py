@@ -90,6 +90,22 @@ def test_a_run_gets_its_second_stage(config, tmp_path, monkeypatch):
     assert again["reranked"]["t2i_meanr"] == pytest.approx(report["reranked"]["t2i_meanr"])
 
 
+def test_a_first_stage_that_was_cut_short_is_resumed_first(config, tmp_path, monkeypatch):
+    """A report of an older training does not stand for the model of a later one."""
+    train(dataclasses.replace(config, reranker=False), tmp_path / "run")
+    run, called = Run(tmp_path / "run"), []
+    run.backup.mkdir()  # what a kill leaves
+
+    def interrupted(*_):
+        called.append("encoder")
+        report = json.loads(run.report.read_text(encoding="utf-8")) | {"is_interrupted": True}
+        run.report.write_text(json.dumps(report), encoding="utf-8")
+
+    monkeypatch.setattr("mmret_tf.training.trainer._train_encoder", interrupted)
+    assert "reranked" not in train(config, run.folder)  # Ctrl-C ends both stages
+    assert called == ["encoder"] and not run.reranker.exists()
+
+
 def test_a_first_stage_of_another_recipe_is_trained_again(config, tmp_path, monkeypatch):
     first = dataclasses.replace(config, reranker=False)
     train(first, tmp_path / "run")

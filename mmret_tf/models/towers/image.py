@@ -115,7 +115,8 @@ class ImageTower(Tower):
             # Inside a function, or Keras would save it as a part of the tower.
             self._feature_map = functools.partial(keras.Model(self.backbone.input, maps[-1]))
         feature_map = self._feature_map(self._scaled(ops.cast(inputs, "float32")), training=False)
-        regions = ops.reshape(feature_map, (ops.shape(inputs)[0], -1, feature_map.shape[-1]))
+        batch, height, width, channels = ops.shape(feature_map)
+        regions = ops.reshape(feature_map, (batch, height * width, channels))
         return regions, ops.ones(ops.shape(regions)[:2], "bool")
 
     def get_config(self) -> dict:

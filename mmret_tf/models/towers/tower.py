@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 from mmret_tf._checks import checked_count
 from mmret_tf.data.modalities import get_modality
@@ -155,6 +156,29 @@ class Tower(WholeModel):
             ValueError: The tower has no such sequence.
         """
         raise ValueError(f"{type(self).__name__} has no sequence: use a late fusion")
+
+    def padded_sequence(self, inputs: tf.Tensor) -> tf.Tensor:
+        """`sequence` as one tensor, float32 `[batch, length, width]`, zeros for padding.
+
+        Args:
+            inputs: The result of `preprocess`.
+
+        Raises:
+            ValueError: The tower has no such sequence.
+        """
+        vectors, mask = self.sequence(inputs)
+        return ops.where(mask[:, :, None], ops.cast(vectors, "float32"), 0.0)
+
+    @property
+    def sequence_shape(self) -> tuple[int | None, int]:
+        """Length (`None` if it varies) and width of `padded_sequence`, from its graph.
+
+        Raises:
+            ValueError: The tower has no such sequence.
+        """
+        # With AutoGraph, an error of `sequence` itself would be buried in a trace.
+        compiled = tf.function(self.padded_sequence, autograph=False)
+        return tuple(compiled.get_concrete_function(self.input_specs()).output_shapes[1:])
 
     def compiled_preprocess(self, sources: tf.Tensor) -> tf.Tensor:
         """`preprocess` as a graph that is traced once."""
