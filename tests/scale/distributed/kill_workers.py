@@ -93,7 +93,8 @@ def main(folder, kills, seed=0):
     for _ in range(kills):
         wrong += kill_one(start_workers(file, run.folder), random, run)
     workers = start_workers(file, run.folder)
-    said = [worker.communicate()[0] for worker in workers]
+    # Without line breaks: where they stand follows from the length of the folder's name.
+    said = [" ".join(worker.communicate()[0].split()) for worker in workers]
     if [worker.returncode for worker in workers] != [0, 0]:
         return [*wrong, *said]
     if "Try: mmret search" not in said[0] or "This worker has finished" not in said[1]:
