@@ -70,13 +70,14 @@ class PartReader(layers.Layer):
     Words are read in order, by a GRU in both directions (arXiv 1406.1078). Regions keep their
     places, each with a learned vector.
 
-    Call: `[batch, length, width]`, zeros for padding -> float32 `[batch, length, dim]`, unit
-    vectors, zeros for padding.
+    Call: `[batch, length, width]`, zeros for padding, or token ids `[batch, length]`, 0 for padding
+    -> float32 `[batch, length, dim]`, unit vectors, zeros for padding.
 
     Args:
         dim: Width of the result.
         is_ordered: Whether the vectors follow each other in time, as words do.
         dropout: Fraction of each vector that is dropped in training.
+        table: Number and width of word vectors, which are trained here; then it takes token ids.
 
     >>> reader = PartReader(dim=4, is_ordered=True)
     >>> vectors = reader(ops.array([[[0.3, 0.7], [0, 0]]]))  # one word and padding
@@ -84,11 +85,19 @@ class PartReader(layers.Layer):
     [[1.0, 0.0]]
     """
 
-    def __init__(self, dim: int, is_ordered: bool, dropout: float = 0.0, **kwargs):
+    def __init__(
+        self,
+        dim: int,
+        is_ordered: bool,
+        dropout: float = 0.0,
+        table: tuple[int, int] | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.dim = dim
         self.is_ordered = is_ordered
         policy = {"dtype": self.dtype_policy}
+        self.words = None if table is None else layers.Embedding(*table, name="words", **policy)
         self.dropout = layers.Dropout(dropout, **policy)
         if is_ordered:
             recurrence = layers.GRU(dim, return_sequences=True, **policy)
@@ -98,6 +107,9 @@ class PartReader(layers.Layer):
             self.network = layers.Dense(dim, **policy)
 
     def build(self, input_shape):
+        if self.words is not None:
+            self.words.build(input_shape)
+            input_shape = (*input_shape, self.words.output_dim)
         self.network.build(input_shape)
         if not self.is_ordered:
             self.norm.build(input_shape)
@@ -106,7 +118,10 @@ class PartReader(layers.Layer):
             self.places = self.add_weight(name="places", shape=places, initializer=start)
 
     def call(self, parts, training=False):
-        mask = presence(parts)
+        if self.words is None:
+            mask = presence(parts)
+        else:
+            mask, parts = ops.not_equal(parts, 0), self.words(parts)
         if self.is_ordered:
             parts = self.dropout(parts, training=training)
             parts = self.network(parts, mask=mask, training=training)
@@ -127,4 +142,5 @@ class PartReader(layers.Layer):
             "dim": self.dim,
             "is_ordered": self.is_ordered,
             "dropout": self.dropout.rate,
+            "table": self.words and (self.words.input_dim, self.words.output_dim),
         }

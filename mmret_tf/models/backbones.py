@@ -197,20 +197,42 @@ def _application(
     return network, build.__module__.rsplit(".", 1)[-1]
 
 
-def _with_pooled_layers(network: keras.Model, names: Sequence[str]) -> keras.Model:
-    """The same network with the averages and maxima of these feature maps as its features."""
+def layer_maps(network: keras.Model, names: Sequence[str] = ()) -> list[keras.KerasTensor]:
+    """The feature maps (特征图) of layers of a network.
+
+    Args:
+        network: A backbone.
+        names: Names of the layers; by default all that have one, from the input on.
+
+    Returns:
+        Outputs `[batch, height, width, channels]`.
+
+    Raises:
+        ValueError: The network has no such feature map.
+
+    >>> images = keras.Input((8, 8, 3))
+    >>> network = keras.Model(images, layers.Flatten()(layers.Conv2D(4, 3, name="first")(images)))
+    >>> [each.shape for each in layer_maps(network, ["first"])]
+    [(None, 6, 6, 4)]
+    """
     maps = {layer.name: layer.output for layer in network.layers if len(layer.output.shape) == 4}
-    features = []
     for name in names:
         if name not in maps:
             raise ValueError(
-                f"feature_layers: {network.name} has no feature map {name!r}; its last are "
+                f"{network.name} has no feature map {name!r}; its last are "
                 f"{', '.join(list(maps)[-8:])}"
             )
+    return [maps[name] for name in names or maps]
+
+
+def _with_pooled_layers(network: keras.Model, names: Sequence[str]) -> keras.Model:
+    """The same network with the averages and maxima of these feature maps as its features."""
+    features = []
+    for name, feature_map in zip(names, layer_maps(network, names), strict=True):
         # Explicit names: Keras' own numbers differ from model to model.
         average = layers.GlobalAveragePooling2D(dtype="float32", name=f"{name}_average")
         maximum = layers.GlobalMaxPooling2D(dtype="float32", name=f"{name}_maximum")
-        features += [average(maps[name]), maximum(maps[name])]
+        features += [average(feature_map), maximum(feature_map)]
     joined = layers.Concatenate(dtype="float32", name="features")(features)
     return keras.Model(network.input, joined, name=network.name)
 

@@ -21,7 +21,7 @@ from mmret_tf.models.dual_encoder import load_as
 from mmret_tf.models.encoder import Encoder, MultiEncoder
 from mmret_tf.models.fingerprint import weights_digest
 from mmret_tf.models.layers import Temperature, track
-from mmret_tf.models.towers.tower import input_batches
+from mmret_tf.models.towers.tower import Tower, input_batches
 from mmret_tf.models.whole_model import WholeModel
 from mmret_tf.similarity.losses import numbered_groups, symmetric_cross_entropy
 
@@ -34,8 +34,8 @@ NOT_RERANKED = (
 class Reranker(WholeModel):
     """Scores pairs of sources of two modalities by their regions and words; arXiv 1803.08024.
 
-    Call: `{modality: [batch, length, width]}`, as `features` returns it -> a dict with the same
-    keys, float32 `[batch, length, dim]`: unit vectors, zeros for padding. `match` compares them.
+    Call: `{modality: inputs}`, as `features` returns them -> a dict with the same keys, float32
+    `[batch, length, dim]`: unit vectors, zeros for padding. `match` compares them.
 
     `compile(optimizer)`, `fit` and `save` are Keras' own; the loss is the cross-entropy of the
     pairs in a batch. Targets are group ids, as for `MultiEncoder`. A batch of pictures that the
@@ -81,11 +81,9 @@ class Reranker(WholeModel):
         if varying := [name for name, (length, _) in self.shapes.items() if length is None]:
             raise ValueError(f"a re-ranker needs a fixed number of parts; {varying[0]} has any")
         self.readers = {
-            name: PartReader(dim, tower.is_ordered, dropout, name=f"{name}_reader")
+            name: _new_reader(tower, dim, dropout, self.shapes[name])
             for name, tower in encoder.towers.items()
         }
-        for name, reader in self.readers.items():
-            reader.build((None, *self.shapes[name]))
         track(self, "reader", self.readers.values())
         self.attention = CrossAttentionMatch(name="attention")
         self.temperature = Temperature(name="temperature")
@@ -110,7 +108,11 @@ class Reranker(WholeModel):
         return weights_digest(self.dim, weights)
 
     def input_specs(self) -> dict:
-        return {name: tf.TensorSpec((None, *shape)) for name, shape in self.shapes.items()}
+        shapes = {
+            name: shape if self.readers[name].words is None else shape[:1]
+            for name, shape in self.shapes.items()
+        }
+        return {name: tf.TensorSpec((None, *shape)) for name, shape in shapes.items()}
 
     def call(self, inputs, training=False):
         return {name: self.readers[name](each, training=training) for name, each in inputs.items()}
@@ -130,16 +132,22 @@ class Reranker(WholeModel):
         Returns:
             float32 `[batch, length, dim]`: unit vectors, zeros for padding.
         """
-        return self.readers[modality](self.encoder.towers[modality].padded_sequence(inputs))
+        return self.readers[modality](self._unread(modality, inputs))
+
+    def _unread(self, modality: str, inputs: tf.Tensor) -> tf.Tensor:
+        """What a reader takes: token ids where it has word vectors of its own."""
+        if self.readers[modality].words is not None:
+            return tf.cast(inputs, tf.float32)
+        return self.encoder.towers[modality].padded_sequence(inputs)
 
     def features(self, modality: str, sources: Sequence[Any]) -> np.ndarray:
-        """Regions or words as the frozen towers give them: what `call` and `fit` take.
+        """Regions as the frozen tower gives them, and token ids: what `call` and `fit` take.
 
         Args:
             modality, sources: As for `encode`, also for the errors.
 
         Returns:
-            float32 `[n, length, width]`, zeros for padding.
+            float32 `[n, length, width]`, or `[n, length]` for token ids; zeros for padding.
         """
         return self._run(modality, sources, is_read=False)
 
@@ -165,7 +173,7 @@ class Reranker(WholeModel):
         if (modality, is_read) not in self._compiled:
             compiled = tf.function(
                 lambda inputs: (
-                    self.read(modality, inputs) if is_read else tower.padded_sequence(inputs)
+                    self.read(modality, inputs) if is_read else self._unread(modality, inputs)
                 ),
                 autograph=False,
             )
@@ -225,6 +233,17 @@ class Reranker(WholeModel):
     @classmethod
     def from_config(cls, config: dict) -> "Reranker":
         return cls(**keras.saving.deserialize_keras_object(config))
+
+
+def _new_reader(tower: Tower, dim: int, dropout: float, shape: tuple[int, int]) -> PartReader:
+    """A reader of a tower's regions, or of its words, of whose vectors it gets a copy to train."""
+    table = tower.word_table
+    size = None if table is None else (table.input_dim, table.output_dim)
+    reader = PartReader(dim, tower.is_ordered, dropout, size, name=f"{tower.modality}_reader")
+    reader.build((None, *shape) if table is None else (None, shape[0]))
+    if table is not None:
+        reader.words.set_weights(table.get_weights())
+    return reader
 
 
 def gallery_modality(encoder: Encoder, sources: Mapping[str, Sequence[Any]]) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 
 # The settings that `load` takes as the form of a table.
 FORM = ("image_column", "caption_column", "separator", "encoding")
-LISTS = {"feature_layers": str, "scales": int}
+LISTS = {"feature_layers": str, "scales": int, "region_layers": str}
 ABOVE_ZERO = (
     *("scenes", "image_size", "epochs", "batch_size", "learning_rate"),
     *("captions_per_image", "feature_views", "reranker_epochs"),
+    "region_pool",
 )
 MOST, HIGHEST_RATE = 2**20, 1000  # of every number of things, and of rates
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -60,6 +61,7 @@ class TrainConfig:
             tenth of the learning rate, see `thaw`; "" for none.
         reranker: Whether to train a second stage as well, see `Reranker`.
         reranker_epochs: Its epochs; each shows every training image once, with one caption.
+        region_layers, region_pool: What it reads of pictures, see `ImageTower.set_regions`.
         seed: Of the weights, the order, the captions, the crops and the scenes.
 
     Raises:
@@ -107,6 +109,8 @@ class TrainConfig:
     thaw_from: str = ""
     reranker: bool = False
     reranker_epochs: int = 20
+    region_layers: tuple[str, ...] = ()
+    region_pool: int = 1
     seed: int = 0
 
     def __post_init__(self):

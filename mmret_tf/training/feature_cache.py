@@ -28,7 +28,7 @@ from mmret_tf.training.splits import Splits
 BATCH = 64
 
 # Parts of a tower's configuration that do not change its features.
-IGNORED = ("head", "name", "trainable", "frozen")
+IGNORED = ("head", "name", "trainable", "frozen", "region_layers", "region_pool")
 
 
 @dataclass(frozen=True, slots=True)

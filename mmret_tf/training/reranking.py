@@ -6,6 +6,7 @@ the others.
 """
 
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
 from mmret_tf.ranking.storage.parts import PartEncoder, StoredParts
 from mmret_tf.training.config import TrainConfig
 from mmret_tf.training.feature_cache import with_cache
+from mmret_tf.training.optimizer import make_optimizer
 from mmret_tf.training.splits import Splits
 
 # Number of rows that are neighbours of each other; a batch holds several such groups.
@@ -36,6 +38,10 @@ GROUP = 8
 # Share of the rows among which the neighbours are sought, drawn anew for each group: without it
 # the same few rows would be together in each epoch.
 SOUGHT = 0.5
+
+
+# Settings that the first stage does not depend on.
+OF_SECOND_STAGE = ("reranker", "reranker_epochs", "region_layers", "region_pool")
 
 
 def order_of_neighbours(embeddings: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -96,8 +102,9 @@ class HardBatches:
         self.batch_size = min(batch_size, len(pairs))
         names = identities(pairs.first_sources)
         source_of = dict(zip(names, pairs.first_sources, strict=True))
-        shapes = {self.first: reranker.shapes[self.first]}
-        encoder = PartEncoder(reranker, reranker.features, shapes, "features")
+        self.shape = tuple(reranker.input_specs()[self.first].shape[1:])
+        said = json.dumps(["features", reranker.encoder.towers[self.first].sequence_settings])
+        encoder = PartEncoder(reranker, reranker.features, {self.first: self.shape}, said)
         rows = Collection(list(source_of), {self.first: [[each] for each in source_of.values()]})
         self._store = EmbeddingStore.export(encoder, rows, directory, dtype="float16")
         row_of = {key: row for row, key in enumerate(self._store.ids)}
@@ -112,14 +119,13 @@ class HardBatches:
         """Batches without end: inputs, and group ids `[batch]`."""
         random = np.random.default_rng(self.seed)
         seconds = self.pairs.sources[self.second]
-        shape = self.reranker.shapes[self.first]
         groups = np.array(self.pairs.groups)
         while True:
             order = order_of_neighbours(self._embeddings, random)
             for start in range(0, len(self) * self.batch_size, self.batch_size):
                 rows = order[start : start + self.batch_size]
                 captions = [seconds[row][random.integers(len(seconds[row]))] for row in rows]
-                parts = self._store.rows(self._rows[rows]).reshape(-1, *shape)
+                parts = self._store.rows(self._rows[rows]).reshape(-1, *self.shape)
                 words = self.reranker.features(self.second, captions)
                 yield {self.first: parts, self.second: words}, groups[rows]
 
@@ -165,11 +171,8 @@ def fit_reranker(
     """
     batches = HardBatches(reranker, pairs, directory, batch_size, embeddings, seed)
     steps = epochs * len(batches)
-    warmup = max(1, steps // 10)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, steps - warmup), warmup_target=learning_rate, warmup_steps=warmup
-    )
-    reranker.compile(keras.optimizers.AdamW(schedule, weight_decay=1e-2, clipnorm=2.0))
+    regular = {"weight_decay": 1e-2, "global_clipnorm": 2.0}
+    reranker.compile(make_optimizer(reranker.trainable_variables, learning_rate, steps, **regular))
     specs = reranker.input_specs()
     specs = {name: specs[name] for name in pairs.modalities}, tf.TensorSpec([None], tf.int64)
     dataset = tf.data.Dataset.from_generator(batches.epochs, output_signature=specs)
@@ -190,7 +193,7 @@ def has_first_stage(config: TrainConfig, run: Run) -> bool:
         return False
     if run.backup.exists():  # a later training of the first stage was killed or interrupted
         return False
-    of_second = {name: getattr(config, name) for name in ("reranker", "reranker_epochs")}
+    of_second = {name: getattr(config, name) for name in OF_SECOND_STAGE}
     return TrainConfig(**report["config"] | of_second) == config
 
 
@@ -208,6 +211,7 @@ def train_reranker(config: TrainConfig, run: Run, splits: Splits) -> None:
     started = time.monotonic()
     keras.utils.set_random_seed(config.seed)
     model = run.load_model()
+    model.image_tower.set_regions(config.region_layers, config.region_pool)
     if not splits.gallery.is_checked:
         splits = Splits.of(splits.gallery.checked())
     encoder, cached = model, splits

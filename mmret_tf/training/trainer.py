@@ -22,7 +22,7 @@ from mmret_tf.data.progress import is_interactive
 from mmret_tf.evaluation.evaluator import embed_pairs, measure
 from mmret_tf.models.dual_encoder import DualEncoder, load_model
 from mmret_tf.models.encoder import MultiEncoder, VariantEncoder
-from mmret_tf.models.fine_tuning import TwoRateAdam, thaw
+from mmret_tf.models.fine_tuning import thaw
 from mmret_tf.models.towers.image import image_tower
 from mmret_tf.models.towers.text import text_tower
 from mmret_tf.ranking.run import Run
@@ -31,13 +31,13 @@ from mmret_tf.similarity.losses import ContrastiveCosine
 from mmret_tf.training.callbacks import EpochSeeds, KeepBest, RetrievalMetrics
 from mmret_tf.training.config import TrainConfig
 from mmret_tf.training.feature_cache import with_cache
+from mmret_tf.training.optimizer import make_optimizer
 from mmret_tf.training.projector import write_projector
 from mmret_tf.training.reranking import has_first_stage, train_reranker
 from mmret_tf.training.splits import Splits
 
 PROJECTED = 500  # development images in TensorBoard's projector
 SHARED = ("embedding_dim", "dropout", "members")  # settings of both towers
-THAWED_RATE = 0.1  # share of the learning rate for layers that are fine-tuned
 
 
 def build_model(config: TrainConfig, captions: Sequence[str], steps: int) -> DualEncoder:
@@ -71,9 +71,17 @@ def build_model(config: TrainConfig, captions: Sequence[str], steps: int) -> Dua
             model = _new_model(config, captions)
         finally:
             keras.config.set_dtype_policy(policy)
+    model.image_tower.set_regions(config.region_layers, config.region_pool)
     if config.thaw_from:
         thaw(model.image_tower.backbone, config.thaw_from)
-    model.compile(_optimizer(config, model, steps), loss=ContrastiveCosine())
+    optimizer = make_optimizer(
+        model.trainable_variables,
+        config.learning_rate,
+        steps,
+        config.weight_decay,
+        model.image_tower.backbone.trainable_variables if config.thaw_from else (),
+    )
+    model.compile(optimizer, loss=ContrastiveCosine())
     return model
 
 
@@ -93,38 +101,6 @@ def _new_model(config: TrainConfig, captions: Sequence[str]) -> DualEncoder:
     )
     texts = text_tower(text, **given("rnn", "word_dim", "units", "pooling", "bag_of_words"))
     return DualEncoder(images, texts)
-
-
-def _optimizer(config: TrainConfig, model: DualEncoder, steps: int) -> keras.optimizers.Optimizer:
-    """AdamW with warm-up and cosine decay; thawed layers at their own rate, and without decay."""
-    warmup_steps = max(1, steps // 10)
-    decay_steps = max(1, steps - warmup_steps)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, decay_steps, warmup_target=config.learning_rate, warmup_steps=warmup_steps
-    )
-    # Adam with weight decay is AdamW. Without it the first step is compiled sooner: Keras' decay
-    # puts the schedule into the graph once more for each variable.
-    thawed = model.image_tower.backbone.trainable_variables if config.thaw_from else []
-    places = {id(variable): place for place, variable in enumerate(model.trainable_variables)}
-    optimizer = TwoRateAdam(
-        schedule,
-        slow=[places[id(variable)] for variable in thawed],
-        slow_share=THAWED_RATE,
-        weight_decay=config.weight_decay or None,
-    )
-    if config.weight_decay:
-        optimizer.exclude_from_weight_decay(
-            [each for each in model.trainable_variables if not is_decayed(each)] + thawed
-        )
-    return optimizer
-
-
-def is_decayed(variable: keras.Variable) -> bool:
-    """Whether weight decay applies: to kernels, but not to biases, scales and word vectors.
-
-    A word that a batch lacks has no gradient, and decay alone would shrink its vector.
-    """
-    return len(variable.shape) > 1 and variable.name not in ("bias", "embeddings")
 
 
 def fit_here(

@@ -64,6 +64,21 @@ def test_a_reader_gives_unit_vectors_and_zeros_for_padding(is_ordered):
     assert again(parts).numpy() == pytest.approx(read, abs=1e-6)
 
 
+def test_a_reader_with_a_table_reads_its_words_by_their_ids():
+    keras.utils.set_random_seed(0)
+    reader = PartReader(dim=4, is_ordered=True, table=(5, 6))
+    ids = np.array([[3, 1, 2], [4, 0, 0]])
+    read = reader(ids).numpy()
+    plain = PartReader(dim=4, is_ordered=True)
+    vectors = reader.words(ids).numpy() * (ids != 0)[:, :, None]
+    plain.build(vectors.shape)
+    plain.set_weights(
+        [each.numpy() for each in reader.weights if each is not reader.words.weights[0]]
+    )
+    assert read == pytest.approx(plain(vectors).numpy(), abs=1e-6)
+    assert not read[1, 1:].any() and PartReader.from_config(reader.get_config()).words is not None
+
+
 def test_order_counts_for_words_and_place_for_regions():
     keras.utils.set_random_seed(0)
     parts = np.random.default_rng(0).normal(size=(1, 3, 6)).astype(np.float32)

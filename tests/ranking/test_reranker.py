@@ -4,7 +4,9 @@ A gallery is kept in half precision, so scores agree to 3e-4.
 """
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import CAPTIONS, make_backbone, make_model
 
 import mmret_tf as mm
@@ -115,6 +117,15 @@ def test_it_is_saved_with_its_encoder_and_its_weight(reranker, pairs, tmp_path):
     assert loaded.encode("image", pairs.first_sources) == pytest.approx(parts, abs=1e-6)
     with pytest.raises(ValueError, match="holds a Reranker, not a MultiEncoder"):
         mm.load_model(tmp_path / "reranker.keras")
+
+
+def test_its_word_vectors_start_as_those_of_the_encoder(reranker):
+    tower = reranker.encoder.towers["text"]
+    assert np.array_equal(reranker.readers["text"].words.get_weights(), tower.words.get_weights())
+    ids = reranker.features("text", ["a red circle", ""])
+    assert np.array_equal(ids, tower.preprocess(tf.constant(["a red circle", ""])))
+    words = reranker.readers["text"](ids).numpy()
+    assert words == pytest.approx(reranker.encode("text", ["a red circle", ""]), abs=1e-6)
 
 
 def test_a_query_of_no_words_is_answered(searcher):

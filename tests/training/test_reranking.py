@@ -61,6 +61,8 @@ def test_it_learns_what_the_first_stage_cannot(photos, tmp_path):
     losses = history.history["loss"]
     assert losses[-1] < 0.5 * losses[0]
     assert model.fingerprint == before  # the first stage is frozen
+    own = reranker.readers["text"].words.get_weights()[0]
+    assert np.abs(own - model.text_tower.words.get_weights()[0]).max() > 1e-3  # from there on
 
 
 @pytest.fixture(scope="module")

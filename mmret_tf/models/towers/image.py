@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
-from keras import ops
+from keras import layers, ops
 
 from mmret_tf.data.decoders.image import crop_and_resize, decode_image, square_decoder
-from mmret_tf.models.backbones import load_backbone
+from mmret_tf.models.backbones import layer_maps, load_backbone
 from mmret_tf.models.towers.head import Head
 from mmret_tf.models.towers.tower import Tower
 
@@ -31,6 +31,7 @@ class ImageTower(Tower):
             features are averaged. By default `image_size` alone.
         min_crop: Smallest share of a picture's shorter side that a random crop keeps in training,
             above 0 and up to 1.
+        region_layers, region_pool: As for `set_regions`.
 
     Raises:
         ValueError: `min_crop` is out of range.
@@ -47,6 +48,8 @@ class ImageTower(Tower):
         scaling: str | None = None,
         scales: Sequence[int] | None = None,
         min_crop: float = 0.8,
+        region_layers: Sequence[str] = (),
+        region_pool: int = 1,
         **kwargs,
     ):
         super().__init__(head, **kwargs)
@@ -59,11 +62,15 @@ class ImageTower(Tower):
         self.scaling = scaling
         self.scales = list(scales or [image_size])
         self.min_crop = min_crop
-        self._feature_map = None
+        self.set_regions(region_layers, region_pool)
 
     @property
     def settings(self) -> list:
         return [self.image_size, self.scaling, self.scales]
+
+    @property
+    def sequence_settings(self) -> list:
+        return [self.region_layers, self.region_pool]
 
     def preprocess(self, sources: tf.Tensor) -> tf.Tensor:
         return square_decoder(self.image_size)(sources)
@@ -106,18 +113,52 @@ class ImageTower(Tower):
             images = getattr(keras.applications, self.scaling).preprocess_input(images)
         return images
 
+    def set_regions(self, layers: Sequence[str] = (), pool: int = 1) -> None:
+        """Choose what `sequence` returns; the embedding does not depend on it.
+
+        Args:
+            layers: Names of layers of the backbone, see `layer_maps`, whose feature maps are as
+                large as each other; they are concatenated. By default the last map.
+            pool: Side of the squares whose vectors are averaged to one: 2 leaves a quarter.
+
+        Raises:
+            ValueError: A layer is missing, or the maps differ in size.
+        """
+        self.region_layers, self.region_pool = list(layers), pool
+        self._feature_map = None
+        if layers:  # a mistake is told here; without regions a tower is of use too
+            self._region_network()
+
     def sequence(self, inputs):
-        """The backbone's last feature map, a vector for each region (图像区域)."""
+        """The backbone's feature maps, a vector for each region (图像区域), see `set_regions`."""
         if self._feature_map is None:
-            maps = [each.output for each in self.backbone.layers if len(each.output.shape) == 4]
-            if len(maps) < 2:  # the input is one of them
-                raise ValueError(f"{self.backbone.name} pools no feature map: it has no regions")
+            network = self._region_network()
             # Inside a function, or Keras would save it as a part of the tower.
-            self._feature_map = functools.partial(keras.Model(self.backbone.input, maps[-1]))
+            self._feature_map = functools.partial(network)
         feature_map = self._feature_map(self._scaled(ops.cast(inputs, "float32")), training=False)
         batch, height, width, channels = ops.shape(feature_map)
         regions = ops.reshape(feature_map, (batch, height * width, channels))
         return regions, ops.ones(ops.shape(regions)[:2], "bool")
+
+    def _region_network(self) -> keras.Model:
+        """From images to the feature maps that are the regions."""
+        names = self.region_layers
+        maps = layer_maps(self.backbone, names)
+        if not names:
+            if len(maps) < 2:  # the input is one of them
+                raise ValueError(f"{self.backbone.name} pools no feature map: it has no regions")
+            maps = maps[-1:]
+        if len(maps) > 1:
+            pictures = (None, self.image_size, self.image_size, 3)
+            shapes = keras.Model(self.backbone.input, maps).compute_output_shape(pictures)
+            if len({shape[1:3] for shape in shapes}) > 1:
+                found = zip(names, shapes, strict=True)
+                sides = ", ".join(f"{name} {shape[1]}" for name, shape in found)
+                raise ValueError(f"regions need maps of one size; these have the sides {sides}")
+            maps = [layers.Concatenate()(maps)]
+        if self.region_pool > 1:
+            maps = [layers.AveragePooling2D(self.region_pool, padding="same")(maps[0])]
+        return keras.Model(self.backbone.input, maps[0])
 
     def get_config(self) -> dict:
         return {
@@ -127,6 +168,8 @@ class ImageTower(Tower):
             "scaling": self.scaling,
             "scales": self.scales,
             "min_crop": self.min_crop,
+            "region_layers": self.region_layers,
+            "region_pool": self.region_pool,
         }
 
 

@@ -145,6 +145,10 @@ class TextTower(Tower):
     def tables(self) -> list[keras.layers.Layer]:
         return [self.text_preprocessor]
 
+    @property
+    def word_table(self) -> layers.Embedding:
+        return self.words
+
     def preprocess(self, sources: tf.Tensor) -> tf.Tensor:
         return self.text_preprocessor(sources)
 

@@ -93,6 +93,11 @@ class Tower(WholeModel):
         """All that decides the embedding besides the weights, as JSON values."""
         return []
 
+    @property
+    def sequence_settings(self) -> list:
+        """All that decides `sequence` besides the weights and `settings`, as JSON values."""
+        return []
+
     @abc.abstractmethod
     def preprocess(self, sources: tf.Tensor) -> tf.Tensor:
         """Turn encoded sources into the input of the network, in TensorFlow ops.
@@ -168,6 +173,12 @@ class Tower(WholeModel):
         """
         vectors, mask = self.sequence(inputs)
         return ops.where(mask[:, :, None], ops.cast(vectors, "float32"), 0.0)
+
+    @property
+    def word_table(self) -> keras.layers.Embedding | None:
+        """The layer that looks up the vectors of `sequence` by what `preprocess` returns, token ids
+        with 0 for padding; `None` for a tower whose `sequence` computes them."""
+        return None
 
     @property
     def sequence_shape(self) -> tuple[int | None, int]:

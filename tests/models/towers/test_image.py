@@ -107,6 +107,44 @@ def test_the_sequence_is_the_last_feature_map(tower):
         shows_its_input().sequence(PICTURES)
 
 
+def make_two_maps():
+    """A network whose maps of 6 x 6 are the picture and its double."""
+    images = keras.Input((6, 6, 3))
+    doubled = keras.layers.Rescaling(2, name="doubled")(
+        keras.layers.Rescaling(1, name="plain")(images)
+    )
+    smaller = keras.layers.MaxPooling2D(2, name="smaller")(doubled)
+    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(smaller))
+
+
+def test_regions_may_be_of_several_layers_and_averaged(tmp_path):
+    tower = image_tower(make_two_maps(), image_size=6, embedding_dim=4)
+    embedding = tower(PICTURES[:, :6, :6])
+    tower.set_regions(["plain", "doubled"], pool=2)
+    regions, mask = tower.sequence(PICTURES[:, :6, :6])
+    squares = PICTURES[:, :6, :6].reshape(3, 3, 2, 3, 2, 3).mean(axis=(2, 4)).reshape(3, 9, 3)
+    assert np.allclose(regions, np.concatenate([squares, 2 * squares], axis=2), atol=1e-4)
+    assert mask.shape == (3, 9)
+    assert np.array_equal(tower(PICTURES[:, :6, :6]), embedding)
+    tower.save(tmp_path / "tower.keras")
+    loaded = load_as(ImageTower, tmp_path / "tower.keras")
+    assert loaded.sequence_settings == [["plain", "doubled"], 2]
+    assert np.array_equal(loaded.sequence(PICTURES[:, :6, :6])[0], regions)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["plain", "smaller"], "maps of one size; these have the sides plain 6, smaller 3"),
+        (["none"], "no feature map 'none'; its last are input_layer.*, plain, doubled, smaller"),
+    ],
+)
+def test_regions_that_do_not_fit_are_refused(names, message):
+    tower = image_tower(make_two_maps(), image_size=6, embedding_dim=4)
+    with pytest.raises(ValueError, match=message):
+        tower.set_regions(names)
+
+
 @pytest.mark.parametrize("trainable", [False, True])
 def test_a_tower_round_trips_and_stays_frozen_or_not(tmp_path, trainable):
     tower = image_tower(make_backbone(), image_size=32, embedding_dim=4, trainable=trainable)
