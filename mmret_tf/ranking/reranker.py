@@ -46,6 +46,7 @@ class Reranker(WholeModel):
         dim: Width of the compared vectors.
         dropout: Fraction of the regions and words that is dropped in training.
         weight: Of the second stage in a ranking, see `ranked`.
+        shared: Another re-ranker, whose layers are used instead of new ones; see `with_towers`.
 
     Raises:
         ValueError: A tower of the encoder has no regions or words, or any number of them.
@@ -68,6 +69,7 @@ class Reranker(WholeModel):
         dim: int = 256,
         dropout: float = 0.2,
         weight: float = 1.0,
+        shared: "Reranker | None" = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -80,19 +82,21 @@ class Reranker(WholeModel):
         self.shapes = {name: tower.sequence_shape for name, tower in encoder.towers.items()}
         if varying := [name for name, (length, _) in self.shapes.items() if length is None]:
             raise ValueError(f"a re-ranker needs a fixed number of parts; {varying[0]} has any")
-        self.readers = {
-            name: _new_reader(tower, dim, dropout, self.shapes[name])
-            for name, tower in encoder.towers.items()
-        }
+        if shared is None:
+            self.readers = {
+                name: _new_reader(tower, dim, dropout, self.shapes[name])
+                for name, tower in encoder.towers.items()
+            }
+            self.attention = CrossAttentionMatch(name="attention")
+            self.temperature = Temperature(name="temperature")
+            start = keras.initializers.Constant(weight)
+            self.weight = self.add_weight((), start, trainable=False, name="weight")
+        else:
+            self.readers, self.attention = shared.readers, shared.attention
+            self.temperature, self.weight = shared.temperature, shared.weight
         track(self, "reader", self.readers.values())
-        self.attention = CrossAttentionMatch(name="attention")
-        self.temperature = Temperature(name="temperature")
-        self.weight = self.add_weight(
-            name="weight",
-            shape=(),
-            initializer=keras.initializers.Constant(weight),
-            trainable=False,
-        )
+        # A function, or Keras would make the other re-ranker a part of this one.
+        self._fingerprint = lambda: (shared or encoder).fingerprint
         self.built = True
         # Graphs that are traced once, for all batch sizes.
         self._compiled: dict[tuple[str, bool], Callable] = {}
@@ -102,10 +106,23 @@ class Reranker(WholeModel):
         )
 
     @property
+    def fingerprint(self) -> str:
+        """That of the first stage, see `Encoder`; of `shared`, if it was given."""
+        return self._fingerprint()
+
+    @property
     def recipe(self) -> str:
         """SHA-256 of what decides regions and words besides the encoder."""
         weights = [weight for each in self.readers.values() for weight in each.weights]
         return weights_digest(self.dim, weights)
+
+    def with_towers(self, towers: Mapping[str, Tower]) -> "Reranker":
+        """A re-ranker with other towers for some modalities; it shares all layers with this one.
+
+        Args:
+            towers: The other towers, by modality; their regions or words are the same.
+        """
+        return Reranker(self.encoder.with_towers(towers), self.dim, self.rate, shared=self)
 
     def input_specs(self) -> dict:
         shapes = {
@@ -171,12 +188,8 @@ class Reranker(WholeModel):
         sources = get_modality(modality).sources(sources)
         tower = self.encoder.towers[modality]
         if (modality, is_read) not in self._compiled:
-            compiled = tf.function(
-                lambda inputs: (
-                    self.read(modality, inputs) if is_read else self._unread(modality, inputs)
-                ),
-                autograph=False,
-            )
+            read = self.read if is_read else self._unread
+            compiled = tf.function(lambda inputs: read(modality, inputs), autograph=False)
             specs = tower.input_specs()
             self._compiled[modality, is_read] = compiled.get_concrete_function(specs)
         compiled = self._compiled[modality, is_read]

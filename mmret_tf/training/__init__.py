@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from mmret_tf._lazy import attach
 
 if TYPE_CHECKING:
+    from mmret_tf.training.caches.features import FeatureCache
     from mmret_tf.training.callbacks import RetrievalMetrics
     from mmret_tf.training.config import TrainConfig
-    from mmret_tf.training.feature_cache import FeatureCache
     from mmret_tf.training.reranking import fit_reranker
     from mmret_tf.training.trainer import build_model, train
 

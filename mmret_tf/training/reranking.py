@@ -6,8 +6,6 @@ the others.
 """
 
 import dataclasses
-import json
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,18 +15,16 @@ import numpy as np
 import tensorflow as tf
 
 from mmret_tf._files import replaced_file, write_json
-from mmret_tf.data.collection import Collection
 from mmret_tf.data.pairs import Pairs
 from mmret_tf.data.progress import is_interactive
-from mmret_tf.data.sources import identities
 from mmret_tf.evaluation.evaluator import embed_pairs, measure
 from mmret_tf.evaluation.second_stage import SecondStage, choose_weight
 from mmret_tf.ranking.reranker import Reranker
 from mmret_tf.ranking.run import Run
-from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
-from mmret_tf.ranking.storage.parts import PartEncoder, StoredParts
+from mmret_tf.ranking.storage.parts import StoredParts
+from mmret_tf.training.caches.features import with_cache
+from mmret_tf.training.caches.regions import RegionCache
 from mmret_tf.training.config import TrainConfig
-from mmret_tf.training.feature_cache import with_cache
 from mmret_tf.training.optimizer import make_optimizer
 from mmret_tf.training.splits import Splits
 
@@ -77,12 +73,11 @@ def order_of_neighbours(embeddings: np.ndarray, random: np.random.Generator) -> 
 
 
 class HardBatches:
-    """Batches of neighbours for `Reranker.fit`, from cached regions.
+    """Batches of neighbours for `Reranker.fit`.
 
     Args:
         reranker: What is trained.
         pairs: What it is trained on.
-        directory: Folder of the cache; it is made, or brought up to date.
         batch_size: Number of pairs in a batch.
         embeddings: Those of the pairs' first sources in the first stage, `[n, dim]`.
         seed: Of the batches and the captions.
@@ -92,23 +87,12 @@ class HardBatches:
         self,
         reranker: Reranker,
         pairs: Pairs,
-        directory: str | os.PathLike,
         batch_size: int,
         embeddings: np.ndarray,
         seed: int,
     ):
         self.reranker, self.pairs, self.seed = reranker, pairs, seed
-        self.first, self.second = pairs.modalities
         self.batch_size = min(batch_size, len(pairs))
-        names = identities(pairs.first_sources)
-        source_of = dict(zip(names, pairs.first_sources, strict=True))
-        self.shape = tuple(reranker.input_specs()[self.first].shape[1:])
-        said = json.dumps(["features", reranker.encoder.towers[self.first].sequence_settings])
-        encoder = PartEncoder(reranker, reranker.features, {self.first: self.shape}, said)
-        rows = Collection(list(source_of), {self.first: [[each] for each in source_of.values()]})
-        self._store = EmbeddingStore.export(encoder, rows, directory, dtype="float16")
-        row_of = {key: row for row, key in enumerate(self._store.ids)}
-        self._rows = np.array([row_of[key] for key in names])
         self._embeddings = embeddings
 
     def __len__(self) -> int:
@@ -118,22 +102,24 @@ class HardBatches:
     def epochs(self) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
         """Batches without end: inputs, and group ids `[batch]`."""
         random = np.random.default_rng(self.seed)
-        seconds = self.pairs.sources[self.second]
+        first, second = self.pairs.modalities
+        firsts, seconds = self.pairs.first_sources, self.pairs.sources[second]
         groups = np.array(self.pairs.groups)
         while True:
             order = order_of_neighbours(self._embeddings, random)
             for start in range(0, len(self) * self.batch_size, self.batch_size):
                 rows = order[start : start + self.batch_size]
                 captions = [seconds[row][random.integers(len(seconds[row]))] for row in rows]
-                parts = self._store.rows(self._rows[rows]).reshape(-1, *self.shape)
-                words = self.reranker.features(self.second, captions)
-                yield {self.first: parts, self.second: words}, groups[rows]
+                sources = {first: [firsts[row] for row in rows], second: captions}
+                inputs = {
+                    name: self.reranker.features(name, each) for name, each in sources.items()
+                }
+                yield inputs, groups[rows]
 
 
 def fit_reranker(
     reranker: Reranker,
     pairs: Pairs,
-    directory: str | os.PathLike,
     embeddings: np.ndarray,
     epochs: int = 20,
     batch_size: int = 64,
@@ -144,9 +130,8 @@ def fit_reranker(
     """Train a re-ranker on batches of neighbours. Section 3.1(3).
 
     Args:
-        reranker: A new one.
-        pairs: Those that its encoder was trained on.
-        directory: Folder for the regions, in two bytes a number.
+        reranker: A new one. Its cached form (see `RegionCache`) needs no backbone in each epoch.
+        pairs: Those that its encoder was trained on, for a cached form with cached sources.
         embeddings: Those of the pairs' first sources in the first stage, `[n, dim]`.
         epochs: Each shows every row once, with one of its captions.
         batch_size: Number of pairs in a batch; each is compared with all others.
@@ -157,19 +142,17 @@ def fit_reranker(
     Returns:
         What `keras.Model.fit` returns.
 
-    >>> import tempfile
     >>> import mmret_tf as mm
     >>> pairs, text = mm.load_pairs("scenes", split="dev", size=8), mm.TextPreprocessor()
     >>> text.adapt(pairs.all_captions())
     >>> image = mm.image_tower("SmallCNN", weights=None, image_size=32, embedding_dim=8)
     >>> model = mm.DualEncoder(image, mm.text_tower(text, embedding_dim=8))  # trained, in earnest
-    >>> embeddings, folder = model.encode("image", pairs.first_sources), tempfile.mkdtemp()
-    >>> reranker = mm.Reranker(model, dim=8)
-    >>> history = fit_reranker(reranker, pairs, folder, embeddings, epochs=2, verbose=0)
+    >>> embeddings, reranker = model.encode("image", pairs.first_sources), mm.Reranker(model, dim=8)
+    >>> history = fit_reranker(reranker, pairs, embeddings, epochs=2, verbose=0)
     >>> len(history.history["loss"])
     2
     """
-    batches = HardBatches(reranker, pairs, directory, batch_size, embeddings, seed)
+    batches = HardBatches(reranker, pairs, batch_size, embeddings, seed)
     steps = epochs * len(batches)
     regular = {"weight_decay": 1e-2, "global_clipnorm": 2.0}
     reranker.compile(make_optimizer(reranker.trainable_variables, learning_rate, steps, **regular))
@@ -220,25 +203,20 @@ def train_reranker(config: TrainConfig, run: Run, splits: Splits) -> None:
     embeddings = encoder.encode("image", cached.training.first_sources)
     evaluated = None if splits.development is None else embed_pairs(encoder, cached.development)
     reranker = Reranker(model)
+    cache = RegionCache(model.image_tower, splits.all_sources("image"), run.features / "regions")
+    fast, splits = cache.reranker(reranker), splits.cached("image")
     verbose = 1 if is_interactive() else 2
-    fit_reranker(
-        reranker,
-        splits.training,
-        run.features / "regions",
-        embeddings,
-        config.reranker_epochs,
-        seed=config.seed,
-        verbose=verbose,
-    )
+    epochs, seed = config.reranker_epochs, config.seed
+    fit_reranker(fast, splits.training, embeddings, epochs, seed=seed, verbose=verbose)
     report = run.read_report() | {"config": dataclasses.asdict(config)}
     reranked = {}
     if evaluated is not None:
         images, texts, items = evaluated
-        stage = SecondStage(reranker, images, texts, splits.development)
+        stage = SecondStage(fast, images, texts, splits.development)
         choose_weight(stage)
         reranked = measure(images, texts, items, rerank=stage)
     with replaced_file(run.reranker) as file:
         reranker.save(file)
-    StoredParts.export(reranker, splits.gallery, run.parts)
+    StoredParts.export(fast, splits.gallery, run.parts)
     report["seconds"]["reranker"] = time.monotonic() - started
     write_json(run.report, report | {"reranked": reranked})

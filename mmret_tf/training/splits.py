@@ -1,10 +1,13 @@
 """The splits of a run (数据划分): what is trained on, judged on and searched."""
 
+import itertools
 from typing import NamedTuple
 
 from mmret_tf.data.collection import Collection
 from mmret_tf.data.loading import load
 from mmret_tf.data.pairs import Pairs
+from mmret_tf.data.sources import Source
+from mmret_tf.training.caches.contents import as_cached
 from mmret_tf.training.config import TrainConfig
 
 
@@ -33,6 +36,16 @@ class Splits(NamedTuple):
         development = gallery.split("dev") if "dev" in gallery.splits else None
         has_pairs = development is not None and development.has_pairs()
         return cls(training.pairs(), development.pairs() if has_pairs else None, gallery)
+
+    def all_sources(self, modality: str) -> list[Source]:
+        """All sources of a modality, those of the gallery first."""
+        parts = [part for part in (self.gallery, self.training, self.development) if part]
+        groups = [group for part in parts for group in part.sources.get(modality, [])]
+        return list(itertools.chain(*groups))
+
+    def cached(self, modality: str) -> "Splits":
+        """The same splits; the sources of one modality read as their digests, see `as_cached`."""
+        return Splits(*(part and as_cached(part, modality) for part in self))
 
     @classmethod
     def load(cls, config: TrainConfig) -> "Splits":

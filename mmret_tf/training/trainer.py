@@ -28,9 +28,9 @@ from mmret_tf.models.towers.text import text_tower
 from mmret_tf.ranking.run import Run
 from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
 from mmret_tf.similarity.losses import ContrastiveCosine
+from mmret_tf.training.caches.features import with_cache
 from mmret_tf.training.callbacks import EpochSeeds, KeepBest, RetrievalMetrics
 from mmret_tf.training.config import TrainConfig
-from mmret_tf.training.feature_cache import with_cache
 from mmret_tf.training.optimizer import make_optimizer
 from mmret_tf.training.projector import write_projector
 from mmret_tf.training.reranking import has_first_stage, train_reranker

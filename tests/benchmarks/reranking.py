@@ -23,6 +23,8 @@ from mmret_tf.data.pairs import Pairs
 from mmret_tf.demo import run_demo
 from mmret_tf.ranking import Run
 from mmret_tf.training import fit_reranker
+from mmret_tf.training.caches.contents import as_cached
+from mmret_tf.training.caches.regions import RegionCache
 
 TIMED = 100
 
@@ -72,10 +74,11 @@ def main() -> None:
     model, training = run.load_model(), mm.load_pairs("scenes", "train", 2500)
     reranker = mm.Reranker(model)
     started = time.monotonic()
+    embeddings = model.encode("image", training.first_sources)
     with tempfile.TemporaryDirectory() as temporary:
-        embeddings = model.encode("image", training.first_sources)
-        folder = Path(temporary) / "regions"
-        fit_reranker(reranker, training, folder, embeddings, options.epochs, verbose=2)
+        cache = RegionCache(model.image_tower, training.first_sources, temporary)
+        cached = as_cached(training, "image")
+        fit_reranker(cache.reranker(reranker), cached, embeddings, options.epochs, verbose=2)
     report = {"training s": time.monotonic() - started}
     development = mm.load_pairs("scenes", "dev", 200)
     images, texts, _ = mm.evaluation.embed_pairs(model, development)

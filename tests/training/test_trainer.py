@@ -18,7 +18,8 @@ from mmret_tf.data.loading import load_pairs
 from mmret_tf.evaluation import evaluate
 from mmret_tf.models.dual_encoder import load_model
 from mmret_tf.ranking import EmbeddingStore, Run
-from mmret_tf.training import feature_cache, trainer
+from mmret_tf.training import trainer
+from mmret_tf.training.caches import features as feature_cache
 from mmret_tf.training.callbacks import KeepBest
 from mmret_tf.training.config import TrainConfig
 from mmret_tf.training.splits import Splits
@@ -246,15 +247,15 @@ def test_scenes_train_on_others_than_their_gallery(config, tmp_path, monkeypatch
     scenes = dataclasses.replace(config, data="scenes", scenes=8)
     splits = Splits.load(scenes)
     assert (len(splits.training), len(splits.development), len(splits.gallery)) == (8, 200, 200)
-    cached = SimpleNamespace(cached=lambda part: part, encoder=lambda model: model)
-    given = []
+    cached, given = SimpleNamespace(encoder=lambda model: model), []
     monkeypatch.setattr(
         feature_cache, "FeatureCache", lambda *arguments: given.append(arguments) or cached
     )
     model = SimpleNamespace(image_tower=None, optimizer=None, loss=None, compile=print)
-    assert feature_cache.with_cache(scenes, Run(tmp_path), model, splits) == (model, splits)
+    encoder, by_content = feature_cache.with_cache(scenes, Run(tmp_path), model, splits)
+    assert encoder is model and [len(each) for each in by_content] == [8, 200, 200]
     [(_, sources, _, augmented, views)] = given
-    assert len(sources) == 208 and len(augmented) == 8 and views == 3
+    assert len(set(sources)) == 208 and len(augmented) == 8 and views == 3
 
 
 def test_a_finished_run_is_fine_tuned(config, finished, finished_model, tmp_path):

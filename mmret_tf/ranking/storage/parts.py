@@ -5,7 +5,7 @@ They are an embedding store: its rows are sources, and an "embedding" is a seque
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class StoredParts(Mapping):
     """
 
     def __init__(self, store: EmbeddingStore, items: Sequence[Item], reranker: Reranker):
-        encoder = _encoder_of(reranker)
+        encoder = _PartEncoder(reranker)
         if (store.fingerprint, store.made_by["recipe"]) != (encoder.fingerprint, encoder.recipe):
             raise ValueError(
                 f"{store.directory} was made by another model: run `mmret embed` again"
@@ -83,40 +83,27 @@ class StoredParts(Mapping):
                 for other, column in rows.items():
                     column.append([each] if other == name else [])
         by_source = Collection(ids, rows)
-        encoder = _encoder_of(reranker)
+        encoder = _PartEncoder(reranker)
         store = EmbeddingStore.export(encoder, by_source, directory, dtype="int8", known=known)
         return cls(store, collection.records(), reranker)
 
 
-class PartEncoder(Encoder):
-    """What reads regions or words, as an encoder: those of a source, one after another in a row.
+class _PartEncoder(Encoder):
+    """What reads regions or words, as an encoder: those of a source, one after another in a row."""
 
-    Args:
-        reranker: Of whose towers they are.
-        read: `reranker.encode`, or `reranker.features`.
-        shapes: Number and width of the regions or words, by modality.
-        recipe: Identity of what decides them besides the towers.
-    """
-
-    def __init__(
-        self,
-        reranker: Reranker,
-        read: Callable[[str, Sequence[Any]], np.ndarray],
-        shapes: Mapping[str, tuple[int, int]],
-        recipe: str,
-    ):
-        self.towers, self.recipe = reranker.encoder.towers, recipe
-        self.embedding_dim = max(length * width for length, width in shapes.values())
-        self._encoder, self._read = reranker.encoder, read
+    def __init__(self, reranker: Reranker):
+        self.towers, self.recipe = reranker.encoder.towers, reranker.recipe
+        self.embedding_dim = max(length for length, _ in reranker.shapes.values()) * reranker.dim
+        self._reranker = reranker
 
     @property
     def fingerprint(self) -> str:
-        return self._encoder.fingerprint
+        return self._reranker.fingerprint
 
     def encode(
         self, modality: str, sources: Sequence[Any], batch_size: int | None = None
     ) -> np.ndarray:
-        parts = self._read(modality, sources).reshape(len(sources), -1)
+        parts = self._reranker.encode(modality, sources).reshape(len(sources), -1)
         return np.pad(parts, ((0, 0), (0, self.embedding_dim - parts.shape[1])))
 
     def encode_items(self, sources: Mapping[str, Sequence[Sequence[Any]]]) -> np.ndarray:
@@ -127,8 +114,3 @@ class PartEncoder(Encoder):
             if used := [row for row, each in enumerate(column) if each]:
                 rows[used] = self.encode(name, [column[row][0] for row in used])
         return rows
-
-
-def _encoder_of(reranker: Reranker) -> PartEncoder:
-    shapes = {name: (length, reranker.dim) for name, (length, _) in reranker.shapes.items()}
-    return PartEncoder(reranker, reranker.encode, shapes, reranker.recipe)

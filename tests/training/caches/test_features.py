@@ -17,8 +17,9 @@ from mmret_tf.models.towers.image import ImageTower, image_tower
 from mmret_tf.ranking.storage import chunks
 from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
 from mmret_tf.similarity.losses import ContrastiveCosine
-from mmret_tf.training import feature_cache
-from mmret_tf.training.feature_cache import CachedTower, FeatureCache
+from mmret_tf.training.caches import features as feature_cache
+from mmret_tf.training.caches.contents import as_cached
+from mmret_tf.training.caches.features import CachedTower, FeatureCache
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def trained(backbone, pairs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     cache = FeatureCache(model.image_tower, pairs.first_sources, folder / "features")
     heads = cache.encoder(model)
-    fit(heads, cache.cached(pairs))
+    fit(heads, as_cached(pairs, "image"))
     return model, heads, cache
 
 
@@ -81,11 +82,11 @@ def test_a_gallery_of_several_images_and_of_text_alone_is_embedded(trained, pair
     texts = [["a red circle"], [], ["红色的圆", "蓝色的方块"]]
     gallery = Collection(list("abc"), {"image": images, "text": texts}, [{}, {"n": 1}, {}])
     encoder = VariantEncoder(model, heads.towers, "float32")
-    store = EmbeddingStore.export(encoder, cache.cached(gallery), tmp_path / "embeddings")
+    store = EmbeddingStore.export(encoder, as_cached(gallery, "image"), tmp_path / "embeddings")
     np.testing.assert_allclose(store.embeddings, model.encode_items(gallery.sources), atol=1e-5)
     assert store.items == gallery.records() and store.fingerprint == model.fingerprint
     text_only = gallery.subset([2])
-    assert cache.cached(text_only).sources["image"] == [[]]
+    assert as_cached(text_only, "image").sources["image"] == [[]]
 
 
 @pytest.fixture

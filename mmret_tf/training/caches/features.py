@@ -4,68 +4,30 @@ Every epoch gives the same features, so training needs the heads alone. `Feature
 an encoder of the heads, which shares their weights; its sources are content digests.
 """
 
-import itertools
-import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from mmret_tf.data.collection import Collection
-from mmret_tf.data.sources import Source, identities
+from mmret_tf.data.sources import Source
 from mmret_tf.models.encoder import Encoder, MultiEncoder
-from mmret_tf.models.fingerprint import weights_digest
 from mmret_tf.models.towers.tower import Tower, encode_sources
 from mmret_tf.ranking.run import Run
-from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
+from mmret_tf.training.caches.contents import frozen_digest, store_by_content
 from mmret_tf.training.config import TrainConfig
 from mmret_tf.training.splits import Splits
 
 # Sources whose features are computed at once.
 BATCH = 64
 
-# Parts of a tower's configuration that do not change its features.
-IGNORED = ("head", "name", "trainable", "frozen", "region_layers", "region_pool")
-
-
-@dataclass(frozen=True, slots=True)
-class CachedSource(Source):
-    """A source that reads as the digest of the original: the key of its cached features."""
-
-    origin: Source
-
-    @property
-    def identity(self) -> str:  # what is embedded is the content of the original
-        return self.origin.identity
-
-    @property
-    def record(self) -> str:
-        return self.origin.record
-
-    @property
-    def name(self) -> str:
-        return self.origin.name
-
-    @property
-    def is_identified(self) -> bool:
-        return self.origin.is_identified
-
-    @property
-    def identity_stamp(self) -> tuple[int, int] | None:
-        return self.origin.identity_stamp
-
-    def read(self) -> bytes:
-        return self.origin.identity.encode()
-
 
 class FeatureCache:
     """Features of the sources of one modality, by content. Section 5.
 
     What is kept is named after the content and all that the backbone does with it, so a cache is
-    never stale. It is read again where the folder holds it, and an interrupted computation resumes.
+    never stale.
 
     Args:
         tower: The tower with the frozen backbone.
@@ -81,12 +43,13 @@ class FeatureCache:
 
     >>> import tempfile
     >>> import mmret_tf as mm
+    >>> from mmret_tf.training.caches.contents import as_cached
     >>> pairs, text = mm.load_pairs("scenes", split="dev", size=4), mm.TextPreprocessor()
     >>> text.adapt(pairs.all_captions())
     >>> image = mm.image_tower("SmallCNN", weights=None, image_size=16, trainable=False)
     >>> model = mm.DualEncoder(image, mm.text_tower(text))
     >>> cache = FeatureCache(image, pairs.first_sources, Path(tempfile.mkdtemp()) / "features")
-    >>> heads, cached = cache.encoder(model), cache.cached(pairs)
+    >>> heads, cached = cache.encoder(model), as_cached(pairs, "image")
     >>> heads.encode("image", cached.first_sources).shape
     (4, 256)
     """
@@ -99,15 +62,18 @@ class FeatureCache:
         augmented: Sequence[Source] = (),
         views: int = 1,
     ):
-        self.tower = tower
-        stores = [_stored_features(tower, sources, [0], Path(directory) / "plain")]
+        encoders = [_FeatureEncoder(tower, [0])]
+        used = [(sources, Path(directory) / "plain")]
         if views > 1:
-            numbers = list(range(1, views))
-            stores.append(_stored_features(tower, augmented, numbers, Path(directory) / "views"))
+            encoders.append(_FeatureEncoder(tower, list(range(1, views))))
+            used.append((augmented, Path(directory) / "views"))
+        stores = [
+            store_by_content(encoder, tower.modality, *each)
+            for encoder, each in zip(encoders, used, strict=True)
+        ]
+        self.tower, self.views, self.width = tower, views, tower.head.width
         self._rows = [{key: row for row, key in enumerate(store.ids)} for store in stores]
         self._features = [store.embeddings for store in stores]
-        self.width = self._features[0].shape[1]
-        self.views = views
 
     def look_up(self, digests: np.ndarray, views: np.ndarray) -> np.ndarray:
         """Features of some sources.
@@ -125,19 +91,6 @@ class FeatureCache:
             row = self._rows[store][digest.decode()]
             found[place] = self._features[store][row, start : start + self.width]
         return found
-
-    def cached(self, collection: Collection) -> Collection:
-        """The same items with cached features for the sources of the tower's modality.
-
-        Args:
-            collection: Items, or `Pairs`, whose sources are in the cache.
-        """
-        same = collection.subset(range(len(collection)))
-        name = self.tower.modality
-        same.sources[name] = [
-            [CachedSource(source) for source in each] for each in collection.sources.get(name, [])
-        ]
-        return same
 
     def encoder(self, model: MultiEncoder) -> MultiEncoder:
         """The heads of a model and its other towers as an encoder; all weights are shared.
@@ -159,10 +112,10 @@ def with_cache(
         model: Its backbone is frozen.
         splits: Their files were checked.
     """
-    training = splits.training.first_sources
-    sources = [*itertools.chain(*splits.gallery.sources["image"]), *training]
-    cache = FeatureCache(model.image_tower, sources, run.features, training, config.feature_views)
-    return cache.encoder(model), Splits(*(part and cache.cached(part) for part in splits))
+    tower, views = model.image_tower, config.feature_views
+    sources, training = splits.all_sources("image"), splits.training.first_sources
+    cache = FeatureCache(tower, sources, run.features, training, views)
+    return cache.encoder(model), splits.cached("image")
 
 
 class CachedTower(Tower):
@@ -200,17 +153,7 @@ class _FeatureEncoder(Encoder):
 
     def __init__(self, tower: Tower, views: Sequence[int]):
         self.towers = {tower.modality: tower}
-        config = tower.get_config()
-        config = {name: config[name] for name in config if name not in IGNORED}
-        layers = [layer for layer in tower.layers if layer is not tower.head]
-        if any(layer.trainable_weights for layer in layers):
-            raise ValueError(
-                f"the features of {tower.name} change in training: freeze its backbone"
-            )
-        weights = [weight for layer in layers for weight in layer.weights]
-        # What is done to a source counts like a weight.
-        said = json.dumps([config, list(views)], sort_keys=True, default=str)
-        self._fingerprint = weights_digest(said, weights)
+        self._fingerprint = frozen_digest(tower, list(views))
         self.embedding_dim = tower.head.width * len(views)
         self._compiled = [_compiled_view(tower, view) for view in views]
 
@@ -246,20 +189,3 @@ def _compiled_view(tower: Tower, view: int) -> tf.types.experimental.ConcreteFun
 
     specs = tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int64)
     return features.get_concrete_function(*specs)  # or TensorFlow warns of as many traces as views
-
-
-def _stored_features(
-    tower: Tower, sources: Iterable[Source], views: Sequence[int], directory: Path
-) -> EmbeddingStore:
-    """A store with one row for each content that there is."""
-    sources = list(sources)
-    source_of = dict(zip(identities(sources), sources, strict=True))
-    encoder = _FeatureEncoder(tower, views)
-    try:
-        store = EmbeddingStore.open(directory)
-        if (store.fingerprint, store.ids) == (encoder.fingerprint, list(source_of)):
-            return store
-    except ValueError:  # none yet, or one that was interrupted
-        pass
-    rows = Collection(list(source_of), {tower.modality: [[each] for each in source_of.values()]})
-    return EmbeddingStore.export(encoder, rows, directory)

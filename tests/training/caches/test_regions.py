@@ -1,0 +1,70 @@
+"""The region cache: a re-ranker reads the same from it, and it is computed once."""
+
+import numpy as np
+import pytest
+from conftest import CAPTIONS, make_model
+
+import mmret_tf as mm
+from mmret_tf.data.collection import Collection
+from mmret_tf.training.caches import regions
+from mmret_tf.training.caches.contents import as_cached
+from mmret_tf.training.caches.regions import RegionCache
+
+
+@pytest.fixture(scope="module")
+def reranker():
+    return mm.Reranker(make_model(), dim=8)
+
+
+@pytest.fixture(scope="module")
+def items(picture_files):
+    """Two pictures of one item, which is twice in the gallery, and a text alone."""
+    images = [picture_files[:2], picture_files[:2], []]
+    return Collection(["a", "b", "c"], {"image": images, "text": [[], [], CAPTIONS[:1]]})
+
+
+def sources_of(items):
+    return [source for each in items.sources["image"] for source in each]
+
+
+def test_a_cached_reranker_reads_the_same(reranker, items, tmp_path):
+    tower = reranker.encoder.towers["image"]
+    cache = RegionCache(tower, sources_of(items), tmp_path)
+    cached, digests = cache.reranker(reranker), sources_of(as_cached(items, "image"))
+    expected = reranker.encode("image", sources_of(items))
+    assert np.abs(cached.encode("image", digests) - expected).max() < 2e-3  # of half precision
+    assert np.array_equal(
+        cached.encode("text", CAPTIONS[:1]), reranker.encode("text", CAPTIONS[:1])
+    )
+    assert (cached.fingerprint, cached.recipe) == (reranker.fingerprint, reranker.recipe)
+    assert cached.weight is reranker.weight
+    trained = {id(each) for each in cached.trainable_variables}
+    assert trained == {id(each) for each in reranker.trainable_variables}
+    with pytest.raises(NotImplementedError, match="have no embedding"):
+        cached.encoder.encode("image", digests)
+
+
+def test_regions_are_computed_once_for_each_content(reranker, items, tmp_path, monkeypatch):
+    seen, encode = [], regions._RegionEncoder.encode
+
+    def noted(self, modality, sources, batch_size=None):
+        seen.extend(sources)
+        return encode(self, modality, sources, batch_size)
+
+    monkeypatch.setattr(regions._RegionEncoder, "encode", noted)
+    tower = reranker.encoder.towers["image"]
+    for _ in range(2):
+        RegionCache(tower, sources_of(items), tmp_path)
+    assert len(seen) == 2
+    tower.set_regions(pool=2)
+    try:
+        fewer = RegionCache(tower, sources_of(items), tmp_path)
+    finally:
+        tower.set_regions()
+    assert len(seen) == 4 and fewer.shape[0] < reranker.shapes["image"][0]
+
+
+def test_a_tower_that_is_trained_is_refused(items, tmp_path):
+    tower = make_model(trainable=True).image_tower
+    with pytest.raises(ValueError, match="change in training: freeze its backbone"):
+        RegionCache(tower, sources_of(items), tmp_path)
