@@ -1,5 +1,6 @@
 """The README's Python runs as it stands, its commands exist, and its links lead somewhere."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 
 from mmret_tf.cli import app
 from mmret_tf.training import TrainConfig
+from mmret_tf.training.reranking import OF_SECOND_STAGE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,8 +46,14 @@ def test_the_commands_and_options_exist(readme):
             assert option in shown.output, line
 
 
-def test_the_recipe_of_flickr8k_can_be_read():
-    assert TrainConfig.load(ROOT / "data" / "flickr8k.json").scales == (224, 288, 352)
+def test_the_recipes_of_flickr8k_can_be_read():
+    plain, best, two_stage = (
+        TrainConfig.load(ROOT / "data" / f"flickr8k{name}.json")
+        for name in ("", "_best", "_two_stage")
+    )
+    assert plain.scales == best.scales == (224, 288, 352)
+    first = {name: getattr(best, name) for name in OF_SECOND_STAGE}
+    assert two_stage.reranker and dataclasses.replace(two_stage, **first) == best
 
 
 def test_the_readme_can_be_read_in_one_sitting():

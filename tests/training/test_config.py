@@ -26,6 +26,7 @@ def test_lists_become_tuples_and_whole_numbers_pass_for_fractions():
         ({"learning_rate": float("nan")}, "learning_rate must be above 0; got nan"),
         ({"weight_decay": -0.1}, "weight_decay must be 0 to 1000; got -0.1"),
         ({"feature_views": 0}, "feature_views must be above 0; got 0"),
+        ({"region_pool": 0}, "region_pool must be above 0; got 0"),
         ({"epochs": 2.5}, "epochs must be of type int; got 2.5"),
         ({"epochs": True}, "epochs must be of type int; got True"),
         ({"dropout": True}, "dropout must be of type float; got True"),
