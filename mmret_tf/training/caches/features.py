@@ -15,6 +15,7 @@ from mmret_tf.data.sources import Source
 from mmret_tf.models.encoder import Encoder, MultiEncoder
 from mmret_tf.models.towers.tower import Tower, encode_sources
 from mmret_tf.ranking.run import Run
+from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
 from mmret_tf.training.caches.contents import frozen_digest, store_by_content
 from mmret_tf.training.config import TrainConfig
 from mmret_tf.training.splits import Splits
@@ -62,15 +63,13 @@ class FeatureCache:
         augmented: Sequence[Source] = (),
         views: int = 1,
     ):
-        encoders = [_FeatureEncoder(tower, [0])]
-        used = [(sources, Path(directory) / "plain")]
+        def stored(numbers: Sequence[int], some: Sequence[Source], name: str) -> EmbeddingStore:
+            encoder = _FeatureEncoder(tower, numbers)
+            return store_by_content(encoder, tower.modality, some, Path(directory) / name)
+
+        stores = [stored([0], sources, "plain")]
         if views > 1:
-            encoders.append(_FeatureEncoder(tower, list(range(1, views))))
-            used.append((augmented, Path(directory) / "views"))
-        stores = [
-            store_by_content(encoder, tower.modality, *each)
-            for encoder, each in zip(encoders, used, strict=True)
-        ]
+            stores.append(stored(list(range(1, views)), augmented, "views"))
         self.tower, self.views, self.width = tower, views, tower.head.width
         self._rows = [{key: row for row, key in enumerate(store.ids)} for store in stores]
         self._features = [store.embeddings for store in stores]
