@@ -205,8 +205,7 @@ def make(name):
         fused = mm.FusedEncoder(encoder, mm.fusion.GatedFusion(4))
         return fused, {"image": rows(8, 4), "text": rows(8, 4, seed=1)}
     if name == "Reranker":
-        ids = np.arange(8 * 6).reshape(8, 6) % 5
-        return mm.Reranker(encoder, dim=8), {"image": rows(8, 49, 8), "text": np.float32(ids)}
+        return mm.Reranker(encoder, dim=8), both
     networks = (
         keras.Sequential([keras.Input((16, 16, 3)), keras.layers.GlobalAveragePooling2D()]),
         keras.Sequential([keras.Input((6,)), keras.layers.Embedding(50, 4), keras.layers.LSTM(4)]),

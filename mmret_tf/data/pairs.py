@@ -5,7 +5,7 @@ Sections 2.1 and 3.1(1) of the document.
 
 import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,7 @@ class Pairs(Collection):
         seed: int = 0,
         captions_per_image: int = 1,
         shard: tuple[int, int] = (0, 1),
+        order: Callable[[], np.ndarray] | None = None,
     ) -> tf.data.Dataset:
         """Batches `({"image": ..., "text": ...}, group_ids)` for `fit` and `predict`. Section
         3.1(1).
@@ -144,6 +145,8 @@ class Pairs(Collection):
                 repeats them.
             shard: The number of this worker, from 0, and the number of workers that share each
                 batch. Each decodes its own rows, but checks all files that were not checked.
+            order: Called for each epoch of training: all row numbers, `[n]`, in the order in which
+                they make batches; by default a random one.
 
         Returns:
             Batches of the inputs of both towers, by modality, and int64 `[batch]` group ids: two
@@ -190,7 +193,7 @@ class Pairs(Collection):
             return inputs, tf.gather(groups, row)
 
         if training:
-            rows = self._training_rows(captions_per_image, seed)
+            rows = self._training_rows(captions_per_image, seed, order)
         else:
             image_of = self.caption_to_image()
             rows = tf.data.Dataset.from_tensor_slices((image_of, np.arange(len(image_of))))
@@ -201,7 +204,9 @@ class Pairs(Collection):
             batches = batches.map(lambda *numbers: tuple(each[worker::workers] for each in numbers))
         return batches.map(load, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
-    def _training_rows(self, captions_per_image: int, seed: int) -> tf.data.Dataset:
+    def _training_rows(
+        self, captions_per_image: int, seed: int, order: Callable[[], np.ndarray] | None
+    ) -> tf.data.Dataset:
         """Rows in a new order for each epoch, with a caption and two random numbers each."""
         image_of = self.caption_to_image()
         starts = tf.constant(np.searchsorted(image_of, np.arange(len(self))))
@@ -212,14 +217,20 @@ class Pairs(Collection):
             seeds = tf.reshape(numbers[1:], (captions_per_image, 2))
             return tf.fill([captions_per_image], row), starts[row] + some, seeds
 
-        order = tf.data.Dataset.range(len(self))
-        order = order.shuffle(len(self), seed=seed, reshuffle_each_iteration=True)
+        if order is None:
+            rows = tf.data.Dataset.range(len(self))
+            rows = rows.shuffle(len(self), seed=seed, reshuffle_each_iteration=True)
+        else:
+            rows = tf.data.Dataset.from_generator(
+                order, output_signature=tf.TensorSpec([], tf.int64)
+            )
+            rows = rows.apply(tf.data.experimental.assert_cardinality(len(self)))
         if not self.is_checked:
-            order = order.map(_WholeRows(self).in_graph, tf.data.AUTOTUNE)
+            rows = rows.map(_WholeRows(self).in_graph, tf.data.AUTOTUNE)
         # Each row has its numbers before threads decode it, so their order does not matter.
         numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
         numbers = numbers.batch(1 + 2 * captions_per_image, drop_remainder=True)
-        return tf.data.Dataset.zip(order, numbers).map(draw).unbatch()
+        return tf.data.Dataset.zip(rows, numbers).map(draw).unbatch()
 
 
 class _WholeRows:

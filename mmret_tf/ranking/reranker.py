@@ -34,8 +34,8 @@ NOT_RERANKED = (
 class Reranker(WholeModel):
     """Scores pairs of sources of two modalities by their regions and words; arXiv 1803.08024.
 
-    Call: `{modality: inputs}`, as `features` returns them -> a dict with the same keys, float32
-    `[batch, length, dim]`: unit vectors, zeros for padding. `match` compares them.
+    Call: the inputs of the encoder's towers, a dict by modality -> a dict with the same keys,
+    float32 `[batch, length, dim]`: unit vectors, zeros for padding. `match` compares them.
 
     `compile(optimizer)`, `fit` and `save` are Keras' own; the loss is the cross-entropy of the
     pairs in a batch. Targets are group ids, as for `MultiEncoder`. A batch of pictures that the
@@ -99,7 +99,7 @@ class Reranker(WholeModel):
         self._fingerprint = lambda: (shared or encoder).fingerprint
         self.built = True
         # Graphs that are traced once, for all batch sizes.
-        self._compiled: dict[tuple[str, bool], Callable] = {}
+        self._compiled: dict[str, Callable] = {}
         self._match = tf.function(
             lambda first, second: self.attention([first, second]),
             input_signature=[tf.TensorSpec((None, None, dim))] * 2,
@@ -125,48 +125,31 @@ class Reranker(WholeModel):
         return Reranker(self.encoder.with_towers(towers), self.dim, self.rate, shared=self)
 
     def input_specs(self) -> dict:
-        shapes = {
-            name: shape if self.readers[name].words is None else shape[:1]
-            for name, shape in self.shapes.items()
-        }
-        return {name: tf.TensorSpec((None, *shape)) for name, shape in shapes.items()}
+        return self.encoder.input_specs()
 
     def call(self, inputs, training=False):
-        return {name: self.readers[name](each, training=training) for name, each in inputs.items()}
+        return {name: self.read(name, each, training) for name, each in inputs.items()}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         logits = self.compare(y_pred) / self.temperature()
         y = ops.arange(ops.shape(logits)[0]) if y is None else numbered_groups(y)
         return ops.mean(symmetric_cross_entropy(logits, y))
 
-    def read(self, modality: str, inputs: tf.Tensor) -> tf.Tensor:
+    def read(self, modality: str, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`encode` in TensorFlow ops.
 
         Args:
             modality: Of the tower.
             inputs: What the tower's `preprocess` returns.
+            training: As for any Keras layer.
 
         Returns:
             float32 `[batch, length, dim]`: unit vectors, zeros for padding.
         """
-        return self.readers[modality](self._unread(modality, inputs))
-
-    def _unread(self, modality: str, inputs: tf.Tensor) -> tf.Tensor:
-        """What a reader takes: token ids where it has word vectors of its own."""
-        if self.readers[modality].words is not None:
-            return tf.cast(inputs, tf.float32)
-        return self.encoder.towers[modality].padded_sequence(inputs)
-
-    def features(self, modality: str, sources: Sequence[Any]) -> np.ndarray:
-        """Regions as the frozen tower gives them, and token ids: what `call` and `fit` take.
-
-        Args:
-            modality, sources: As for `encode`, also for the errors.
-
-        Returns:
-            float32 `[n, length, width]`, or `[n, length]` for token ids; zeros for padding.
-        """
-        return self._run(modality, sources, is_read=False)
+        reader = self.readers[modality]
+        if reader.words is None:  # or it looks up the token ids itself
+            inputs = self.encoder.towers[modality].padded_sequence(inputs)
+        return reader(inputs, training=training)
 
     def encode(self, modality: str, sources: Sequence[Any]) -> np.ndarray:
         """Regions or words of sources, ready to be matched.
@@ -181,18 +164,11 @@ class Reranker(WholeModel):
         Raises:
             ValueError: A source cannot be used (the message names it), or the list is empty.
         """
-        return self._run(modality, sources, is_read=True)
-
-    def _run(self, modality: str, sources: Sequence[Any], is_read: bool) -> np.ndarray:
-        """`encode` or `features`, as a graph."""
-        sources = get_modality(modality).sources(sources)
-        tower = self.encoder.towers[modality]
-        if (modality, is_read) not in self._compiled:
-            read = self.read if is_read else self._unread
-            compiled = tf.function(lambda inputs: read(modality, inputs), autograph=False)
-            specs = tower.input_specs()
-            self._compiled[modality, is_read] = compiled.get_concrete_function(specs)
-        compiled = self._compiled[modality, is_read]
+        sources, tower = get_modality(modality).sources(sources), self.encoder.towers[modality]
+        if modality not in self._compiled:
+            compiled = tf.function(lambda inputs: self.read(modality, inputs), autograph=False)
+            self._compiled[modality] = compiled.get_concrete_function(tower.input_specs())
+        compiled = self._compiled[modality]
         found = [compiled(batch).numpy() for batch in input_batches(tower, sources)]
         if not found:
             raise ValueError("nothing to encode: the list is empty")

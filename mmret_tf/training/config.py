@@ -16,7 +16,7 @@ LISTS = {"feature_layers": str, "scales": int, "region_layers": str}
 ABOVE_ZERO = (
     *("scenes", "image_size", "epochs", "batch_size", "learning_rate"),
     *("captions_per_image", "feature_views", "reranker_epochs"),
-    "region_pool",
+    *("region_pool", "region_views"),
 )
 MOST, HIGHEST_RATE = 2**20, 1000  # of every number of things, and of rates
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -62,6 +62,7 @@ class TrainConfig:
         reranker: Whether to train a second stage as well, see `Reranker`.
         reranker_epochs: Its epochs; each shows every training image once, with one caption.
         region_layers, region_pool: What it reads of pictures, see `ImageTower.set_regions`.
+        region_views: Number of views of each training image whose regions are cached.
         seed: Of the weights, the order, the captions, the crops and the scenes.
 
     Raises:
@@ -111,6 +112,7 @@ class TrainConfig:
     reranker_epochs: int = 20
     region_layers: tuple[str, ...] = ()
     region_pool: int = 1
+    region_views: int = 1
     seed: int = 0
 
     def __post_init__(self):

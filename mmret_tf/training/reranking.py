@@ -7,12 +7,10 @@ the others.
 
 import dataclasses
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from mmret_tf._files import replaced_file, write_json
 from mmret_tf.data.pairs import Pairs
@@ -37,7 +35,7 @@ SOUGHT = 0.5
 
 
 # Settings that the first stage does not depend on.
-OF_SECOND_STAGE = ("reranker", "reranker_epochs", "region_layers", "region_pool")
+OF_SECOND_STAGE = ("reranker", "reranker_epochs", "region_layers", "region_pool", "region_views")
 
 
 def order_of_neighbours(embeddings: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -70,51 +68,6 @@ def order_of_neighbours(embeddings: np.ndarray, random: np.random.Generator) -> 
         left[nearest] = False
         groups.append([row, *nearest])
     return np.concatenate([groups[number] for number in random.permutation(len(groups))])
-
-
-class HardBatches:
-    """Batches of neighbours for `Reranker.fit`.
-
-    Args:
-        reranker: What is trained.
-        pairs: What it is trained on.
-        batch_size: Number of pairs in a batch.
-        embeddings: Those of the pairs' first sources in the first stage, `[n, dim]`.
-        seed: Of the batches and the captions.
-    """
-
-    def __init__(
-        self,
-        reranker: Reranker,
-        pairs: Pairs,
-        batch_size: int,
-        embeddings: np.ndarray,
-        seed: int,
-    ):
-        self.reranker, self.pairs, self.seed = reranker, pairs, seed
-        self.batch_size = min(batch_size, len(pairs))
-        self._embeddings = embeddings
-
-    def __len__(self) -> int:
-        """Number of batches in an epoch."""
-        return len(self.pairs) // self.batch_size
-
-    def epochs(self) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-        """Batches without end: inputs, and group ids `[batch]`."""
-        random = np.random.default_rng(self.seed)
-        first, second = self.pairs.modalities
-        firsts, seconds = self.pairs.first_sources, self.pairs.sources[second]
-        groups = np.array(self.pairs.groups)
-        while True:
-            order = order_of_neighbours(self._embeddings, random)
-            for start in range(0, len(self) * self.batch_size, self.batch_size):
-                rows = order[start : start + self.batch_size]
-                captions = [seconds[row][random.integers(len(seconds[row]))] for row in rows]
-                sources = {first: [firsts[row] for row in rows], second: captions}
-                inputs = {
-                    name: self.reranker.features(name, each) for name, each in sources.items()
-                }
-                yield inputs, groups[rows]
 
 
 def fit_reranker(
@@ -152,16 +105,19 @@ def fit_reranker(
     >>> len(history.history["loss"])
     2
     """
-    batches = HardBatches(reranker, pairs, batch_size, embeddings, seed)
-    steps = epochs * len(batches)
-    regular = {"weight_decay": 1e-2, "global_clipnorm": 2.0}
-    reranker.compile(make_optimizer(reranker.trainable_variables, learning_rate, steps, **regular))
-    specs = reranker.input_specs()
-    specs = {name: specs[name] for name in pairs.modalities}, tf.TensorSpec([None], tf.int64)
-    dataset = tf.data.Dataset.from_generator(batches.epochs, output_signature=specs)
-    return reranker.fit(
-        dataset.prefetch(2), epochs=epochs, steps_per_epoch=len(batches), shuffle=False, **options
+    random = np.random.default_rng(seed)
+    dataset = pairs.as_dataset(
+        reranker.encoder,
+        batch_size,
+        training=True,
+        seed=seed,
+        order=lambda: order_of_neighbours(embeddings, random),
     )
+    steps, regular = len(dataset), {"weight_decay": 1e-2, "global_clipnorm": 2.0}
+    variables = reranker.trainable_variables
+    reranker.compile(make_optimizer(variables, learning_rate, epochs * steps, **regular))
+    options |= {"epochs": epochs, "steps_per_epoch": steps, "shuffle": False}
+    return reranker.fit(dataset.repeat(), **options)
 
 
 def has_first_stage(config: TrainConfig, run: Run) -> bool:
@@ -203,7 +159,13 @@ def train_reranker(config: TrainConfig, run: Run, splits: Splits) -> None:
     embeddings = encoder.encode("image", cached.training.first_sources)
     evaluated = None if splits.development is None else embed_pairs(encoder, cached.development)
     reranker = Reranker(model)
-    cache = RegionCache(model.image_tower, splits.all_sources("image"), run.features / "regions")
+    cache = RegionCache(
+        model.image_tower,
+        splits.all_sources("image"),
+        run.features / "regions",
+        splits.training.first_sources,
+        config.region_views,
+    )
     fast, splits = cache.reranker(reranker), splits.cached("image")
     verbose = 1 if is_interactive() else 2
     epochs, seed = config.reranker_epochs, config.seed

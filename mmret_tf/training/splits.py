@@ -7,7 +7,7 @@ from mmret_tf.data.collection import Collection
 from mmret_tf.data.loading import load
 from mmret_tf.data.pairs import Pairs
 from mmret_tf.data.sources import Source
-from mmret_tf.training.caches.contents import as_cached
+from mmret_tf.training.caches.views import as_cached
 from mmret_tf.training.config import TrainConfig
 
 

@@ -23,8 +23,8 @@ from mmret_tf.data.pairs import Pairs
 from mmret_tf.demo import run_demo
 from mmret_tf.ranking import Run
 from mmret_tf.training import fit_reranker
-from mmret_tf.training.caches.contents import as_cached
 from mmret_tf.training.caches.regions import RegionCache
+from mmret_tf.training.caches.views import as_cached
 
 TIMED = 100
 

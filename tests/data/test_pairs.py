@@ -168,6 +168,16 @@ def test_in_training_each_epoch_has_each_row_once_with_one_of_its_captions():
     assert dict(first) != dict(second)
 
 
+def test_an_order_of_ones_own_is_asked_for_in_each_epoch():
+    pairs, orders = make([["a"], ["b"], ["c"]]), iter([[2, 0, 1], [0, 2, 1]])
+    dataset = pairs.as_dataset(
+        LIGHT, 2, True, captions_per_image=2, order=lambda: np.array(next(orders))
+    )
+    assert len(dataset) == 3  # of two rows; each row comes twice
+    assert [group for group, *_ in epoch(dataset)] == [2, 2, 0, 0, 1, 1]
+    assert [group for group, *_ in epoch(dataset)] == [0, 0, 2, 2, 1, 1]
+
+
 def test_the_seed_decides_order_captions_and_seeds_in_all_epochs():
     pairs = make([[f"{i}{letter}" for letter in "abc"] for i in range(12)])
 

@@ -13,8 +13,8 @@ import mmret_tf as mm
 from mmret_tf.data import load_pairs
 from mmret_tf.ranking import Run
 from mmret_tf.training import TrainConfig, fit_reranker, train
-from mmret_tf.training.caches.contents import as_cached
 from mmret_tf.training.caches.regions import RegionCache
+from mmret_tf.training.caches.views import as_cached
 from mmret_tf.training.reranking import GROUP, order_of_neighbours
 
 COLOURS = ("red", "green", "blue", "white")

@@ -20,6 +20,7 @@ from mmret_tf.models.dual_encoder import load_model
 from mmret_tf.ranking import EmbeddingStore, Run
 from mmret_tf.training import trainer
 from mmret_tf.training.caches import features as feature_cache
+from mmret_tf.training.caches import views as view_cache
 from mmret_tf.training.callbacks import KeepBest
 from mmret_tf.training.config import TrainConfig
 from mmret_tf.training.splits import Splits
@@ -160,7 +161,7 @@ def test_an_interrupted_run_resumes_as_if_nothing_had_happened(
     unbroken, finished_run = finished
     run = Run(tmp_path / "run")
     shutil.copytree(finished_run.features, run.features)
-    monkeypatch.setattr(feature_cache._FeatureEncoder, "encode", fail)
+    monkeypatch.setattr(view_cache._ViewEncoder, "encode", fail)
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "KeepBest", CtrlC)
         report = train(config, run.folder)

@@ -96,16 +96,16 @@ class ImageTower(Tower):
             seen.append(ops.cast(features, "float32"))
         return sum(seen) / len(seen)
 
-    def view_features(self, sources: tf.Tensor, seeds: tf.Tensor, view: int):
-        """Views 0 and 1 are not cropped. View 0 has all scales, as in a search; the other views
-        cycle through the scales."""
-        if view == 0:
-            return self.features(self.preprocess(sources))
+    def view_inputs(self, sources: tf.Tensor, seeds: tf.Tensor, view: int) -> tf.Tensor:
+        """Views 0 and 1 are not cropped."""
         if view == 1:
-            images = tf.reverse(self.preprocess(sources), [2])
-        else:
-            images = self.augment(sources, seeds, tf.fill([tf.shape(sources)[0]], view % 2 == 1))
-        return self.features(images, scales=[self.scales[view // 2 % len(self.scales)]])
+            return tf.reverse(self.preprocess(sources), [2])
+        return super().view_inputs(sources, seeds, view)
+
+    def view_features(self, sources: tf.Tensor, seeds: tf.Tensor, view: int):
+        """View 0 has all scales, as in a search; the other views cycle through the scales."""
+        scales = None if view == 0 else [self.scales[view // 2 % len(self.scales)]]
+        return self.features(self.view_inputs(sources, seeds, view), scales=scales)
 
     def _scaled(self, images):
         """Levels 0 to 255, scaled as the backbone expects."""

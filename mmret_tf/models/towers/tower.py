@@ -128,8 +128,8 @@ class Tower(WholeModel):
     def features(self, inputs, training: bool = False):
         """Output of the backbone, `[batch, width]`."""
 
-    def view_features(self, sources: tf.Tensor, seeds: tf.Tensor, view: int):
-        """Features of one view (视图) of each source, for a cache.
+    def view_inputs(self, sources: tf.Tensor, seeds: tf.Tensor, view: int) -> tf.Tensor:
+        """One view (视图) of each source, for a cache.
 
         Args:
             sources: Encoded content, strings `[batch]`.
@@ -138,12 +138,23 @@ class Tower(WholeModel):
                 mirrored.
 
         Returns:
-            `[batch, width]`.
+            `[batch, ...]`, as `preprocess` does.
         """
         if view == 0:
-            return self.features(self.preprocess(sources))
+            return self.preprocess(sources)
         mirror = tf.fill([tf.shape(sources)[0]], view % 2 == 1)
-        return self.features(self.augment(sources, seeds, mirror))
+        return self.augment(sources, seeds, mirror)
+
+    def view_features(self, sources: tf.Tensor, seeds: tf.Tensor, view: int):
+        """Features of one view of each source.
+
+        Args:
+            sources, seeds, view: As for `view_inputs`.
+
+        Returns:
+            `[batch, width]`.
+        """
+        return self.features(self.view_inputs(sources, seeds, view))
 
     def call(self, inputs, training=False):
         return self.head(self.features(inputs, training=training), training=training)

@@ -199,16 +199,17 @@ class EmbeddingStore:
     def embeddings(self) -> np.ndarray:
         return self._stored if self._stored.dtype == np.float32 else self.rows(slice(None))
 
-    def rows(self, rows: Sequence[int] | slice) -> np.ndarray:
+    def rows(self, rows: Sequence[int] | int | slice, columns: slice = slice(None)) -> np.ndarray:
         """Some of the embeddings, read from the disk.
 
         Args:
             rows: Their numbers.
+            columns: The numbers to read of each.
 
         Returns:
-            float32 `[n, dim]`, in memory.
+            float32 `[n, dim]`, in memory; `[dim]` for one row.
         """
-        found = self._stored[rows].astype(np.float32)
+        found = self._stored[rows, columns].astype(np.float32)
         return found if self._scales is None else found * self._scales[rows]
 
     @functools.cached_property

@@ -17,9 +17,9 @@ from mmret_tf.models.towers.image import ImageTower, image_tower
 from mmret_tf.ranking.storage import chunks
 from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
 from mmret_tf.similarity.losses import ContrastiveCosine
-from mmret_tf.training.caches import features as feature_cache
-from mmret_tf.training.caches.contents import as_cached
+from mmret_tf.training.caches import views as view_cache
 from mmret_tf.training.caches.features import CachedTower, FeatureCache
+from mmret_tf.training.caches.views import as_cached
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +108,13 @@ def features_of(cache, sources, view=0):
 def computed(monkeypatch):
     """Names of the sources whose features are computed, in order."""
     names = []
-    encode = feature_cache._FeatureEncoder.encode
+    encode = view_cache._ViewEncoder.encode
 
     def noted(self, modality, sources, batch_size=None):
         names.extend(source.path.stem for source in sources)
         return encode(self, modality, sources, batch_size)
 
-    monkeypatch.setattr(feature_cache._FeatureEncoder, "encode", noted)
+    monkeypatch.setattr(view_cache._ViewEncoder, "encode", noted)
     return names
 
 
@@ -180,7 +180,7 @@ def test_views_cycle_through_the_scales(backbone, pictures, tmp_path, monkeypatc
 def test_training_draws_views_with_the_side_that_the_caption_allows(
     shared_model, views, unmirrored, mirrored
 ):
-    cache = SimpleNamespace(tower=shared_model.image_tower, views=views, width=1)
+    cache = SimpleNamespace(tower=shared_model.image_tower, views=views, shape=(1,))
     cache.look_up = lambda digests, numbers: numbers[:, None].astype(np.float32)
     tower = CachedTower(cache)
     digests = tf.fill([50], "digest")
@@ -212,7 +212,8 @@ def test_features_are_computed_once_and_known_by_content(backbone, pictures, tmp
 def test_everything_that_decides_the_features_decides_the_name_of_the_cache(backbone):
     def fingerprint(network=backbone, views=(0,), **settings):
         tower = make_tower(network, **settings)
-        return feature_cache._FeatureEncoder(tower, views).fingerprint
+        compute = tower.view_features
+        return view_cache._ViewEncoder(tower, compute, 1, [], list(views)).fingerprint
 
     different = [
         fingerprint(),
@@ -230,7 +231,7 @@ def test_everything_that_decides_the_features_decides_the_name_of_the_cache(back
 
 def test_a_killed_computation_resumes(backbone, pictures, tmp_path, computed, monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK_ROWS", 1)
-    encode = feature_cache._FeatureEncoder.encode
+    encode = view_cache._ViewEncoder.encode
 
     def die_at_the_second(self, *arguments):
         if computed:
@@ -238,7 +239,7 @@ def test_a_killed_computation_resumes(backbone, pictures, tmp_path, computed, mo
         return encode(self, *arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(feature_cache._FeatureEncoder, "encode", die_at_the_second)
+        patch.setattr(view_cache._ViewEncoder, "encode", die_at_the_second)
         FeatureCache(make_tower(backbone), pictures, tmp_path / "features")
     assert computed == ["again"]
     cache = FeatureCache(make_tower(backbone), pictures, tmp_path / "features")

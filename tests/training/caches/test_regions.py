@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import CAPTIONS, make_model
 
 import mmret_tf as mm
 from mmret_tf.data.collection import Collection
-from mmret_tf.training.caches import regions
-from mmret_tf.training.caches.contents import as_cached
+from mmret_tf.data.modalities import get_modality
+from mmret_tf.training.caches import views
 from mmret_tf.training.caches.regions import RegionCache
+from mmret_tf.training.caches.views import as_cached
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +47,13 @@ def test_a_cached_reranker_reads_the_same(reranker, items, tmp_path):
 
 
 def test_regions_are_computed_once_for_each_content(reranker, items, tmp_path, monkeypatch):
-    seen, encode = [], regions._RegionEncoder.encode
+    seen, encode = [], views._ViewEncoder.encode
 
     def noted(self, modality, sources, batch_size=None):
         seen.extend(sources)
         return encode(self, modality, sources, batch_size)
 
-    monkeypatch.setattr(regions._RegionEncoder, "encode", noted)
+    monkeypatch.setattr(views._ViewEncoder, "encode", noted)
     tower = reranker.encoder.towers["image"]
     for _ in range(2):
         RegionCache(tower, sources_of(items), tmp_path)
@@ -62,6 +64,24 @@ def test_regions_are_computed_once_for_each_content(reranker, items, tmp_path, m
     finally:
         tower.set_regions()
     assert len(seen) == 4 and fewer.shape[0] < reranker.shapes["image"][0]
+
+
+def test_training_draws_the_regions_of_views(reranker, tmp_path):
+    tower = reranker.encoder.towers["image"]
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    used = get_modality("image").sources([noise])
+    cache = RegionCache(tower, used, tmp_path, used, views=3)
+    (digest,) = [np.array([source.identity.encode()]) for source in used]
+    plain, mirrored, crop = (cache.look_up(digest, np.array([view]))[0] for view in range(3))
+    pixels = tower.preprocess(tf.constant([used[0].read()]))
+    for found, picture in ((plain, pixels), (mirrored, pixels[:, :, ::-1])):
+        expected = tower.padded_sequence(picture)[0]
+        assert found == pytest.approx(np.array(expected), rel=2e-3, abs=2e-3)
+    assert np.abs(crop - plain).max() > 1e-2
+    cached = cache.reranker(reranker).encoder.towers["image"]
+    seeds = tf.constant([[0, 0], [1, 0]], tf.int64)
+    drawn = cached.augment(tf.repeat(digest, 2), seeds, tf.constant([False, False]))
+    assert np.array_equal(drawn, [plain, crop])
 
 
 def test_a_tower_that_is_trained_is_refused(items, tmp_path):

@@ -1,7 +1,7 @@
 """Sources as digests of their content."""
 
 from mmret_tf.data.collection import Collection
-from mmret_tf.training.caches.contents import as_cached
+from mmret_tf.training.caches.views import as_cached
 
 
 def test_a_cached_source_reads_as_its_digest_and_is_the_original_in_all_else(picture_files):

@@ -1,0 +1,248 @@
+"""What all caches share: what frozen layers give of the views of a source, by its content."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import tensorflow as tf
+
+from mmret_tf.data.collection import Collection
+from mmret_tf.data.sources import Source, identities
+from mmret_tf.models.encoder import Encoder
+from mmret_tf.models.fingerprint import weights_digest
+from mmret_tf.models.towers.tower import Tower, encode_sources
+from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
+
+Items = TypeVar("Items", bound=Collection)
+
+# Sources that are computed at once.
+BATCH = 64
+
+# Parts of a tower's configuration that are not those of its frozen layers.
+IGNORED = ("head", "name", "trainable", "frozen", "region_layers", "region_pool")
+
+
+@dataclass(frozen=True, slots=True)
+class CachedSource(Source):
+    """A source that reads as the digest of the original: the key of what is cached."""
+
+    origin: Source
+
+    @property
+    def identity(self) -> str:  # what is embedded is the content of the original
+        return self.origin.identity
+
+    @property
+    def record(self) -> str:
+        return self.origin.record
+
+    @property
+    def name(self) -> str:
+        return self.origin.name
+
+    @property
+    def is_identified(self) -> bool:
+        return self.origin.is_identified
+
+    @property
+    def identity_stamp(self) -> tuple[int, int] | None:
+        return self.origin.identity_stamp
+
+    def read(self) -> bytes:
+        return self.origin.identity.encode()
+
+
+def as_cached(collection: Items, modality: str) -> Items:
+    """The same items; the sources of one modality read as their digests.
+
+    Args:
+        collection: Items, or `Pairs`.
+        modality: Name of the modality.
+
+    >>> import mmret_tf as mm
+    >>> pairs = as_cached(mm.load_pairs("scenes", split="dev", size=2), "image")
+    >>> len(pairs.first_sources[0].read())  # the SHA-256 of the picture
+    64
+    """
+    same = collection.subset(range(len(collection)))
+    same.sources[modality] = [
+        [CachedSource(source) for source in each] for each in collection.sources.get(modality, [])
+    ]
+    return same
+
+
+def frozen_digest(tower: Tower, said: Any) -> str:
+    """The identity of what a tower's frozen layers give.
+
+    Args:
+        tower: The tower; its head does not count.
+        said: What else is done to a source, a JSON value.
+
+    Raises:
+        ValueError: The layers are not frozen.
+    """
+    config = tower.get_config()
+    config = {name: config[name] for name in config if name not in IGNORED}
+    layers = [layer for layer in tower.layers if layer is not tower.head]
+    if any(layer.trainable_weights for layer in layers):
+        raise ValueError(f"the features of {tower.name} change in training: freeze its backbone")
+    weights = [weight for layer in layers for weight in layer.weights]
+    return weights_digest(json.dumps([config, said], sort_keys=True, default=str), weights)
+
+
+class ViewCache:
+    """What frozen layers give of each source, and of its views (视图), on disk. Section 8.1.
+
+    It is named after the content of a source and all that is done with it, so a cache is never
+    stale. It is read again where the folder holds it, and an interrupted computation resumes.
+
+    Args:
+        tower: The tower of the layers.
+        compute: What they give: encoded sources, seeds and the number of a view, see
+            `Tower.view_inputs` -> `[batch, *shape]`, in TensorFlow ops.
+        shape: Of what is kept of a view.
+        said: Identity of `compute`, a JSON value.
+        sources: The sources; views are computed for those in `augmented`.
+        directory: Folder of the cache; it is made, or brought up to date.
+        augmented: Sources that training augments.
+        views: Number of views of each of these, the plain one included.
+        dtype: As for `EmbeddingStore.export`, also for the errors.
+
+    Attributes:
+        tower, shape, views: As given.
+
+    Raises:
+        ValueError: The layers are not frozen, a source cannot be used, or the folder holds
+            something else.
+    """
+
+    def __init__(
+        self,
+        tower: Tower,
+        compute: Callable[[tf.Tensor, tf.Tensor, int], tf.Tensor],
+        shape: tuple[int, ...],
+        said: list,
+        sources: Iterable[Source],
+        directory: str | os.PathLike,
+        augmented: Iterable[Source] = (),
+        views: int = 1,
+        dtype: str = "float32",
+    ):
+        def stored(numbers: list[int], some: Iterable[Source], name: str) -> EmbeddingStore:
+            encoder = _ViewEncoder(tower, compute, int(np.prod(shape)), said, numbers)
+            return _store_by_content(encoder, some, Path(directory) / name, dtype)
+
+        self.tower, self.shape, self.views = tower, shape, views
+        self._stores = [stored([0], sources, "plain")]
+        if views > 1:
+            self._stores.append(stored(list(range(1, views)), augmented, "views"))
+        self._rows = [{key: row for row, key in enumerate(store.ids)} for store in self._stores]
+
+    def look_up(self, digests: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """What is kept of some sources.
+
+        Args:
+            digests: Content digests, bytes `[batch]`.
+            views: Number of a view for each, `[batch]`.
+
+        Returns:
+            float32 `[batch, *shape]`.
+        """
+        width = int(np.prod(self.shape))
+        found = np.empty((len(digests), width), np.float32)
+        for place, (digest, view) in enumerate(zip(digests, views, strict=True)):
+            number, start = (0, 0) if view == 0 else (1, (view - 1) * width)
+            row = self._rows[number][digest.decode()]
+            found[place] = self._stores[number].rows(row, slice(start, start + width))
+        return found.reshape(-1, *self.shape)
+
+
+class CachedViews(Tower):
+    """A tower over a cache: its sources are content digests.
+
+    Args:
+        cache: What it reads.
+    """
+
+    def __init__(self, cache: ViewCache):
+        super().__init__(cache.tower.head, name=f"cached_{cache.tower.name}")
+        self.modality, self.is_ordered = cache.tower.modality, cache.tower.is_ordered
+        self.batch_size = cache.tower.batch_size
+        self._cache = cache
+
+    def preprocess(self, sources: tf.Tensor) -> tf.Tensor:
+        return self._look_up(sources, tf.zeros_like(sources, tf.int64))
+
+    def augment(self, sources: tf.Tensor, seeds: tf.Tensor, mirror: tf.Tensor) -> tf.Tensor:
+        """One of the views, drawn by the seeds; a mirrored one, with an odd number, if asked."""
+        half = (self._cache.views + 1) // 2
+        views = 2 * (seeds[:, 0] % half) + tf.cast(mirror, tf.int64)
+        return self._look_up(sources, tf.where(views < self._cache.views, views, 0))
+
+    def _look_up(self, digests: tf.Tensor, views: tf.Tensor) -> tf.Tensor:
+        found = tf.numpy_function(self._cache.look_up, [digests, views], tf.float32, stateful=False)
+        return tf.ensure_shape(found, [None, *self._cache.shape])
+
+
+class _ViewEncoder(Encoder):
+    """Frozen layers as an encoder: what they give of some views is stored like embeddings."""
+
+    def __init__(self, tower: Tower, compute: Callable, width: int, said: list, views: list[int]):
+        self.towers = {tower.modality: tower}
+        self._fingerprint = frozen_digest(tower, [*said, *views])
+        self.embedding_dim = width * len(views)
+        self._compiled = [_compiled_view(compute, view) for view in views]
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def encode(
+        self, modality: str, sources: Sequence[Source], batch_size: int | None = None
+    ) -> np.ndarray:
+        rows = []
+        for start in range(0, len(sources), BATCH):
+            block = sources[start : start + BATCH]
+            contents = tf.constant([source.read() for source in block])
+            # A crop follows from the content, so that a cache is the same on every machine.
+            digests = tf.constant([int(source.identity[:14], 16) for source in block], tf.int64)
+            try:
+                views = [compiled(contents, digests) for compiled in self._compiled]
+            except tf.errors.OpError:
+                encode_sources(self.towers[modality], block)  # names the source that is damaged
+                raise
+            rows.append(np.concatenate([np.reshape(each, (len(block), -1)) for each in views], 1))
+        return np.concatenate(rows)
+
+
+def _compiled_view(compute: Callable, view: int) -> tf.types.experimental.ConcreteFunction:
+    """A view as a graph that is traced once for all batch sizes."""
+
+    @tf.function
+    def compiled(contents, digests):
+        seeds = tf.stack([digests, tf.fill(tf.shape(digests), tf.constant(view, tf.int64))], axis=1)
+        return compute(contents, seeds, view)
+
+    specs = tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int64)
+    return compiled.get_concrete_function(*specs)  # or TensorFlow warns of as many traces as views
+
+
+def _store_by_content(
+    encoder: _ViewEncoder, sources: Iterable[Source], directory: Path, dtype: str
+) -> EmbeddingStore:
+    """A store with one row for each content that there is; its ids are the content digests."""
+    sources, (modality,) = list(sources), encoder.towers
+    source_of = dict(zip(identities(sources), sources, strict=True))
+    try:
+        store = EmbeddingStore.open(directory)
+        found = store.fingerprint, store.made_by["dtype"], store.ids
+        if found == (encoder.fingerprint, dtype, list(source_of)):
+            return store
+    except ValueError:  # none yet, or one that was interrupted
+        pass
+    rows = Collection(list(source_of), {modality: [[each] for each in source_of.values()]})
+    return EmbeddingStore.export(encoder, rows, directory, dtype)
