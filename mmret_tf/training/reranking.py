@@ -166,7 +166,7 @@ def train_reranker(config: TrainConfig, run: Run, splits: Splits) -> None:
         splits.training.first_sources,
         config.region_views,
     )
-    fast, splits = cache.reranker(reranker), splits.cached("image")
+    fast, splits = cache.reranker(reranker), splits.each(cache.cached)
     verbose = 1 if is_interactive() else 2
     epochs, seed = config.reranker_epochs, config.seed
     fit_reranker(fast, splits.training, embeddings, epochs, seed=seed, verbose=verbose)

@@ -1,13 +1,13 @@
 """The splits of a run (数据划分): what is trained on, judged on and searched."""
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 from mmret_tf.data.collection import Collection
 from mmret_tf.data.loading import load
 from mmret_tf.data.pairs import Pairs
 from mmret_tf.data.sources import Source
-from mmret_tf.training.caches.views import as_cached
 from mmret_tf.training.config import TrainConfig
 
 
@@ -43,9 +43,13 @@ class Splits(NamedTuple):
         groups = [group for part in parts for group in part.sources.get(modality, [])]
         return list(itertools.chain(*groups))
 
-    def cached(self, modality: str) -> "Splits":
-        """The same splits; the sources of one modality read as their digests, see `as_cached`."""
-        return Splits(*(part and as_cached(part, modality) for part in self))
+    def each(self, change: Callable[[Collection], Collection]) -> "Splits":
+        """The same splits after a change of each.
+
+        Args:
+            change: Of a collection, such as `FeatureCache.cached`.
+        """
+        return Splits(*(part and change(part) for part in self))
 
     @classmethod
     def load(cls, config: TrainConfig) -> "Splits":

@@ -24,7 +24,6 @@ from mmret_tf.demo import run_demo
 from mmret_tf.ranking import Run
 from mmret_tf.training import fit_reranker
 from mmret_tf.training.caches.regions import RegionCache
-from mmret_tf.training.caches.views import as_cached
 
 TIMED = 100
 
@@ -77,7 +76,7 @@ def main() -> None:
     embeddings = model.encode("image", training.first_sources)
     with tempfile.TemporaryDirectory() as temporary:
         cache = RegionCache(model.image_tower, training.first_sources, temporary)
-        cached = as_cached(training, "image")
+        cached = cache.cached(training)
         fit_reranker(cache.reranker(reranker), cached, embeddings, options.epochs, verbose=2)
     report = {"training s": time.monotonic() - started}
     development = mm.load_pairs("scenes", "dev", 200)

@@ -14,7 +14,6 @@ from mmret_tf.data import load_pairs
 from mmret_tf.ranking import Run
 from mmret_tf.training import TrainConfig, fit_reranker, train
 from mmret_tf.training.caches.regions import RegionCache
-from mmret_tf.training.caches.views import as_cached
 from mmret_tf.training.reranking import GROUP, order_of_neighbours
 
 COLOURS = ("red", "green", "blue", "white")
@@ -58,7 +57,7 @@ def test_it_learns_what_the_first_stage_cannot(photos, tmp_path):
     before = model.fingerprint
     reranker = mm.Reranker(model, dim=16, dropout=0.0)
     cache = RegionCache(model.image_tower, pairs.first_sources, tmp_path / "regions")
-    cached = as_cached(pairs, "image")
+    cached = cache.cached(pairs)
     embeddings = model.encode("image", pairs.first_sources)
     options = {"epochs": 25, "batch_size": 18, "learning_rate": 1e-2, "verbose": 0}
     history = fit_reranker(cache.reranker(reranker), cached, embeddings, **options)

@@ -32,13 +32,12 @@ class FeatureCache(ViewCache):
 
     >>> import tempfile
     >>> import mmret_tf as mm
-    >>> from mmret_tf.training.caches.views import as_cached
     >>> pairs, text = mm.load_pairs("scenes", split="dev", size=4), mm.TextPreprocessor()
     >>> text.adapt(pairs.all_captions())
     >>> image = mm.image_tower("SmallCNN", weights=None, image_size=16, trainable=False)
     >>> model = mm.DualEncoder(image, mm.text_tower(text))
     >>> cache = FeatureCache(image, pairs.first_sources, tempfile.mkdtemp())
-    >>> heads, cached = cache.encoder(model), as_cached(pairs, "image")
+    >>> heads, cached = cache.encoder(model), cache.cached(pairs)
     >>> heads.encode("image", cached.first_sources).shape
     (4, 256)
     """
@@ -85,4 +84,4 @@ def with_cache(
     tower, views = model.image_tower, config.feature_views
     sources, training = splits.all_sources("image"), splits.training.first_sources
     cache = FeatureCache(tower, sources, run.features, training, views)
-    return cache.encoder(model), splits.cached("image")
+    return cache.encoder(model), splits.each(cache.cached)

@@ -28,14 +28,13 @@ class RegionCache(ViewCache):
 
     >>> import tempfile
     >>> import mmret_tf as mm
-    >>> from mmret_tf.training.caches.views import as_cached
     >>> pairs, text = mm.load_pairs("scenes", split="dev", size=4), mm.TextPreprocessor()
     >>> text.adapt(pairs.all_captions())
     >>> image = mm.image_tower("SmallCNN", weights=None, image_size=32, embedding_dim=8)
     >>> reranker = mm.Reranker(mm.DualEncoder(image, mm.text_tower(text, embedding_dim=8)), dim=8)
     >>> cache = RegionCache(image, pairs.first_sources, tempfile.mkdtemp())
-    >>> cached = as_cached(pairs, "image").first_sources
-    >>> cache.reranker(reranker).encode("image", cached).shape
+    >>> cached = cache.cached(pairs)  # its pictures read as keys
+    >>> cache.reranker(reranker).encode("image", cached.first_sources).shape
     (4, 4, 8)
     """
 

@@ -56,25 +56,6 @@ class CachedSource(Source):
         return self.origin.identity.encode()
 
 
-def as_cached(collection: Items, modality: str) -> Items:
-    """The same items; the sources of one modality read as their digests.
-
-    Args:
-        collection: Items, or `Pairs`.
-        modality: Name of the modality.
-
-    >>> import mmret_tf as mm
-    >>> pairs = as_cached(mm.load_pairs("scenes", split="dev", size=2), "image")
-    >>> len(pairs.first_sources[0].read())  # the SHA-256 of the picture
-    64
-    """
-    same = collection.subset(range(len(collection)))
-    same.sources[modality] = [
-        [CachedSource(source) for source in each] for each in collection.sources.get(modality, [])
-    ]
-    return same
-
-
 def frozen_digest(tower: Tower, said: Any) -> str:
     """The identity of what a tower's frozen layers give.
 
@@ -141,6 +122,18 @@ class ViewCache:
         if views > 1:
             self._stores.append(stored(list(range(1, views)), augmented, "views"))
         self._rows = [{key: row for row, key in enumerate(store.ids)} for store in self._stores]
+
+    def cached(self, collection: Items) -> Items:
+        """The same items; the sources of the tower's modality read as their digests.
+
+        Args:
+            collection: Items, or `Pairs`, whose sources are in the cache.
+        """
+        same, name = collection.subset(range(len(collection))), self.tower.modality
+        same.sources[name] = [
+            [CachedSource(source) for source in each] for each in collection.sources.get(name, [])
+        ]
+        return same
 
     def look_up(self, digests: np.ndarray, views: np.ndarray) -> np.ndarray:
         """What is kept of some sources.

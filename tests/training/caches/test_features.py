@@ -19,7 +19,6 @@ from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
 from mmret_tf.similarity.losses import ContrastiveCosine
 from mmret_tf.training.caches import views as view_cache
 from mmret_tf.training.caches.features import CachedTower, FeatureCache
-from mmret_tf.training.caches.views import as_cached
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def trained(backbone, pairs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     cache = FeatureCache(model.image_tower, pairs.first_sources, folder / "features")
     heads = cache.encoder(model)
-    fit(heads, as_cached(pairs, "image"))
+    fit(heads, cache.cached(pairs))
     return model, heads, cache
 
 
@@ -82,11 +81,11 @@ def test_a_gallery_of_several_images_and_of_text_alone_is_embedded(trained, pair
     texts = [["a red circle"], [], ["红色的圆", "蓝色的方块"]]
     gallery = Collection(list("abc"), {"image": images, "text": texts}, [{}, {"n": 1}, {}])
     encoder = VariantEncoder(model, heads.towers, "float32")
-    store = EmbeddingStore.export(encoder, as_cached(gallery, "image"), tmp_path / "embeddings")
+    store = EmbeddingStore.export(encoder, cache.cached(gallery), tmp_path / "embeddings")
     np.testing.assert_allclose(store.embeddings, model.encode_items(gallery.sources), atol=1e-5)
     assert store.items == gallery.records() and store.fingerprint == model.fingerprint
     text_only = gallery.subset([2])
-    assert as_cached(text_only, "image").sources["image"] == [[]]
+    assert cache.cached(text_only).sources["image"] == [[]]
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from mmret_tf.data.collection import Collection
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.training.caches import views
 from mmret_tf.training.caches.regions import RegionCache
-from mmret_tf.training.caches.views import as_cached
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def sources_of(items):
 def test_a_cached_reranker_reads_the_same(reranker, items, tmp_path):
     tower = reranker.encoder.towers["image"]
     cache = RegionCache(tower, sources_of(items), tmp_path)
-    cached, digests = cache.reranker(reranker), sources_of(as_cached(items, "image"))
+    cached, digests = cache.reranker(reranker), sources_of(cache.cached(items))
     expected = reranker.encode("image", sources_of(items))
     assert np.abs(cached.encode("image", digests) - expected).max() < 2e-3  # of half precision
     assert np.array_equal(

@@ -1,12 +1,19 @@
 """Sources as digests of their content."""
 
+from conftest import make_backbone
+
 from mmret_tf.data.collection import Collection
-from mmret_tf.training.caches.views import as_cached
+from mmret_tf.models import image_tower
+from mmret_tf.training.caches.views import ViewCache
 
 
-def test_a_cached_source_reads_as_its_digest_and_is_the_original_in_all_else(picture_files):
+def test_a_cached_source_reads_as_its_digest_and_is_the_original_in_all_else(
+    picture_files, tmp_path
+):
     items = Collection(["a", "b"], {"image": [picture_files[:1], []], "text": [[], ["red"]]})
-    cached = as_cached(items, "image")
+    tower = image_tower(make_backbone(), image_size=16, trainable=False)
+    given = tower, tower.view_features, (tower.head.width,), [], items.sources["image"][0]
+    cached = ViewCache(*given, tmp_path).cached(items)
     (source,), (original,) = cached.sources["image"][0], items.sources["image"][0]
     assert source.read() == original.identity.encode() and len(source.read()) == 64
     for name in ("identity", "record", "name", "is_identified", "identity_stamp"):
