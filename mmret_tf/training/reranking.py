@@ -121,16 +121,20 @@ def fit_reranker(
 
 
 def has_first_stage(config: TrainConfig, run: Run) -> bool:
-    """Whether a run of this configuration lacks nothing but the second stage.
+    """Whether a run of this configuration lacks nothing but the second stage, or has another one.
+
+    A complete run of it lacks nothing: it is trained again from the start, as any other.
 
     Args:
         config: The recipe.
         run: A folder, perhaps of an older run.
     """
     report = run.read_report()
-    if not report or "reranked" in report or not run.model.is_file():
+    if not report or not run.model.is_file():
         return False
     if run.backup.exists():  # a later training of the first stage was killed or interrupted
+        return False
+    if "reranked" in report and TrainConfig(**report["config"]) == config:
         return False
     of_second = {name: getattr(config, name) for name in OF_SECOND_STAGE}
     return TrainConfig(**report["config"] | of_second) == config

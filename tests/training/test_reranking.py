@@ -123,8 +123,16 @@ def test_a_first_stage_of_another_recipe_is_trained_again(config, tmp_path, monk
     )
     train(config, tmp_path / "run")  # the same, with a second stage
     assert called == ["reranker"]
-    train(dataclasses.replace(config, seed=1), tmp_path / "run")
-    assert called == ["reranker", "encoder", "reranker"]
+
+    run = Run(tmp_path / "run")
+    report = run.read_report() | {"config": dataclasses.asdict(config), "reranked": {}}
+    run.report.write_text(json.dumps(report), encoding="utf-8")
+    train(dataclasses.replace(config, reranker_epochs=2), run.folder)  # another second stage
+    assert called[1:] == ["reranker"]
+    train(config, run.folder)  # nothing is missing: all is trained again
+    assert called[2:] == ["encoder", "reranker"]
+    train(dataclasses.replace(config, seed=1), run.folder)
+    assert called[4:] == ["encoder", "reranker"]
 
 
 def test_a_model_without_regions_is_refused(tmp_path):
