@@ -33,7 +33,7 @@ WHOLE += ("test_sections.py", "test_locales.py", "test_wheel.py")
 
 # Keras calls these, or a base class here; their docstrings are there.
 HOOKS = {
-    *("augment", "features", "fill", "fuse", "make_weights", "preprocess", "sequence"),
+    *("augment", "compute", "features", "fill", "fuse", "make_weights", "preprocess", "sequence"),
     *("compiled_preprocess", "predict_on_batch", "project", "view_features", "view_inputs"),
     *("build", "build_from_config", "call", "compute_loss", "compute_mask", "compute_output_shape"),
     *("compute_output_spec", "export", "input_specs", "quantize", "remark", "save"),

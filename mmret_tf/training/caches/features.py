@@ -4,12 +4,9 @@ Every epoch gives the same features, so training needs the heads alone. `Feature
 an encoder of the heads, which shares their weights; its sources are content digests.
 """
 
-import os
-from collections.abc import Sequence
+import tensorflow as tf
 
-from mmret_tf.data.sources import Source
 from mmret_tf.models.encoder import MultiEncoder
-from mmret_tf.models.towers.tower import Tower
 from mmret_tf.ranking.run import Run
 from mmret_tf.training.caches.views import CachedViews, ViewCache
 from mmret_tf.training.config import TrainConfig
@@ -20,15 +17,7 @@ class FeatureCache(ViewCache):
     """Features of the sources of one modality, by content. Section 5.
 
     Args:
-        tower: The tower with the frozen backbone.
-        sources: Its sources; views are computed for those in `augmented`.
-        directory: Folder of the cache; it is made, or brought up to date.
-        augmented: Sources that training augments.
-        views: Number of views (视图) of each augmented source, the plain one included. Views with
-            odd numbers are mirrored. Of pictures, the first two are whole and the others crops.
-
-    Raises:
-        ValueError: As for `ViewCache`.
+        tower, sources, directory, augmented, views: As for `ViewCache`, also for the errors.
 
     >>> import tempfile
     >>> import mmret_tf as mm
@@ -42,17 +31,12 @@ class FeatureCache(ViewCache):
     (4, 256)
     """
 
-    def __init__(
-        self,
-        tower: Tower,
-        sources: Sequence[Source],
-        directory: str | os.PathLike,
-        augmented: Sequence[Source] = (),
-        views: int = 1,
-    ):
-        shape = (tower.head.width,)
-        what = tower, tower.view_features, shape, []
-        super().__init__(*what, sources, directory, augmented, views)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.tower.head.width,)
+
+    def compute(self, sources: tf.Tensor, seeds: tf.Tensor, view: int) -> tf.Tensor:
+        return self.tower.view_features(sources, seeds, view)
 
     def encoder(self, model: MultiEncoder) -> MultiEncoder:
         """The heads of a model and its other towers as an encoder; all weights are shared.

@@ -4,14 +4,11 @@ A re-ranker reads them in every epoch, and the backbone that made them is frozen
 a cached form of the model has a tower whose sources are content digests.
 """
 
-import os
-from collections.abc import Iterable
+import functools
 
 import tensorflow as tf
 
-from mmret_tf.data.sources import Source
 from mmret_tf.fusion.fusion import presence
-from mmret_tf.models.towers.tower import Tower
 from mmret_tf.ranking.reranker import Reranker
 from mmret_tf.training.caches.views import CachedViews, ViewCache
 
@@ -20,11 +17,10 @@ class RegionCache(ViewCache):
     """Regions of the sources of one modality, by content, in two bytes a number. Section 8.1.
 
     Args:
-        tower: The tower of a re-ranker's encoder.
-        sources, directory, augmented, views: As for `FeatureCache`.
+        tower, sources, directory, augmented, views: As for `ViewCache`, also for the errors.
 
     Raises:
-        ValueError: As for `ViewCache`; or the tower has no regions, or any number of them.
+        ValueError: The tower has no regions, or any number of them.
 
     >>> import tempfile
     >>> import mmret_tf as mm
@@ -38,19 +34,18 @@ class RegionCache(ViewCache):
     (4, 4, 8)
     """
 
-    def __init__(
-        self,
-        tower: Tower,
-        sources: Iterable[Source],
-        directory: str | os.PathLike,
-        augmented: Iterable[Source] = (),
-        views: int = 1,
-    ):
-        def regions(contents: tf.Tensor, seeds: tf.Tensor, view: int) -> tf.Tensor:
-            return tower.padded_sequence(tower.view_inputs(contents, seeds, view))
+    dtype = "float16"
 
-        what = tower, regions, tower.sequence_shape, ["regions", tower.sequence_settings]
-        super().__init__(*what, sources, directory, augmented, views, "float16")
+    @functools.cached_property
+    def shape(self) -> tuple[int, ...]:
+        return self.tower.sequence_shape
+
+    @property
+    def said(self) -> list:
+        return ["regions", self.tower.sequence_settings]
+
+    def compute(self, sources: tf.Tensor, seeds: tf.Tensor, view: int) -> tf.Tensor:
+        return self.tower.padded_sequence(self.tower.view_inputs(sources, seeds, view))
 
     def reranker(self, reranker: Reranker) -> Reranker:
         """A re-ranker whose sources of this modality are content digests; it shares all weights.

@@ -1,11 +1,12 @@
 """What all caches share: what frozen layers give of the views of a source, by its content."""
 
+import abc
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -56,72 +57,83 @@ class CachedSource(Source):
         return self.origin.identity.encode()
 
 
-def frozen_digest(tower: Tower, said: Any) -> str:
-    """The identity of what a tower's frozen layers give.
-
-    Args:
-        tower: The tower; its head does not count.
-        said: What else is done to a source, a JSON value.
-
-    Raises:
-        ValueError: The layers are not frozen.
-    """
-    config = tower.get_config()
-    config = {name: config[name] for name in config if name not in IGNORED}
-    layers = [layer for layer in tower.layers if layer is not tower.head]
-    if any(layer.trainable_weights for layer in layers):
-        raise ValueError(f"the features of {tower.name} change in training: freeze its backbone")
-    weights = [weight for layer in layers for weight in layer.weights]
-    return weights_digest(json.dumps([config, said], sort_keys=True, default=str), weights)
-
-
-class ViewCache:
+class ViewCache(abc.ABC):
     """What frozen layers give of each source, and of its views (视图), on disk. Section 8.1.
 
     It is named after the content of a source and all that is done with it, so a cache is never
     stale. It is read again where the folder holds it, and an interrupted computation resumes.
 
+    A subclass says what is kept: it defines `compute` and `shape`.
+
     Args:
         tower: The tower of the layers.
-        compute: What they give: encoded sources, seeds and the number of a view, see
-            `Tower.view_inputs` -> `[batch, *shape]`, in TensorFlow ops.
-        shape: Of what is kept of a view.
-        said: Identity of `compute`, a JSON value.
-        sources: The sources; views are computed for those in `augmented`.
+        sources: Its sources; views are computed for those in `augmented`.
         directory: Folder of the cache; it is made, or brought up to date.
         augmented: Sources that training augments.
-        views: Number of views of each of these, the plain one included.
-        dtype: As for `EmbeddingStore.export`, also for the errors.
+        views: Number of views of each of these, the plain one included. Views with odd numbers are
+            mirrored. Of pictures, the first two are whole and the others crops.
 
     Attributes:
-        tower, shape, views: As given.
+        tower, views: As given.
+        dtype: How it is stored, see `EmbeddingStore.export`.
 
     Raises:
         ValueError: The layers are not frozen, a source cannot be used, or the folder holds
             something else.
     """
 
+    dtype: ClassVar[str] = "float32"
+
     def __init__(
         self,
         tower: Tower,
-        compute: Callable[[tf.Tensor, tf.Tensor, int], tf.Tensor],
-        shape: tuple[int, ...],
-        said: list,
         sources: Iterable[Source],
         directory: str | os.PathLike,
         augmented: Iterable[Source] = (),
         views: int = 1,
-        dtype: str = "float32",
     ):
-        def stored(numbers: list[int], some: Iterable[Source], name: str) -> EmbeddingStore:
-            encoder = _ViewEncoder(tower, compute, int(np.prod(shape)), said, numbers)
-            return _store_by_content(encoder, some, Path(directory) / name, dtype)
-
-        self.tower, self.shape, self.views = tower, shape, views
-        self._stores = [stored([0], sources, "plain")]
+        self.tower, self.views = tower, views
+        self._stores = [self._stored([0], sources, Path(directory) / "plain")]
         if views > 1:
-            self._stores.append(stored(list(range(1, views)), augmented, "views"))
+            numbers = list(range(1, views))
+            self._stores.append(self._stored(numbers, augmented, Path(directory) / "views"))
         self._rows = [{key: row for row, key in enumerate(store.ids)} for store in self._stores]
+
+    @abc.abstractmethod
+    def compute(self, sources: tf.Tensor, seeds: tf.Tensor, view: int) -> tf.Tensor:
+        """What is kept of a view, in TensorFlow ops.
+
+        Args:
+            sources, seeds, view: As for `Tower.view_inputs`.
+
+        Returns:
+            `[batch, *shape]`.
+        """
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Of what is kept of a view."""
+
+    @property
+    def said(self) -> list:
+        """All that decides `compute` besides the tower, as JSON values."""
+        return []
+
+    def _stored(self, views: list[int], sources: Iterable[Source], folder: Path) -> EmbeddingStore:
+        """A store with one row for each content that there is; its ids are the content digests."""
+        sources, encoder = list(sources), _ViewEncoder(self, views)
+        source_of = dict(zip(identities(sources), sources, strict=True))
+        try:
+            store = EmbeddingStore.open(folder)
+            found = store.fingerprint, store.made_by["dtype"], store.ids
+            if found == (encoder.fingerprint, self.dtype, list(source_of)):
+                return store
+        except ValueError:  # none yet, or one that was interrupted
+            pass
+        rows = {self.tower.modality: [[each] for each in source_of.values()]}
+        items = Collection(list(source_of), rows)
+        return EmbeddingStore.export(encoder, items, folder, self.dtype)
 
     def cached(self, collection: Items) -> Items:
         """The same items; the sources of the tower's modality read as their digests.
@@ -184,11 +196,22 @@ class CachedViews(Tower):
 class _ViewEncoder(Encoder):
     """Frozen layers as an encoder: what they give of some views is stored like embeddings."""
 
-    def __init__(self, tower: Tower, compute: Callable, width: int, said: list, views: list[int]):
+    def __init__(self, cache: ViewCache, views: list[int]):
+        tower = cache.tower
         self.towers = {tower.modality: tower}
-        self._fingerprint = frozen_digest(tower, [*said, *views])
-        self.embedding_dim = width * len(views)
-        self._compiled = [_compiled_view(compute, view) for view in views]
+        config = tower.get_config()
+        config = {name: config[name] for name in config if name not in IGNORED}
+        layers = [layer for layer in tower.layers if layer is not tower.head]
+        if any(layer.trainable_weights for layer in layers):
+            raise ValueError(
+                f"the features of {tower.name} change in training: freeze its backbone"
+            )
+        weights = [weight for layer in layers for weight in layer.weights]
+        # What is done to a source counts like a weight.
+        said = json.dumps([config, [*cache.said, *views]], sort_keys=True, default=str)
+        self._fingerprint = weights_digest(said, weights)
+        self.embedding_dim = int(np.prod(cache.shape)) * len(views)
+        self._compiled = [_compiled_view(cache.compute, view) for view in views]
 
     @property
     def fingerprint(self) -> str:
@@ -222,20 +245,3 @@ def _compiled_view(compute: Callable, view: int) -> tf.types.experimental.Concre
 
     specs = tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int64)
     return compiled.get_concrete_function(*specs)  # or TensorFlow warns of as many traces as views
-
-
-def _store_by_content(
-    encoder: _ViewEncoder, sources: Iterable[Source], directory: Path, dtype: str
-) -> EmbeddingStore:
-    """A store with one row for each content that there is; its ids are the content digests."""
-    sources, (modality,) = list(sources), encoder.towers
-    source_of = dict(zip(identities(sources), sources, strict=True))
-    try:
-        store = EmbeddingStore.open(directory)
-        found = store.fingerprint, store.made_by["dtype"], store.ids
-        if found == (encoder.fingerprint, dtype, list(source_of)):
-            return store
-    except ValueError:  # none yet, or one that was interrupted
-        pass
-    rows = Collection(list(source_of), {modality: [[each] for each in source_of.values()]})
-    return EmbeddingStore.export(encoder, rows, directory, dtype)

@@ -211,8 +211,8 @@ def test_features_are_computed_once_and_known_by_content(backbone, pictures, tmp
 def test_everything_that_decides_the_features_decides_the_name_of_the_cache(backbone):
     def fingerprint(network=backbone, views=(0,), **settings):
         tower = make_tower(network, **settings)
-        compute = tower.view_features
-        return view_cache._ViewEncoder(tower, compute, 1, [], list(views)).fingerprint
+        cache = SimpleNamespace(tower=tower, compute=tower.view_features, shape=(1,), said=[])
+        return view_cache._ViewEncoder(cache, list(views)).fingerprint
 
     different = [
         fingerprint(),

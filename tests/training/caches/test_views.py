@@ -4,7 +4,7 @@ from conftest import make_backbone
 
 from mmret_tf.data.collection import Collection
 from mmret_tf.models import image_tower
-from mmret_tf.training.caches.views import ViewCache
+from mmret_tf.training.caches.features import FeatureCache
 
 
 def test_a_cached_source_reads_as_its_digest_and_is_the_original_in_all_else(
@@ -12,8 +12,7 @@ def test_a_cached_source_reads_as_its_digest_and_is_the_original_in_all_else(
 ):
     items = Collection(["a", "b"], {"image": [picture_files[:1], []], "text": [[], ["red"]]})
     tower = image_tower(make_backbone(), image_size=16, trainable=False)
-    given = tower, tower.view_features, (tower.head.width,), [], items.sources["image"][0]
-    cached = ViewCache(*given, tmp_path).cached(items)
+    cached = FeatureCache(tower, items.sources["image"][0], tmp_path).cached(items)
     (source,), (original,) = cached.sources["image"][0], items.sources["image"][0]
     assert source.read() == original.identity.encode() and len(source.read()) == 64
     for name in ("identity", "record", "name", "is_identified", "identity_stamp"):
