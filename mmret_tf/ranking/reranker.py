@@ -79,10 +79,10 @@ class Reranker(WholeModel):
         self.encoder = encoder
         self.dim = dim
         self.rate = dropout
-        self.shapes = {name: tower.sequence_shape for name, tower in encoder.towers.items()}
-        if varying := [name for name, (length, _) in self.shapes.items() if length is None]:
-            raise ValueError(f"a re-ranker needs a fixed number of parts; {varying[0]} has any")
         if shared is None:
+            self.shapes = {name: tower.sequence_shape for name, tower in encoder.towers.items()}
+            if varying := [name for name, (length, _) in self.shapes.items() if length is None]:
+                raise ValueError(f"a re-ranker needs a fixed number of parts; {varying[0]} has any")
             self.readers = {
                 name: _new_reader(tower, dim, dropout, self.shapes[name])
                 for name, tower in encoder.towers.items()
@@ -92,6 +92,7 @@ class Reranker(WholeModel):
             start = keras.initializers.Constant(weight)
             self.weight = self.add_weight((), start, trainable=False, name="weight")
         else:
+            self.shapes = shared.shapes
             self.readers, self.attention = shared.readers, shared.attention
             self.temperature, self.weight = shared.temperature, shared.weight
         track(self, "reader", self.readers.values())
@@ -225,7 +226,7 @@ class Reranker(WholeModel):
 
 
 def _new_reader(tower: Tower, dim: int, dropout: float, shape: tuple[int, int]) -> PartReader:
-    """A reader of a tower's regions, or of its words, of whose vectors it gets a copy to train."""
+    """A reader of a tower's regions or words; its word vectors start as a copy of the tower's."""
     table = tower.word_table
     size = None if table is None else (table.input_dim, table.output_dim)
     reader = PartReader(dim, tower.is_ordered, dropout, size, name=f"{tower.modality}_reader")

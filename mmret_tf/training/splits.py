@@ -38,9 +38,12 @@ class Splits(NamedTuple):
         return cls(training.pairs(), development.pairs() if has_pairs else None, gallery)
 
     def all_sources(self, modality: str) -> list[Source]:
-        """All sources of a modality, those of the gallery first."""
-        parts = [part for part in (self.gallery, self.training, self.development) if part]
-        groups = [group for part in parts for group in part.sources.get(modality, [])]
+        """All sources of a modality, those of the gallery first, which has the development split.
+
+        Args:
+            modality: Its name.
+        """
+        groups = [*self.gallery.sources.get(modality, []), *self.training.sources[modality]]
         return list(itertools.chain(*groups))
 
     def each(self, change: Callable[[Collection], Collection]) -> "Splits":

@@ -32,7 +32,8 @@ from rich.table import Table
 import mmret_tf as mm
 from mmret_tf._files import write_json
 from mmret_tf.evaluation import embed_pairs
-from mmret_tf.ranking import Run
+from mmret_tf.evaluation.metrics import rank_all
+from mmret_tf.ranking import EmbeddingStore, Run
 from mmret_tf.training import train
 
 RECALLS = [f"{direction}_R@{k}" for direction in ("i2t", "t2i") for k in (1, 5, 10)]
@@ -78,7 +79,7 @@ def main() -> None:
     options = parser.parse_args()
 
     pairs = mm.load_pairs(options.data, options.split)
-    bank = mm.load_pairs(options.data, "train").all_captions() if options.query_bank else []
+    bank = mm.load_pairs(options.data, "train") if options.query_bank else None
     recipe = dataclasses.replace(
         mm.TrainConfig.load(options.config), data=options.data, backbone=options.backbone
     )
@@ -113,22 +114,24 @@ def main() -> None:
     Console(width=150).print(table)
 
 
-def measured(run: Run, report: dict, split: str, pairs: mm.data.Pairs, bank: list[str]) -> dict:
+def measured(
+    run: Run, report: dict, split: str, pairs: mm.data.Pairs, bank: mm.data.Pairs | None
+) -> dict:
     """Metrics of each stage of a run, by what its row is called beside the recipe's name."""
     seconds, found = report["seconds"], {"": report["development"]}
     if "reranked" in report:
         found[", two stages"] = report["reranked"]
     if split != "dev":
-        found = {"": mm.evaluate(run.load_model(), pairs)}
+        model = run.load_model()
+        found[""] = mm.evaluate(model, pairs)
         if "reranked" in report:
-            two = mm.evaluate(run.load_model(), pairs, reranker=run.load_reranker())
-            found[", two stages"] = two
+            found[", two stages"] = mm.evaluate(model, pairs, reranker=run.load_reranker())
     found[""] |= {"minutes": seconds["all"] / 60, "epoch": str(report["best_epoch"])}
     if "reranked" in report:
         found[", two stages"]["minutes"] = seconds["reranker"] / 60
         for stage, second in (("", None), (", two stages", run.load_reranker())):
             found[stage]["ms"] = milliseconds(run, second, pairs)
-    if bank:
+    if bank is not None:
         found[", with a bank of queries"] = with_query_bank(run, pairs, bank)
     return found
 
@@ -145,35 +148,28 @@ def milliseconds(run: Run, reranker: mm.Reranker | None, pairs: mm.data.Pairs) -
     return 1000 * float(np.median(seconds[5:]))
 
 
-def with_query_bank(run: Run, pairs: mm.data.Pairs, bank: list[str]) -> dict:
-    """Metrics where each score of a picture is divided by what a bank of captions gives it.
+def with_query_bank(run: Run, pairs: mm.data.Pairs, bank: mm.data.Pairs) -> dict:
+    """Metrics where each score is divided by what the training split gives to the candidate.
 
-    A picture that is near to all queries, a hub, is found less often: an inverted softmax
-    (arXiv 1702.03859). For captions as candidates the bank is the pictures themselves.
+    What is near to all queries, a hub, is found less often: an inverted softmax (arXiv 1702.03859).
     """
-    model = run.load_model()
+    model, stored = run.load_model(), EmbeddingStore.open(run.embeddings)
+    row_of = {key: row for row, key in enumerate(stored.ids)}
+    of_bank = stored.rows([row_of[key] for key in bank.ids])
     images, texts, items = embed_pairs(model, pairs)
-    known = model.encode_texts(bank)
-    of_images = np.log(np.exp(BANK_SHARPNESS * images @ known.T).mean(axis=1)) / BANK_SHARPNESS
-    of_texts = np.log(np.exp(BANK_SHARPNESS * texts @ images.T).mean(axis=1)) / BANK_SHARPNESS
-    # One more dimension on either side: the cosine less what the bank says of the candidate.
-    less_images = np.c_[images, -of_images], np.c_[texts, np.ones(len(texts))]
-    less_texts = np.c_[images, np.ones(len(images))], np.c_[texts, -of_texts]
-    found = {}
-    for direction, (first, second) in (("t2i", less_images), ("i2t", less_texts)):
-        scores = first @ second.T
-        ranks = of_scores(scores, items.caption_to_image(), direction)
-        found |= {f"{direction}_R@{k}": float(np.mean(ranks <= k)) for k in (1, 5, 10)}
-    return found
+    less_images = hubness(images @ model.encode_texts(bank.all_captions()).T)
+    less_texts = hubness(texts @ of_bank.T)
+
+    def scores(rows, captions):
+        cosines = np.sum(images[rows] * texts[captions], axis=1)
+        return cosines - less_images[rows] - less_texts[captions]  # the query's is a constant
+
+    return rank_all(images, texts, items.caption_to_image(), scores, len(texts)).metrics()
 
 
-def of_scores(scores: np.ndarray, image_of: np.ndarray, direction: str) -> np.ndarray:
-    """The rank of the first right answer to each query, from 1, in scores `[images, captions]`."""
-    is_right = image_of == np.arange(len(scores))[:, None]
-    if direction == "t2i":
-        scores, is_right = scores.T, is_right.T
-    best = np.where(is_right, scores, -np.inf).max(axis=1, keepdims=True)
-    return 1 + np.sum((scores > best) & ~is_right, axis=1)
+def hubness(cosines: np.ndarray) -> np.ndarray:
+    """Logarithm of the sum over the bank, `[candidates]`."""
+    return np.log(np.exp(BANK_SHARPNESS * cosines).sum(axis=1)) / BANK_SHARPNESS
 
 
 def read_settings(variant: str) -> dict:

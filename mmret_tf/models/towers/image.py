@@ -2,12 +2,13 @@
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 from keras import layers, ops
 
+from mmret_tf._checks import checked_count
 from mmret_tf.data.decoders.image import crop_and_resize, decode_image, square_decoder
 from mmret_tf.models.backbones import layer_maps, load_backbone
 from mmret_tf.models.towers.head import Head
@@ -122,25 +123,22 @@ class ImageTower(Tower):
             pool: Side of the squares whose vectors are averaged to one: 2 leaves a quarter.
 
         Raises:
-            ValueError: A layer is missing, or the maps differ in size.
+            ValueError: A layer is missing, the maps differ in size, or `pool` is below 1.
         """
-        self.region_layers, self.region_pool = list(layers), pool
-        self._feature_map = None
-        if layers:  # a mistake is told here; without regions a tower is of use too
-            self._region_network()
+        self.region_layers, self.region_pool = list(layers), checked_count(pool, "pool")
+        # A mistake is told here. By default it waits: without regions a tower is of use too.
+        self._feature_map = self._region_network() if layers else None
 
     def sequence(self, inputs):
         """The backbone's feature maps, a vector for each region (图像区域), see `set_regions`."""
         if self._feature_map is None:
-            network = self._region_network()
-            # Inside a function, or Keras would save it as a part of the tower.
-            self._feature_map = functools.partial(network)
+            self._feature_map = self._region_network()
         feature_map = self._feature_map(self._scaled(ops.cast(inputs, "float32")), training=False)
         batch, height, width, channels = ops.shape(feature_map)
         regions = ops.reshape(feature_map, (batch, height * width, channels))
         return regions, ops.ones(ops.shape(regions)[:2], "bool")
 
-    def _region_network(self) -> keras.Model:
+    def _region_network(self) -> Callable:
         """From images to the feature maps that are the regions."""
         names = self.region_layers
         maps = layer_maps(self.backbone, names)
@@ -158,7 +156,8 @@ class ImageTower(Tower):
             maps = [layers.Concatenate()(maps)]
         if self.region_pool > 1:
             maps = [layers.AveragePooling2D(self.region_pool, padding="same")(maps[0])]
-        return keras.Model(self.backbone.input, maps[0])
+        # Inside a function, or Keras would save it as a part of the tower.
+        return functools.partial(keras.Model(self.backbone.input, maps[0]))
 
     def get_config(self) -> dict:
         return {

@@ -98,6 +98,18 @@ class Tower(WholeModel):
         """All that decides `sequence` besides the weights and `settings`, as JSON values."""
         return []
 
+    def set_regions(self, layers: Sequence[str] = (), pool: int = 1) -> None:
+        """Choose what `sequence` returns, if the tower has a choice; see `ImageTower.set_regions`.
+
+        Args:
+            layers, pool: By default what the tower has by itself.
+
+        Raises:
+            ValueError: The tower has no choice.
+        """
+        if layers or pool != 1:
+            raise ValueError(f"{type(self).__name__} has regions of its own: choose none")
+
     @abc.abstractmethod
     def preprocess(self, sources: tf.Tensor) -> tf.Tensor:
         """Turn encoded sources into the input of the network, in TensorFlow ops.

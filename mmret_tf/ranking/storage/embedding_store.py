@@ -207,9 +207,9 @@ class EmbeddingStore:
             columns: The numbers to read of each.
 
         Returns:
-            float32 `[n, dim]`, in memory; `[dim]` for one row.
+            float32 `[n, dim]`, not to be changed; `[dim]` for one row.
         """
-        found = self._stored[rows, columns].astype(np.float32)
+        found = self._stored[rows, columns].astype(np.float32, copy=False)
         return found if self._scales is None else found * self._scales[rows]
 
     @functools.cached_property

@@ -60,7 +60,7 @@ class CachedRegions(CachedViews):
     """Cached regions as a tower: its sources are content digests."""
 
     def features(self, inputs, training: bool = False):
-        raise NotImplementedError("cached regions have no embedding")
+        raise ValueError("cached regions have no embedding: ask the tower that made them")
 
     def sequence(self, inputs):
         return inputs, presence(inputs)

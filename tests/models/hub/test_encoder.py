@@ -15,6 +15,7 @@ import mmret_tf as mm
 from mmret_tf import cli
 from mmret_tf.models import thaw
 from mmret_tf.models.hub.towers import HubImageTower, HubTextTower
+from mmret_tf.training import build_model
 
 reason = 'needs pip install "mmret_tf[hub]"'
 hub = pytest.importorskip("keras_hub", reason=reason)
@@ -228,6 +229,8 @@ def test_heads_train_on_cached_features_and_frozen_encoders_stay(tmp_path):
         atol=1e-6,
     )
     model.save(tmp_path / "model.keras")
+    config = mm.TrainConfig(initial_model=str(tmp_path / "model.keras"))
+    assert build_model(config, [], steps=1).fingerprint == model.fingerprint
     keras.utils.set_random_seed(1)  # it drops what SentencePiece has in TensorFlow's kernels
     embeddings = mm.load_model(tmp_path / "model.keras").encode_texts(TEXTS)
     keras.utils.set_random_seed(1)

@@ -143,6 +143,8 @@ def test_regions_that_do_not_fit_are_refused(names, message):
     tower = image_tower(make_two_maps(), image_size=6, embedding_dim=4)
     with pytest.raises(ValueError, match=message):
         tower.set_regions(names)
+    with pytest.raises(ValueError, match="pool must be an integer of at least 1; got 0"):
+        tower.set_regions(pool=0)
 
 
 @pytest.mark.parametrize("trainable", [False, True])

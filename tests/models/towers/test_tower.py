@@ -129,7 +129,10 @@ def test_defaults_augment_nothing_and_have_no_sequence(tower):
         assert np.allclose(tower.view_features(sources, seeds, view), expected)
     with pytest.raises(ValueError, match="NumberTower has no sequence: use a late fusion"):
         tower.sequence(np.zeros((1, 1)))
-    assert tower.tables == [] and tower.settings == []
+    tower.set_regions()
+    with pytest.raises(ValueError, match="NumberTower has regions of its own: choose none"):
+        tower.set_regions(["convolution"])
+    assert tower.tables == [] and tower.settings == [] and tower.sequence_settings == []
     assert (tower.embedding_dim, tower.members) == (4, 1)
 
 

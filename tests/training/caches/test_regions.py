@@ -41,7 +41,7 @@ def test_a_cached_reranker_reads_the_same(reranker, items, tmp_path):
     assert cached.weight is reranker.weight
     trained = {id(each) for each in cached.trainable_variables}
     assert trained == {id(each) for each in reranker.trainable_variables}
-    with pytest.raises(NotImplementedError, match="have no embedding"):
+    with pytest.raises(ValueError, match="cached regions have no embedding"):
         cached.encoder.encode("image", digests)
 
 
