@@ -52,7 +52,7 @@ def with_settings(*names: str) -> Callable[[Callable], Callable]:
     """Give a command options for these settings of `TrainConfig`, by default for all, in place of
     its `**settings`."""
     # Typer takes no tuple of any length.
-    lists = {tuple[int, ...]: list[int], tuple[str, ...]: list[str]}
+    lists = {tuple[each, ...]: list[each] for each in (int, float, str)}
 
     def decorate(command):
         signature = inspect.signature(command)

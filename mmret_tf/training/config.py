@@ -12,7 +12,7 @@ from typing import Any
 
 # The settings that `load` takes as the form of a table.
 FORM = ("image_column", "caption_column", "separator", "encoding")
-LISTS = {"feature_layers": str, "scales": int, "region_layers": str}
+LISTS = {"feature_layers": str, "scales": int, "corner_crops": float, "region_layers": str}
 ABOVE_ZERO = (
     *("scenes", "image_size", "epochs", "batch_size", "learning_rate"),
     *("captions_per_image", "feature_views", "reranker_epochs"),
@@ -39,7 +39,7 @@ class TrainConfig:
         backbone: A name in `keras.applications`, "SmallCNN", or a `.keras` file.
         weights: "imagenet", "none" or a `.weights.h5` file; of a named backbone.
         image_size: Side of the pictures, in pixels.
-        feature_layers, scales, min_crop: See `image_tower`.
+        feature_layers, scales, min_crop, corner_crops: See `image_tower`.
         members, embedding_dim: See `image_tower` and `text_tower`.
         rnn, word_dim, units, pooling, bag_of_words: See `text_tower`.
         dropout: In both towers.
@@ -97,6 +97,7 @@ class TrainConfig:
     bag_of_words: bool = True
     dropout: float = 0.3
     min_crop: float = 0.8
+    corner_crops: tuple[float, ...] = ()
     captions_per_image: int = 2
     feature_views: int = 1
     max_tokens: int = 8000
@@ -157,6 +158,11 @@ class TrainConfig:
             ("scales", lambda sides: min(sides, default=1) > 0, "sides in pixels, above 0"),
             ("dropout", lambda share: 0 <= share < 1, "from 0 to below 1"),
             ("min_crop", lambda share: 0 < share <= 1, "above 0 and at most 1"),
+            (
+                "corner_crops",
+                lambda shares: all(0 < share < 1 for share in shares),
+                "shares above 0 and below 1",
+            ),
             ("learning_rate", lambda rate: rate < HIGHEST_RATE, f"below {HIGHEST_RATE}"),
             ("weight_decay", lambda decay: 0 <= decay < HIGHEST_RATE, f"0 to {HIGHEST_RATE}"),
             (

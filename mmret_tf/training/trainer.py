@@ -97,7 +97,7 @@ def _new_model(config: TrainConfig, captions: Sequence[str]) -> DualEncoder:
         config.backbone,
         None if config.weights == "none" else config.weights,
         scales=config.scales or None,
-        **given("image_size", "feature_layers", "min_crop"),
+        **given("image_size", "feature_layers", "min_crop", "corner_crops"),
     )
     texts = text_tower(text, **given("rnn", "word_dim", "units", "pooling", "bag_of_words"))
     return DualEncoder(images, texts)

@@ -51,6 +51,7 @@ OF_FEATURES = (
     "scales",
     "feature_views",
     "min_crop",
+    "corner_crops",
 )
 
 # Recall in per cent on Flickr8k's test split (1,000 images, five captions each), R@1, R@5 and R@10,

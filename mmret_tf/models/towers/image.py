@@ -1,8 +1,9 @@
 """The image tower (图像塔): a CNN with average pooling, then a head. Sections 2.2, 3.2(1), 4.1."""
 
 import functools
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import keras
 import tensorflow as tf
@@ -32,10 +33,11 @@ class ImageTower(Tower):
             features are averaged. By default `image_size` alone.
         min_crop: Smallest share of a picture's shorter side that a random crop keeps in training,
             above 0 and up to 1.
+        corner_crops: As for `image_tower`.
         region_layers, region_pool: As for `set_regions`.
 
     Raises:
-        ValueError: `min_crop` is out of range.
+        ValueError: `min_crop` or one of `corner_crops` is out of range.
     """
 
     modality = "image"
@@ -49,6 +51,7 @@ class ImageTower(Tower):
         scaling: str | None = None,
         scales: Sequence[int] | None = None,
         min_crop: float = 0.8,
+        corner_crops: Sequence[float] = (),
         region_layers: Sequence[str] = (),
         region_pool: int = 1,
         **kwargs,
@@ -56,6 +59,10 @@ class ImageTower(Tower):
         super().__init__(head, **kwargs)
         if not 0 < min_crop <= 1:
             raise ValueError(f"min_crop must be above 0 and at most 1; got {min_crop}")
+        if not all(0 < share < 1 for share in corner_crops):
+            raise ValueError(
+                f"corner_crops must be shares above 0 and below 1; got {list(corner_crops)}"
+            )
         if not isinstance(backbone, keras.Model):
             raise ValueError(f"backbone must be a keras.Model; got a {type(backbone).__name__}")
         self.backbone = backbone
@@ -63,11 +70,13 @@ class ImageTower(Tower):
         self.scaling = scaling
         self.scales = list(scales or [image_size])
         self.min_crop = min_crop
+        self.corner_crops = list(corner_crops)
         self.set_regions(region_layers, region_pool)
 
     @property
     def settings(self) -> list:
-        return [self.image_size, self.scaling, self.scales]
+        settings = [self.image_size, self.scaling, self.scales]
+        return [*settings, self.corner_crops] if self.corner_crops else settings
 
     @property
     def sequence_settings(self) -> list:
@@ -84,18 +93,32 @@ class ImageTower(Tower):
             fn_output_signature=tf.TensorSpec((size, size, 3), tf.uint8),
         )
 
-    def features(self, inputs, training: bool = False, scales: Sequence[int] | None = None):
-        """Features averaged over all scales, or over the given ones: images `[batch, height, width,
-        3]` -> `[batch, width]`."""
+    def features(self, inputs, training: bool = False):
+        """Features averaged over all scales and, but in training, the corner crops: images `[batch,
+        height, width, 3]` -> `[batch, width]`."""
         images = ops.cast(inputs, "float32")
-        seen = []
-        for scale in scales or self.scales:
-            resized = images
-            if scale != self.image_size:
-                resized = ops.image.resize(images, (scale, scale))
-            features = self.backbone(self._scaled(resized), training=training)
-            seen.append(ops.cast(features, "float32"))
-        return sum(seen) / len(seen)
+        pictures = [self._resized(images, scale) for scale in self.scales]
+        if not training:
+            pictures += self._corners(images)
+        return self._mean_features(pictures, training)
+
+    def _mean_features(self, pictures: Iterable, training: bool = False):
+        """Features averaged over several forms of the same pictures."""
+        seen = [self.backbone(self._scaled(each), training=training) for each in pictures]
+        return sum(ops.cast(each, "float32") for each in seen) / len(seen)
+
+    def _resized(self, images, side: int):
+        return images if side == self.image_size else ops.image.resize(images, (side, side))
+
+    def _corners(self, images) -> list:
+        """The corner crops, as large as the picture."""
+        size, found = (self.image_size, self.image_size), []
+        for share in self.corner_crops:
+            side = max(1, round(share * self.image_size))
+            ends = slice(side), slice(-side, None)
+            for rows, columns in itertools.product(ends, ends):
+                found.append(ops.image.resize(images[:, rows, columns], size))
+        return found
 
     def view_inputs(self, sources: tf.Tensor, seeds: tf.Tensor, view: int) -> tf.Tensor:
         """Views 0 and 1 are not cropped."""
@@ -104,9 +127,12 @@ class ImageTower(Tower):
         return super().view_inputs(sources, seeds, view)
 
     def view_features(self, sources: tf.Tensor, seeds: tf.Tensor, view: int):
-        """View 0 has all scales, as in a search; the other views cycle through the scales."""
-        scales = None if view == 0 else [self.scales[view // 2 % len(self.scales)]]
-        return self.features(self.view_inputs(sources, seeds, view), scales=scales)
+        """View 0 is as in a search; the other views cycle through the scales."""
+        inputs = self.view_inputs(sources, seeds, view)
+        if view == 0:
+            return self.features(inputs)
+        scale = self.scales[view // 2 % len(self.scales)]
+        return self._mean_features([self._resized(ops.cast(inputs, "float32"), scale)])
 
     def _scaled(self, images):
         """Levels 0 to 255, scaled as the backbone expects."""
@@ -167,6 +193,7 @@ class ImageTower(Tower):
             "scaling": self.scaling,
             "scales": self.scales,
             "min_crop": self.min_crop,
+            "corner_crops": self.corner_crops,
             "region_layers": self.region_layers,
             "region_pool": self.region_pool,
         }
@@ -183,6 +210,7 @@ def image_tower(
     scales: Sequence[int] | None = None,
     members: int = 1,
     min_crop: float = 0.8,
+    corner_crops: Sequence[float] = (),
 ) -> ImageTower:
     """Make an image tower: a CNN with average pooling, then a projection. Sections 2.2 and 5.
 
@@ -206,6 +234,9 @@ def image_tower(
         members: Number of members of an ensemble, see `MultiEncoder`.
         min_crop: Smallest share of a picture's shorter side that a random crop keeps in training;
             use 1 if captions name things at the edges.
+        corner_crops: Shares of a picture's side, such as `[0.8]`. For each, four crops, one in each
+            corner, are resized to `image_size`, and their features are averaged with those of the
+            scales: once in a search, but not in training, where crops are random.
 
     Returns:
         A model, images `[batch, image_size, image_size, 3]` -> float32 `[batch, embedding_dim]`,
@@ -241,4 +272,6 @@ def image_tower(
         members=members,
         name="head",
     )
-    return ImageTower(network, head, image_size, scaling, scales, min_crop, name="image_tower")
+    return ImageTower(
+        network, head, image_size, scaling, scales, min_crop, corner_crops, name="image_tower"
+    )

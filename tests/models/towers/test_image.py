@@ -68,11 +68,36 @@ def test_a_backbone_may_see_each_picture_at_several_scales(tmp_path):
     larger = tf.image.resize(PICTURES, (48, 48))
     expected = (backbone(PICTURES) + backbone(larger)) / 2
     assert np.allclose(tower.features(PICTURES), expected, atol=1e-5)
-    assert np.allclose(tower.features(PICTURES, scales=[48]), backbone(larger), atol=1e-5)
     tower.save(tmp_path / "tower.keras")
     loaded = load_as(ImageTower, tmp_path / "tower.keras")
     assert np.array_equal(loaded(PICTURES), tower(PICTURES))
     assert loaded.settings == tower.settings == [32, None, [32, 48]]
+
+
+def test_features_may_be_averaged_over_crops_of_the_corners(files, tmp_path):
+    # Levels 0 to 7 by columns: the left crops of half the side show 0 to 3, the right ones 4 to 7;
+    # made as large as the picture, they keep their means.
+    columns = np.tile(np.arange(8, dtype=np.uint8)[None, None, :, None], (1, 8, 1, 3))
+    tower = shows_its_input(8, corner_crops=[0.5])
+    whole, left, right = 3.5, 1.5, 5.5
+    assert np.allclose(tower.features(columns), (whole + 2 * left + 2 * right) / 5)
+    bright = np.zeros_like(columns)
+    bright[:, :6, :6] = 100  # one corner, with crops of 0.75
+    own, side, opposite = 100, 100 * 4 / 6, 100 * 4 / 6 * 4 / 6
+    expected = (100 * 36 / 64 + own + 2 * side + opposite) / 5
+    tower = shows_its_input(8, corner_crops=[0.75])
+    assert np.allclose(tower.features(bright), expected, atol=1)  # resizing blurs the edges
+    # Training has crops of its own, and only the plain view is as in a search.
+    plain = shows_its_input(8)
+    assert np.allclose(tower.features(bright, training=True), plain.features(bright))
+    sources, seeds = tf.constant(files[:2]), tf.zeros((2, 2), tf.int64)
+    views = [tower.view_features(sources, seeds, view) for view in (0, 2)]
+    assert np.array_equal(views[0], tower.features(tower.preprocess(sources)))
+    assert np.array_equal(views[1], plain.view_features(sources, seeds, 2))
+    assert tower.settings != plain.settings  # it is another embedding
+    tower.save(tmp_path / "tower.keras")
+    loaded = load_as(ImageTower, tmp_path / "tower.keras")
+    assert np.array_equal(loaded(bright), tower(bright))
 
 
 def test_views_cycle_through_the_scales_and_every_other_one_is_mirrored(files, monkeypatch):
@@ -87,10 +112,11 @@ def test_views_cycle_through_the_scales_and_every_other_one_is_mirrored(files, m
     seeds, images = tf.zeros((2, 2), tf.int64), tower.preprocess(sources)
     both = tower.features(images)
     assert np.array_equal(tower.view_features(sources, seeds, 0), both)
-    mirrored = tower.features(images[:, :, ::-1], scales=[8])
+    at_scale = {side: shows_its_input(8, scales=[side]) for side in (8, 12)}
+    mirrored = at_scale[8].features(images[:, :, ::-1])
     assert np.array_equal(tower.view_features(sources, seeds, 1), mirrored)
     for view, scale in [(2, 12), (3, 12), (4, 8)]:
-        expected = tower.features(images, scales=[scale])
+        expected = at_scale[scale].features(images)
         assert np.array_equal(tower.view_features(sources, seeds, view), expected)
     assert calls == [[False, False], [True, True], [False, False]]
 
@@ -203,6 +229,7 @@ def test_a_tower_can_be_summarised_and_predicts(tower, capsys):
         ({"backbone": make_backbone(), "scales": []}, r"takes \(any\); got \[\]"),
         ({"backbone": make_backbone(), "min_crop": 0}, "min_crop must be above 0 .*; got 0"),
         ({"backbone": make_backbone(), "min_crop": 1.5}, "at most 1; got 1.5"),
+        ({"backbone": make_backbone(), "corner_crops": [0.8, 1]}, r"below 1; got \[0.8, 1\]"),
         ({"backbone": make_backbone(), "embedding_dim": 4, "members": 0}, "got 4 and 0"),
     ],
 )
