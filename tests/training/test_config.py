@@ -22,7 +22,7 @@ def test_lists_become_tuples_and_whole_numbers_pass_for_fractions():
         ({"batch_size": 3}, "batch_size must be at least twice captions_per_image"),
         ({"dropout": 1.0}, "dropout must be from 0 to below 1; got 1.0"),
         ({"min_crop": 0.0}, "min_crop must be above 0 and at most 1; got 0.0"),
-        ({"corner_crops": (0.8, 1.0)}, "corner_crops must be shares above 0 and below 1; got (0.8, 1.0)"),
+        ({"corner_crops": (0.8, 1.0)}, "corner_crops must be shares above 0 and below 1"),
         ({"corner_crops": (1,)}, "corner_crops must be of type"),
         ({"learning_rate": -1.0}, "learning_rate must be above 0; got -1.0"),
         ({"learning_rate": float("nan")}, "learning_rate must be above 0; got nan"),
