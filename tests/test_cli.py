@@ -340,11 +340,13 @@ def test_options_win_over_the_configuration_and_lists_repeat(given, tmp_path, ca
     file.write_text('{"data": "photos", "units": 8, "seed": 5, "scales": [64], "dropout": 0.5}')
     options = ["--config", file, "--run", tmp_path, "--seed", 3, "--weight-decay", 0]
     options += ["--scales", 224, "--scales", 288, "--no-bag-of-words", "--feature-layers", "conv4"]
+    options += ["--corner-crops", 0.8, "--corner-crops", 0.7]
     code, out, err = mmret(capsys, "train", *options)
     assert code == 0 and "Interrupted: kept the model of epoch 3." in out, err
     assert "2 training captions are longer than --sequence-length and were cut." in out
     expected = TrainConfig(data="photos", units=8, seed=3, scales=(224, 288), dropout=0.5)
     changes = {"weight_decay": 0, "bag_of_words": False, "feature_layers": ("conv4",)}
+    changes["corner_crops"] = (0.8, 0.7)
     assert given == [dataclasses.replace(expected, **changes)]
     assert mmret(capsys, "train", "--data", "photos", "--run", tmp_path)[0] == 0
     assert given[1] == TrainConfig(data="photos")
