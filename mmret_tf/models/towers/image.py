@@ -3,7 +3,7 @@
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -75,8 +75,7 @@ class ImageTower(Tower):
 
     @property
     def settings(self) -> list:
-        settings = [self.image_size, self.scaling, self.scales]
-        return [*settings, self.corner_crops] if self.corner_crops else settings
+        return [self.image_size, self.scaling, self.scales, self.corner_crops]
 
     @property
     def sequence_settings(self) -> list:
@@ -94,15 +93,15 @@ class ImageTower(Tower):
         )
 
     def features(self, inputs, training: bool = False):
-        """Features averaged over all scales and, but in training, the corner crops: images `[batch,
-        height, width, 3]` -> `[batch, width]`."""
+        """Features averaged over all scales, and outside training also over the corner crops:
+        images `[batch, height, width, 3]` -> `[batch, width]`."""
         images = ops.cast(inputs, "float32")
         pictures = [self._resized(images, scale) for scale in self.scales]
         if not training:
             pictures += self._corners(images)
         return self._mean_features(pictures, training)
 
-    def _mean_features(self, pictures: Iterable, training: bool = False):
+    def _mean_features(self, pictures: list, training: bool = False):
         """Features averaged over several forms of the same pictures."""
         seen = [self.backbone(self._scaled(each), training=training) for each in pictures]
         return sum(ops.cast(each, "float32") for each in seen) / len(seen)
@@ -236,7 +235,7 @@ def image_tower(
             use 1 if captions name things at the edges.
         corner_crops: Shares of a picture's side, such as `[0.8]`. For each, four crops, one in each
             corner, are resized to `image_size`, and their features are averaged with those of the
-            scales: once in a search, but not in training, where crops are random.
+            scales. Training leaves them out: its crops are random.
 
     Returns:
         A model, images `[batch, image_size, image_size, 3]` -> float32 `[batch, embedding_dim]`,

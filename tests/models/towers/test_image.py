@@ -71,7 +71,7 @@ def test_a_backbone_may_see_each_picture_at_several_scales(tmp_path):
     tower.save(tmp_path / "tower.keras")
     loaded = load_as(ImageTower, tmp_path / "tower.keras")
     assert np.array_equal(loaded(PICTURES), tower(PICTURES))
-    assert loaded.settings == tower.settings == [32, None, [32, 48]]
+    assert loaded.settings == tower.settings == [32, None, [32, 48], []]
 
 
 def test_features_may_be_averaged_over_crops_of_the_corners(files, tmp_path):
