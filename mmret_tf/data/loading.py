@@ -12,7 +12,7 @@ from typing import Any
 from mmret_tf._checks import printable
 from mmret_tf.data.cleaning import problems_of, usable_records
 from mmret_tf.data.collection import Collection
-from mmret_tf.data.drawn.scene_files import cached_scenes
+from mmret_tf.data.drawn.files import KINDS, cached_drawn
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.pairs import Pairs
 from mmret_tf.data.readers.packed.memory import read_dataset
@@ -71,9 +71,9 @@ def load(
         source: "scenes" (drawn pictures, see `draw_scenes`; a folder of that name is "./scenes"),
             a folder, or the captions file itself.
         split: "train", "dev" (or "val", "validation") or "test"; `None` for all items, and for
-            the training split of scenes. Files of other splits are not decoded.
-        size: Number of scenes.
-        seed: Seed of the scenes.
+            the training split of drawn data. Files of other splits are not decoded.
+        size: Number of drawn items.
+        seed: Seed of the drawn items.
         check: Whether each file is decoded once. Otherwise loading is quick, and damaged files
             stay until `Collection.checked` or training sets them aside.
         form: How to read a table: "image_column", "caption_column" ("label" makes the class of a
@@ -141,8 +141,8 @@ def _load(
 ) -> tuple[Collection, str]:
     """The collection, and its path for messages."""
     split = None if split is None else normal_split(split)
-    if source == "scenes":
-        source = cached_scenes(split or "train", size, seed)
+    if source in KINDS:
+        source = cached_drawn(source, split or "train", size, seed)
     reading = read_layout(Path(source), TableForm(**form))
     return usable_collection(reading, split, source, check), os.fspath(source)
 

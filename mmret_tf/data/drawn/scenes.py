@@ -4,21 +4,21 @@ A picture set of any size that needs no download. The right answer to every quer
 model can be trained and tested on it anywhere (section 2.1 of the document).
 """
 
+import io
 import math
-import numbers
 import random
 from dataclasses import asdict, dataclass
 
 from PIL import Image, ImageDraw
 
 from mmret_tf.data.drawn.arrangements import (
-    SPLITS,
     Arrangement,
     SceneObject,
     caption_arrangement,
     shuffled_arrangements,
     split_of,
 )
+from mmret_tf.data.drawn.combinations import check_request
 
 IMAGE_SIZE = 64  # pixels, as are the next four
 # By number of objects: three fit side by side only if they are smaller. In all scenes, radii up to
@@ -101,6 +101,12 @@ class Scene:
             pencil.polygon(corners, fill=thing.colour)
         return image.reduce(OVERSAMPLING)
 
+    def encode(self) -> bytes:
+        """The picture as a PNG file."""
+        file = io.BytesIO()
+        self.draw().save(file, "PNG", compress_level=1)
+        return file.getvalue()
+
 
 def draw_scenes(split: str = "train", size: int = 2000, seed: int = 0) -> list[Scene]:
     """Choose `size` different scenes of one split at random, with captions. Section 2.1.
@@ -128,12 +134,7 @@ def draw_scenes(split: str = "train", size: int = 2000, seed: int = 0) -> list[S
     >>> print(scene.captions[1])
     there is a large black triangle on the right of a small orange circle
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
-    if not isinstance(size, numbers.Integral) or size < 1:
-        raise ValueError(f"size must be a whole number of scenes, at least 1; got {size!r}")
-    if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be an integer from 0 to 2**32 - 1; got {seed!r}")
+    check_request(split, size, seed)
     generator = random.Random(f"{split} {size} {seed}")
     chosen: list[Arrangement] = []
     for n_objects, share in ((1, 15), (2, 75), (3, 100)):  # per cent with at most this number

@@ -138,9 +138,9 @@ def test_other_arguments_give_other_scenes():
     [
         ({"split": "val"}, "split must be one of train, dev, test; got 'val'"),
         ({"split": None}, "split must be one of train, dev, test; got None"),
-        ({"size": 0}, "size must be a whole number of scenes, at least 1; got 0"),
-        ({"size": 2.5}, "size must be a whole number of scenes, at least 1; got 2.5"),
-        ({"size": "7"}, "size must be a whole number of scenes, at least 1; got '7'"),
+        ({"size": 0}, "size must be a whole number, at least 1; got 0"),
+        ({"size": 2.5}, "size must be a whole number, at least 1; got 2.5"),
+        ({"size": "7"}, "size must be a whole number, at least 1; got '7'"),
         ({"seed": -1}, "seed must be an integer from 0 to 2**32 - 1; got -1"),
         ({"seed": 2**32}, "seed must be an integer from 0 to 2**32 - 1; got 4294967296"),
     ],

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmret_tf.data.drawn.scene_files import DRAWING_VERSION, cached_scenes, write_scenes
+from mmret_tf.data.drawn.files import DRAWING_VERSION, KINDS, cached_drawn, write_drawn
 from mmret_tf.data.drawn.scenes import Scene, draw_scenes
 
 
 def test_the_folder_holds_what_was_drawn(tmp_path):
-    folder = write_scenes(tmp_path / "new" / "scenes", "dev", size=12, seed=3)
+    folder = write_drawn("scenes", tmp_path / "new" / "scenes", "dev", size=12, seed=3)
     assert folder == tmp_path / "new" / "scenes"
     lines = (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()
     drawn = draw_scenes("dev", size=12, seed=3)
@@ -42,21 +42,22 @@ def test_the_folder_holds_what_was_drawn(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["scenes"]
 
 
-def test_same_arguments_same_bytes(tmp_path):
-    first, second = (write_scenes(tmp_path / name, "test", 20, seed=4) for name in "ab")
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_arguments_same_bytes(kind, tmp_path):
+    first, second = (write_drawn(kind, tmp_path / name, "test", 20, seed=4) for name in "ab")
     names = sorted(path.name for path in first.iterdir())
     assert filecmp.cmpfiles(first, second, names, shallow=False) == (names, [], [])
 
 
 def test_an_empty_folder_is_taken_and_a_full_one_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert len(list(write_scenes(tmp_path / "empty", size=2).iterdir())) == 3
+    assert len(list(write_drawn("scenes", tmp_path / "empty", size=2).iterdir())) == 3
 
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine", encoding="utf-8")
     for name, problem in [("full", "holds files already"), ("full/thesis.txt", "is a file")]:
         with pytest.raises(ValueError, match=f"must be new or empty; .*{name} {problem}, choose"):
-            write_scenes(tmp_path / name, size=2)
+            write_drawn("scenes", tmp_path / name, size=2)
     assert (tmp_path / "full" / "thesis.txt").read_text(encoding="utf-8") == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full"]
 
@@ -81,7 +82,7 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
 
     interrupt_drawing(monkeypatch, stop)
     with pytest.raises(KeyboardInterrupt):
-        write_scenes(tmp_path / "scenes", size=5)
+        write_drawn("scenes", tmp_path / "scenes", size=5)
     assert not list(tmp_path.iterdir())
 
 
@@ -95,13 +96,13 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_cached_scenes_are_drawn_once(cache, monkeypatch):
-    folder = cached_scenes("dev", size=3, seed=8)
+    folder = cached_drawn("scenes", "dev", size=3, seed=8)
     assert folder == cache / f"v{DRAWING_VERSION}-dev-3-8"
     assert (folder / "captions.jsonl").read_text(encoding="utf-8").count("\n") == 3
     monkeypatch.delattr(Scene, "draw")
-    assert cached_scenes("dev", size=3, seed=8) == folder
+    assert cached_drawn("scenes", "dev", size=3, seed=8) == folder
     with pytest.raises(AttributeError, match="draw"):
-        cached_scenes("dev", size=3, seed=9)
+        cached_drawn("scenes", "dev", size=3, seed=9)
 
 
 def test_the_cache_is_in_the_keras_home(tmp_path, monkeypatch):
@@ -110,13 +111,13 @@ def test_the_cache_is_in_the_keras_home(tmp_path, monkeypatch):
     monkeypatch.setenv("USERPROFILE", str(tmp_path))  # the same on Windows
     name = f"v{DRAWING_VERSION}-train-1-0"
     expected = tmp_path / ".keras" / "datasets" / "mmret_scenes" / name
-    assert cached_scenes("train", size=1, seed=0) == expected
+    assert cached_drawn("scenes", "train", size=1, seed=0) == expected
 
 
 def test_the_slower_of_two_processes_uses_the_folder_of_the_faster(cache, monkeypatch):
     faster = []
-    interrupt_drawing(monkeypatch, lambda: faster.append(cached_scenes("dev", 5)))
-    slower = cached_scenes("dev", 5)
+    interrupt_drawing(monkeypatch, lambda: faster.append(cached_drawn("scenes", "dev", 5)))
+    slower = cached_drawn("scenes", "dev", 5)
     assert faster == [slower]
     assert len(list(slower.iterdir())) == 6
     assert list(cache.iterdir()) == [slower]  # the slower one's own drawing is gone
@@ -127,7 +128,7 @@ def test_many_at_once_agree(cache):
 
     def ask():
         barrier.wait()
-        folders.append(cached_scenes("test", 10))
+        folders.append(cached_drawn("scenes", "test", 10))
 
     threads = [threading.Thread(target=ask) for _ in range(6)]
     for thread in threads:
@@ -140,15 +141,18 @@ def test_many_at_once_agree(cache):
 
 
 def test_other_files_in_the_place_of_the_cache_are_not_overwritten(cache):
-    folder = cached_scenes("dev", 2)
+    folder = cached_drawn("scenes", "dev", 2)
     (folder / "captions.jsonl").unlink()
     with pytest.raises(ValueError, match="holds files already"):
-        cached_scenes("dev", 2)
+        cached_drawn("scenes", "dev", 2)
 
 
 @pytest.mark.parametrize("arguments", [{"split": "../dev"}, {"size": 0}, {"seed": "../0"}])
 def test_bad_arguments_write_nothing(arguments, cache, tmp_path):
-    for function in (partial(write_scenes, tmp_path / "scenes"), cached_scenes):
+    for function in (
+        partial(write_drawn, "scenes", tmp_path / "scenes"),
+        partial(cached_drawn, "scenes"),
+    ):
         with pytest.raises(ValueError, match="must be"):
             function(**arguments)
     assert not list(tmp_path.iterdir())
