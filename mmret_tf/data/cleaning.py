@@ -15,7 +15,7 @@ from mmret_tf._machine import cores
 from mmret_tf.data.items import source_ids
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.progress import Progress
-from mmret_tf.data.readers.paths import files_below, is_inside
+from mmret_tf.data.readers.paths import files_below, is_content, is_inside
 from mmret_tf.data.readers.reading import Problem, Reading, Record
 from mmret_tf.data.sources import Source
 from mmret_tf.data.splits import hash_split
@@ -99,7 +99,7 @@ def _distinct_files(reading: Reading, record: Record, files: set[str]) -> dict[s
         with reading.set_aside(path, record.id):
             if (real := reading.real_path(path)) is None:
                 raise ValueError(f"leads outside the collection ({record.place})")
-            if not os.path.isfile(real):  # also if its name is too long
+            if not is_content(real):  # also if its name is too long
                 raise ValueError(f"the file does not exist ({record.place})")
             path.encode()  # fails if it is not valid Unicode
             if real in files or real in found:

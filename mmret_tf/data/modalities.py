@@ -28,6 +28,8 @@ class Modality:
         check: Function of encoded bytes; ValueError, with the reason, if they cannot be used.
         thumbnail: Function of encoded bytes and a side in pixels; a square picture for galleries.
         as_source: Function from a user's value (a path, bytes, an array) to a `Source`.
+        in_graph: Function from encoded bytes to those that a tower's graph decodes, for formats
+            that TensorFlow does not read; bytes of others stay as they are.
 
     >>> text = get_modality("text")
     >>> text.is_file, text.as_source("红色的圆").read().decode()
@@ -39,11 +41,16 @@ class Modality:
     check: Callable[[bytes], None]
     thumbnail: Callable[[bytes, int], Image.Image]
     as_source: Callable[[Any], Source] = file_or_bytes
+    in_graph: Callable[[bytes], bytes] = bytes
 
     @property
     def is_file(self) -> bool:
         """Whether its sources are files. Otherwise records hold the content itself."""
         return bool(self.suffixes)
+
+    def read(self, source: Source) -> bytes:
+        """The content of a source, as a tower's graph decodes it; ValueError if it cannot be."""
+        return self.in_graph(source.read())
 
     def sources(self, values: Sequence[Any]) -> list[Source]:
         """Turn users' values into sources.

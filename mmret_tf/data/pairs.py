@@ -173,8 +173,8 @@ class Pairs(Collection):
         if captions_per_image < 1:
             raise ValueError(f"captions_per_image must be at least 1; got {captions_per_image}")
         towers = {name: model.towers[name] for name in self.modalities}
-        readers = [_reader_of(self.first_sources), _reader_of(self.second_sources)]
-        readers = dict(zip(self.modalities, readers, strict=True))
+        sources = zip(self.modalities, (self.first_sources, self.second_sources), strict=True)
+        readers = {name: _reader_of(name, each) for name, each in sources}
         groups = tf.constant(self.groups, tf.int64)
 
         def load(row, other, seeds=None):
@@ -305,14 +305,15 @@ def draw_pairs(collection: Collection, first: str, second: str) -> Pairs:
     return pairs
 
 
-def _reader_of(sources: Sequence[Source]):
+def _reader_of(modality: str, sources: Sequence[Source]):
     """A TensorFlow function from row numbers `[batch]` to encoded contents `[batch]`."""
+    read_source = get_modality(modality).read
     if all(isinstance(source, InlineSource) for source in sources):
-        contents = tf.constant([source.content for source in sources])
+        contents = tf.constant([read_source(source) for source in sources])
         return lambda rows: tf.gather(contents, rows)
 
     def read(rows: np.ndarray) -> np.ndarray:
-        return np.array([sources[row].read() for row in rows], object)
+        return np.array([read_source(sources[row]) for row in rows], object)
 
     def read_in_graph(rows: tf.Tensor) -> tf.Tensor:
         contents = tf.numpy_function(read, [rows], tf.string, stateful=False)

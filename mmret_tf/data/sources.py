@@ -3,6 +3,7 @@
 import abc
 import functools
 import hashlib
+import io
 import os
 import re
 import tarfile
@@ -113,16 +114,21 @@ class FileSource(Source):
         return os.fspath(self.path)
 
     def size(self) -> int:
+        if self.path.is_dir():
+            return sum(each.stat().st_size for each in _files_of(self.path))
         return self.path.stat().st_size
 
     def stamp(self) -> tuple[int, int] | None:
-        return stamp_of(self.path)
+        # A file in a folder may change without a trace in the folder's own time.
+        return None if self.path.is_dir() else stamp_of(self.path)
 
     def read(self) -> bytes:
         try:
             return self.path.read_bytes()
         except NotADirectoryError:  # a member of an archive, perhaps
             return member_of_archive(self.path).read()
+        except IsADirectoryError:
+            return packed_folder(self.path)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ValueError(f"{self.name}: {reason}") from None
@@ -170,6 +176,37 @@ class RangeSource(Source):
         if len(content) < self.length:
             raise ValueError(f"{self.record}: the archive ends within it")
         return content
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The files in a folder by their names, hidden ones aside; links are not followed."""
+    return sorted(
+        each
+        for each in folder.iterdir()
+        if each.is_file() and not each.is_symlink() and not each.name.startswith(".")
+    )
+
+
+def packed_folder(folder: Path) -> bytes:
+    """The files in a folder as an uncompressed tar, the same for the same content.
+
+    Args:
+        folder: Such as one of the frames of a clip. Its own folders are left out.
+
+    Raises:
+        ValueError: A file cannot be read.
+    """
+    packed = io.BytesIO()
+    try:
+        with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+            for number, file in enumerate(_files_of(folder)):
+                content = file.read_bytes()
+                member = tarfile.TarInfo(f"{number:08}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    except OSError as error:
+        raise ValueError(f"{folder}: {error.strerror or error}") from None
+    return packed.getvalue()
 
 
 def stamp_of(path: Path) -> tuple[int, int] | None:

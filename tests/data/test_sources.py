@@ -1,7 +1,9 @@
 """Sources: their content, identity, record and name, and what cannot be read."""
 
 import hashlib
+import io
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -60,10 +62,26 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         FileSource(tmp_path / "gone.png").read()
     with pytest.raises(ValueError, match=r"gone\.png: No such file or directory$"):
         identities([InlineSource(b"x"), FileSource(tmp_path / "gone.png")])
-    with pytest.raises(ValueError, match="Is a directory$"):
-        FileSource(tmp_path).read()
     with pytest.raises(ValueError, match="nul.*: embedded null"):
         FileSource(Path("nul\0.png")).read()
+
+
+def test_a_folder_reads_as_its_files_by_name(tmp_path):
+    for name, content in [("b.png", b"second"), ("a.png", b"first"), (".hidden", b"")]:
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    source = FileSource(tmp_path)
+    with tarfile.open(fileobj=io.BytesIO(source.read())) as archive:
+        assert [archive.extractfile(each).read() for each in archive] == [b"first", b"second"]
+    assert source.size() == len(b"firstsecond") and source.identity_stamp is None
+    # The same content has the same identity, and another content another.
+    other = tmp_path / "folder"
+    for name, content in [("x.png", b"first"), ("y.png", b"second")]:
+        (other / name).write_bytes(content)
+    assert FileSource(other).identity == source.identity
+    (other / "y.png").write_bytes(b"third")
+    assert FileSource(other).identity != source.identity
 
 
 def test_inline_sources():

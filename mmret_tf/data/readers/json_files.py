@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from posixpath import join
 
-from mmret_tf.data.modalities import get_modality
+from mmret_tf.data.modalities import MODALITIES, get_modality
 from mmret_tf.data.readers.paths import IMAGE_FOLDERS, find_file, relative_name
 from mmret_tf.data.readers.reader import Reader
 from mmret_tf.data.readers.reading import Reading, Record, get_field
@@ -14,7 +14,8 @@ from mmret_tf.data.readers.reading import Reading, Record, get_field
 class JsonLines(Reader):
     """A JSON object a line, for each item or for each caption of one.
 
-    "image" or "images", "caption" or "captions", and perhaps "id", "split" and "attributes".
+    "image" or "images", or another modality of files, "caption" or "captions", and perhaps "id",
+    "split" and "attributes".
     "sources", an object of lists by modality, is the general spelling. Files may come without
     captions, and captions with an id may come without files.
     """
@@ -116,11 +117,12 @@ def _general_form(row: object, is_file: bool) -> dict[str, list]:
 def _row_files(row: object, folder: Path) -> dict[str, list[str]]:
     """The files that a row names, by modality; empty for a row of text alone."""
     named = _general_form(row, is_file=True)
-    image, images = get_field(row, "image", str, None), get_field(row, "images", list, None)
-    if image is not None and images is not None:
-        raise ValueError("a row has `image` or `images`, not both")
-    if image is not None or images is not None:
-        named["image"] = [image] if images is None else images
+    for name in (each.name for each in MODALITIES.values() if each.is_file):
+        one, several = get_field(row, name, str, None), get_field(row, f"{name}s", list, None)
+        if one is not None and several is not None:
+            raise ValueError(f"a row has `{name}` or `{name}s`, not both")
+        if one is not None or several is not None:
+            named[name] = [one] if several is None else several
     if not named and get_field(row, "id", (str, int), None) is None:
         raise ValueError("`image` must be a string, got null (text alone needs an `id`)")
     for name, paths in named.items():

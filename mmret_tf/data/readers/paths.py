@@ -31,6 +31,11 @@ def relative_name(folder: Path, name: str) -> str:
     return normpath(name)
 
 
+def is_content(path: str) -> bool:
+    """Whether a path is that of a file, or of a folder such as one of frames; not of a pipe."""
+    return os.path.isfile(path) or os.path.isdir(path)
+
+
 def find_file(folder: Path, name: str, places: tuple[str, ...] = (".",)) -> str:
     """The path of the file that a row names; in the first of the places, if it is in none.
 
@@ -46,7 +51,7 @@ def find_file(folder: Path, name: str, places: tuple[str, ...] = (".",)) -> str:
     spellings = [name, name.replace("\\", "/")]
     spellings += [normalize(form, each) for form in ("NFC", "NFD") for each in spellings]
     paths = [normpath(join(place, each)) for place in places for each in dict.fromkeys(spellings)]
-    return next((path for path in paths if os.path.isfile(join(folder, path))), paths[0])
+    return next((path for path in paths if is_content(join(folder, path))), paths[0])
 
 
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:

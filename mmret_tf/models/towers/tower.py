@@ -321,7 +321,8 @@ def input_batches(
 
 def _prepared(tower: TowerForm, sources: Sequence[Source]) -> tf.Tensor:
     """Inputs for some sources; ValueError that names the source that cannot be used."""
-    contents = [source.read() for source in sources]
+    read = get_modality(tower.modality).read
+    contents = [read(source) for source in sources]
     try:
         return tower.compiled_preprocess(tf.constant(contents))
     except tf.errors.OpError:

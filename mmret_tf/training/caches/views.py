@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from mmret_tf.data.collection import Collection
+from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.sources import Source, identities
 from mmret_tf.models.encoder import Encoder
 from mmret_tf.models.fingerprint import weights_digest
@@ -223,7 +224,7 @@ class _ViewEncoder(Encoder):
         rows = []
         for start in range(0, len(sources), BATCH):
             block = sources[start : start + BATCH]
-            contents = tf.constant([source.read() for source in block])
+            contents = tf.constant([get_modality(modality).read(source) for source in block])
             # A crop follows from the content, so that a cache is the same on every machine.
             digests = tf.constant([int(source.identity[:14], 16) for source in block], tf.int64)
             try:
