@@ -5,7 +5,6 @@ files above a size limit are not opened.
 """
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from posixpath import dirname, join, normpath

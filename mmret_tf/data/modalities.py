@@ -4,16 +4,16 @@ To add one, write a decoder in `data/decoders/` and a tower in `models/towers/`,
 here. Collections, encoders, searches and exports then go by its name.
 """
 
+import importlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from mmret_tf.data.decoders.image import check_image
-from mmret_tf.data.decoders.pictures import SUFFIXES, picture_source, picture_thumbnail
-from mmret_tf.data.decoders.text import check_text, text_source
+from mmret_tf.data.decoders import pictures
 from mmret_tf.data.decoders.text_cards import text_thumbnail
 from mmret_tf.data.sources import Source, file_or_bytes
 
@@ -30,6 +30,9 @@ class Modality:
         as_source: Function from a user's value (a path, bytes, an array) to a `Source`.
         in_graph: Function from encoded bytes to those that a tower's graph decodes, for formats
             that TensorFlow does not read; bytes of others stay as they are.
+        playable: Function from encoded bytes to a media type and the bytes that a page plays;
+            `None` for a modality whose thumbnail shows all.
+        sample: A user's value, small, with which a server is warmed up; `None` for no warm-up.
 
     >>> text = get_modality("text")
     >>> text.is_file, text.as_source("红色的圆").read().decode()
@@ -42,6 +45,8 @@ class Modality:
     thumbnail: Callable[[bytes, int], Image.Image]
     as_source: Callable[[Any], Source] = file_or_bytes
     in_graph: Callable[[bytes], bytes] = bytes
+    playable: Callable[[bytes], tuple[str, bytes]] | None = None
+    sample: Any = None
 
     @property
     def is_file(self) -> bool:
@@ -66,14 +71,47 @@ class Modality:
         return [each if isinstance(each, Source) else self.as_source(each) for each in values]
 
 
-# An extender adds a line here, or calls `register_modality`.
+def _later(module: str, name: str) -> Callable[..., Any]:
+    """A function of a decoder, imported at its first call: clients have no TensorFlow."""
+
+    def call(*arguments: Any) -> Any:
+        decoder = importlib.import_module(f"mmret_tf.data.decoders.{module}")
+        return getattr(decoder, name)(*arguments)
+
+    return call
+
+
+# An extender adds an entry here, or calls `register_modality`.
 MODALITIES = {
     modality.name: modality
     for modality in (
-        Modality("image", SUFFIXES, check_image, picture_thumbnail, picture_source),
-        Modality("text", (), check_text, text_thumbnail, text_source),
+        Modality(
+            "image",
+            pictures.SUFFIXES,
+            _later("image", "check_image"),
+            pictures.picture_thumbnail,
+            pictures.picture_source,
+            sample=pictures.encode_png(np.full((64, 64), 128)),
+        ),
+        Modality(
+            "text",
+            (),
+            _later("text", "check_text"),
+            text_thumbnail,
+            _later("text", "text_source"),
+            sample="warm up 预热",
+        ),
     )
 }
+
+
+def file_modalities() -> list[Modality]:
+    """The modalities whose sources are files, in the order in which they were registered.
+
+    >>> [modality.name for modality in file_modalities()][0]
+    'image'
+    """
+    return [modality for modality in MODALITIES.values() if modality.is_file]
 
 
 def register_modality(modality: Modality) -> Modality:

@@ -114,21 +114,16 @@ class FileSource(Source):
         return os.fspath(self.path)
 
     def size(self) -> int:
-        if self.path.is_dir():
-            return sum(each.stat().st_size for each in _files_of(self.path))
         return self.path.stat().st_size
 
     def stamp(self) -> tuple[int, int] | None:
-        # A file in a folder may change without a trace in the folder's own time.
-        return None if self.path.is_dir() else stamp_of(self.path)
+        return stamp_of(self.path)
 
     def read(self) -> bytes:
         try:
             return self.path.read_bytes()
         except NotADirectoryError:  # a member of an archive, perhaps
             return member_of_archive(self.path).read()
-        except IsADirectoryError:
-            return packed_folder(self.path)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ValueError(f"{self.name}: {reason}") from None
@@ -178,35 +173,43 @@ class RangeSource(Source):
         return content
 
 
-def _files_of(folder: Path) -> list[Path]:
-    """The files in a folder by their names, hidden ones aside; links are not followed."""
-    return sorted(
-        each
-        for each in folder.iterdir()
-        if each.is_file() and not each.is_symlink() and not each.name.startswith(".")
-    )
+@dataclass(frozen=True, slots=True)
+class FolderSource(FileSource):
+    """The files in a folder, such as the frames of a clip, as an uncompressed tar.
 
-
-def packed_folder(folder: Path) -> bytes:
-    """The files in a folder as an uncompressed tar, the same for the same content.
+    The same content gives the same bytes. Hidden files, links and folders are left out.
 
     Args:
-        folder: Such as one of the frames of a clip. Its own folders are left out.
-
-    Raises:
-        ValueError: A file cannot be read.
+        path: Of the folder.
     """
-    packed = io.BytesIO()
-    try:
-        with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-            for number, file in enumerate(_files_of(folder)):
-                content = file.read_bytes()
-                member = tarfile.TarInfo(f"{number:08}")
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-    except OSError as error:
-        raise ValueError(f"{folder}: {error.strerror or error}") from None
-    return packed.getvalue()
+
+    def size(self) -> int:
+        return sum(each.stat().st_size for each in self._files())
+
+    def stamp(self) -> None:
+        """Nothing: a file may change without a trace in the folder's own time."""
+        return None
+
+    def read(self) -> bytes:
+        packed = io.BytesIO()
+        try:
+            with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+                for number, file in enumerate(self._files()):
+                    content = file.read_bytes()
+                    member = tarfile.TarInfo(f"{number:08}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+        except OSError as error:
+            raise ValueError(f"{self.name}: {error.strerror or error}") from None
+        return packed.getvalue()
+
+    def _files(self) -> list[Path]:
+        """Its files, by their names."""
+        return sorted(
+            each
+            for each in self.path.iterdir()
+            if each.is_file() and not each.is_symlink() and not each.name.startswith(".")
+        )
 
 
 def stamp_of(path: Path) -> tuple[int, int] | None:
@@ -296,6 +299,16 @@ class InlineSource(Source):
 
     def read(self) -> bytes:
         return self.content
+
+
+def path_source(path: str | os.PathLike[str]) -> FileSource:
+    """The source of a file, or of a folder of files.
+
+    Args:
+        path: Its path; the file need not exist.
+    """
+    path = Path(path)
+    return FolderSource(path) if path.is_dir() else FileSource(path)
 
 
 def file_or_bytes(value: Any) -> Source:

@@ -15,7 +15,7 @@ from mmret_tf._checks import printable
 from mmret_tf._files import replaced_file
 from mmret_tf.data.decoders.text_cards import draw_line
 from mmret_tf.data.items import Item
-from mmret_tf.data.modalities import MODALITIES, get_modality
+from mmret_tf.data.modalities import MODALITIES, file_modalities, get_modality
 from mmret_tf.ranking.results import SearchResults
 
 THUMBNAIL = 160  # pixels
@@ -32,8 +32,8 @@ def thumbnail(record: Mapping[str, Any], side: int = THUMBNAIL) -> Image.Image:
         side: In pixels.
     """
     sources = Item.of(record)["sources"]
-    for name, modality in MODALITIES.items():
-        for source in sources.get(name, []):
+    for modality in sorted(MODALITIES.values(), key=lambda each: not each.is_file):
+        for source in sources.get(modality.name, []):
             try:
                 return modality.thumbnail(modality.as_source(source).read(), side)
             except ValueError:  # the file is gone
@@ -41,21 +41,55 @@ def thumbnail(record: Mapping[str, Any], side: int = THUMBNAIL) -> Image.Image:
     return Image.new("RGB", (side, side), "lightgrey")
 
 
+def playable(record: Mapping[str, Any]) -> tuple[str, bytes] | None:
+    """What a page plays of an item: its first source that plays and can be read.
+
+    Args:
+        record: As for `thumbnail`.
+
+    Returns:
+        A media type, such as "audio/wav", and the content; `None` if nothing plays.
+    """
+    sources = Item.of(record)["sources"]
+    for modality in file_modalities():
+        for source in sources.get(modality.name, []) if modality.playable else ():
+            try:
+                return modality.playable(modality.as_source(source).read())
+            except ValueError:  # the file is gone, or damaged
+                continue
+    return None
+
+
 def results_html(results: SearchResults) -> str:
-    """Results as a row of pictures with rank, score and caption, and a remark below."""
+    """Results as a row of pictures with rank, score and caption, and a remark below. Sounds have a
+    player, and clips move."""
     cards = []
     for result in results:
-        jpeg = io.BytesIO()
-        thumbnail(result.item).save(jpeg, "JPEG")
-        source = base64.b64encode(jpeg.getvalue()).decode()
         caption = html.escape(result.caption)
         cards.append(
-            f'<div style="width:{THUMBNAIL}px">'
-            f'<img src="data:image/jpeg;base64,{source}" alt="{caption}">'
+            f'<div style="width:{THUMBNAIL}px">{_face(result.item, caption)}'
             f"<div><b>{result.rank}</b> · {result.score:.3f}<br>{caption}</div></div>"
         )
     row = f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(cards)}</div>'
     return row + (f"<p>{html.escape(results.remark)}</p>" if results.remark else "")
+
+
+def _face(record: Mapping[str, Any], caption: str) -> str:
+    """The picture of an item, with a player if it sounds; the picture moves if it is a clip."""
+    jpeg = io.BytesIO()
+    thumbnail(record).save(jpeg, "JPEG")
+    picture, player = ("image/jpeg", jpeg.getvalue()), ""
+    if (played := playable(record)) is not None:
+        if played[0].startswith("image/"):
+            picture = played
+        else:
+            player = f'<audio controls src="{_data_url(*played)}" style="width:100%"></audio>'
+    size = f'width="{THUMBNAIL}" height="{THUMBNAIL}"'
+    return f'<img src="{_data_url(*picture)}" {size} alt="{caption}">{player}'
+
+
+def _data_url(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
 def draw_gallery(

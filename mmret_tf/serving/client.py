@@ -18,8 +18,10 @@ from urllib3.exceptions import ReadTimeoutError
 from urllib3.util import Retry
 
 from mmret_tf._checks import checked_count
-from mmret_tf.data.decoders.pictures import ImageSource, picture_source
+from mmret_tf.data.decoders.pictures import ImageSource
 from mmret_tf.data.items import Item
+from mmret_tf.data.modalities import MODALITIES
+from mmret_tf.data.sources import file_or_bytes
 from mmret_tf.ranking.query import Query
 from mmret_tf.ranking.results import TEXT_WEIGHT_BY_DEFAULT, SearchResult, SearchResults
 
@@ -302,9 +304,12 @@ def _base64(content: bytes) -> dict[str, str]:
 
 
 def _content(modality: str, source: Any) -> str | bytes:
-    """A source as it is sent: a text, the bytes of a file, or pixels as a PNG."""
+    """A source as it is sent: a text, or bytes that the server's graph decodes."""
+    if modality not in MODALITIES:  # the server's own
+        return file_or_bytes(source).read()
     if modality != "text":
-        return picture_source(source).read()
+        known = MODALITIES[modality]
+        return known.read(known.as_source(source))
     if not isinstance(source, str):
         raise ValueError(f"a text must be a string; got {source!r:.80}")
     return source

@@ -7,15 +7,15 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from mmret_tf._checks import checked_count
 from mmret_tf._files import locked_folder, replaced_file
 from mmret_tf._machine import cores
-from mmret_tf.data.decoders.pictures import encode_png
+from mmret_tf.data.modalities import MODALITIES
 from mmret_tf.models.encoder import Encoder, VariantEncoder
 from mmret_tf.ranking.searcher import Searcher
 from mmret_tf.serving.client import predict_request
@@ -24,9 +24,6 @@ from mmret_tf.serving.signatures import GalleryGraph, Signature, make_signatures
 
 # Numbers of rows in the requests that a server runs before it takes others.
 WARM_UP_ROWS = (1, 8)
-
-# A source of each modality to warm up with; signatures of other modalities are left out.
-WARM_UP_SOURCES = {"text": "warm up 预热".encode(), "image": encode_png(np.full((64, 64), 128))}
 
 # Requests that come together are computed together; pictures fill the memory sooner than texts.
 BATCHING_PARAMETERS = """\
@@ -183,8 +180,11 @@ def _write_warm_up(folder: Path, model: str, signatures: Mapping[str, Signature]
     except ImportError:
         hint = 'no warm-up requests, so the first will be slow: pip install "mmret_tf[serving]"'
         return warnings.warn(hint, stacklevel=3)
-    weights = {f"{modality}_weight": 0.5 for modality in WARM_UP_SOURCES}
-    one_row = {**WARM_UP_SOURCES, **weights, "embedding": [1.0] * dim}
+    one_row: dict[str, Any] = {"embedding": [1.0] * dim}
+    for name, modality in MODALITIES.items():  # signatures of those without a sample are left out
+        if modality.sample is not None:
+            one_row[name] = modality.read(modality.as_source(modality.sample))
+            one_row[f"{name}_weight"] = 0.5
     path = folder / "assets.extra" / "tf_serving_warmup_requests"
     path.parent.mkdir()
     with tf.io.TFRecordWriter(str(path)) as file:

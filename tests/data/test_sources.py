@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from mmret_tf.data import Collection
-from mmret_tf.data.sources import FileSource, InlineSource, Source, file_or_bytes, identities
+from mmret_tf.data.sources import (
+    FileSource,
+    InlineSource,
+    Source,
+    file_or_bytes,
+    identities,
+    path_source,
+)
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # SHA-256, from NIST
 
@@ -62,6 +69,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         FileSource(tmp_path / "gone.png").read()
     with pytest.raises(ValueError, match=r"gone\.png: No such file or directory$"):
         identities([InlineSource(b"x"), FileSource(tmp_path / "gone.png")])
+    with pytest.raises(ValueError, match="Is a directory$"):
+        FileSource(tmp_path).read()
     with pytest.raises(ValueError, match="nul.*: embedded null"):
         FileSource(Path("nul\0.png")).read()
 
@@ -71,7 +80,7 @@ def test_a_folder_reads_as_its_files_by_name(tmp_path):
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder").mkdir()
     (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
-    source = FileSource(tmp_path)
+    source = path_source(tmp_path)
     with tarfile.open(fileobj=io.BytesIO(source.read())) as archive:
         assert [archive.extractfile(each).read() for each in archive] == [b"first", b"second"]
     assert source.size() == len(b"firstsecond") and source.identity_stamp is None
@@ -79,9 +88,9 @@ def test_a_folder_reads_as_its_files_by_name(tmp_path):
     other = tmp_path / "folder"
     for name, content in [("x.png", b"first"), ("y.png", b"second")]:
         (other / name).write_bytes(content)
-    assert FileSource(other).identity == source.identity
+    assert path_source(other).identity == source.identity
     (other / "y.png").write_bytes(b"third")
-    assert FileSource(other).identity != source.identity
+    assert path_source(other).identity != source.identity
 
 
 def test_inline_sources():

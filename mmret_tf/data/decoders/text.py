@@ -11,8 +11,8 @@ import tensorflow as tf
 from mmret_tf.data.decoders.normalization import nfkc
 from mmret_tf.data.sources import InlineSource
 
-# A caption that says left or right does not describe the mirrored picture.
-SIDES = r"(?is).*(\b(left|right)|左|右).*"
+# A caption that says left or right, or a sense of rotation, does not describe the mirrored picture.
+SIDES = r"(?is).*(\b(left|right|(counter|anti)?clockwise)|左|右|[顺逆]时针).*"
 
 
 def text_source(text: str) -> InlineSource:
@@ -33,7 +33,7 @@ def check_text(contents: bytes) -> None:
 
 
 def names_a_side(texts: tf.Tensor) -> tf.Tensor:
-    """Whether each text names left or right (左右), bool `[n]`.
+    """Whether each text names left or right (左右), or a sense of rotation, bool `[n]`.
 
     >>> names_a_side(tf.constant(["a dog on the left", "一只狗"])).numpy().tolist()
     [True, False]

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from posixpath import join
 
-from mmret_tf.data.modalities import MODALITIES, get_modality
+from mmret_tf.data.modalities import file_modalities, get_modality
 from mmret_tf.data.readers.paths import IMAGE_FOLDERS, find_file, relative_name
 from mmret_tf.data.readers.reader import Reader
 from mmret_tf.data.readers.reading import Reading, Record, get_field
@@ -117,7 +117,7 @@ def _general_form(row: object, is_file: bool) -> dict[str, list]:
 def _row_files(row: object, folder: Path) -> dict[str, list[str]]:
     """The files that a row names, by modality; empty for a row of text alone."""
     named = _general_form(row, is_file=True)
-    for name in (each.name for each in MODALITIES.values() if each.is_file):
+    for name in (modality.name for modality in file_modalities()):
         one, several = get_field(row, name, str, None), get_field(row, f"{name}s", list, None)
         if one is not None and several is not None:
             raise ValueError(f"a row has `{name}` or `{name}s`, not both")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.readers.paths import IMAGE_FOLDERS, find_file, is_inside, relative_name
-from mmret_tf.data.sources import FileSource, Source
+from mmret_tf.data.sources import Source, path_source
 from mmret_tf.data.splits import normal_split
 
 # Captions files are read whole; all captions of MS-COCO take 0.1 GiB.
@@ -152,11 +152,11 @@ class Reading:
 
     def source_of(self, path: str) -> Source:
         """The source of a record's path."""
-        return self.parts.get(path) or FileSource(self.folder / path)
+        return self.parts.get(path) or path_source(self.folder / path)
 
     def take(self, path: str) -> Source:
         """The source of a record's path, for the last time: it is not kept."""
-        return self.parts.pop(path, None) or FileSource(self.folder / path)
+        return self.parts.pop(path, None) or path_source(self.folder / path)
 
     @contextmanager
     def set_aside(self, place: str, record_id: str | None = None) -> Iterator[None]:

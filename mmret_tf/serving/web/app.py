@@ -15,6 +15,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from starlette.exceptions import HTTPException
 
 from mmret_tf.data.items import Item
+from mmret_tf.data.modalities import file_modalities
+from mmret_tf.ranking.gallery import playable
 from mmret_tf.ranking.query import parse_terms
 from mmret_tf.ranking.results import SearchResult, SearchResults
 from mmret_tf.serving.web.batching import Batcher
@@ -92,9 +94,9 @@ def _add_searches(app: FastAPI, service: SearchService, searches: Batcher) -> No
         responses={200: {"model": SearchAnswer}} | ERRORS,
     )
     async def search(request: Request) -> Response:
-        """Rank the gallery for a text, weighted texts, a picture, an item, or several of them."""
-        asked, image = await read_request(request, SearchRequest)
-        query = asked.model_dump(exclude={"text"}, exclude_none=True)
+        """Rank the gallery for a text, weighted texts, a file, an item, or several of them."""
+        asked, files = await read_request(request, SearchRequest)
+        query: dict[str, Any] = asked.model_dump(exclude={"text"}, exclude_none=True)
         if asked.text is not None:
             terms = parse_terms(asked.text)
             if (
@@ -103,8 +105,7 @@ def _add_searches(app: FastAPI, service: SearchService, searches: Batcher) -> No
                 (query["text"],) = terms
             else:
                 query["texts"] = terms | query.get("texts", {})
-        if image is not None:
-            query["image"] = image
+        query |= files
         if asked.similar_to is not None:
             query["similar_to"] = _item(service, asked.similar_to)["id"]
         return await ask(query)
@@ -120,12 +121,14 @@ def _add_searches(app: FastAPI, service: SearchService, searches: Batcher) -> No
         responses={200: {"model": EmbedAnswer}} | ERRORS,
     )
     async def embed(request: Request) -> Response:
-        """The embeddings of texts or of a picture, of unit length."""
-        asked, image = await read_request(request, EmbedRequest)
-        if (image is None) == (not asked.texts):
-            raise HTTPException(422, "give texts or a picture")
-        modality, sources = ("text", asked.texts) if image is None else ("image", [image])
-        encode = functools.partial(service.searcher.encoder.encode, modality, sources)
+        """The embeddings of texts or of a file, of unit length."""
+        asked, files = await read_request(request, EmbedRequest)
+        given = {name: [content] for name, content in files.items()}
+        if asked.texts:
+            given["text"] = asked.texts
+        if len(given) != 1:
+            raise HTTPException(422, "give texts or a file")
+        encode = functools.partial(service.searcher.encoder.encode, *given.popitem())
         vectors = await asyncio.to_thread(encode)
         return JSONResponse({"embeddings": vectors.tolist(), "dim": vectors.shape[1]})
 
@@ -154,6 +157,19 @@ def _add_items(app: FastAPI, service: SearchService) -> None:
         content = service.thumbnail(_item(service, id), side)
         headers = {"cache-control": "private, max-age=60"}
         return Response(content, media_type="image/jpeg", headers=headers)
+
+    @app.get(
+        "/api/media/{id:path}",
+        response_class=Response,
+        responses={200: {"content": {"audio/wav": {}, "image/webp": {}}}} | ERRORS,
+    )
+    def media(id: str) -> Response:
+        """What plays of an item: a sound, or a clip as an animation."""
+        if (played := playable(_item(service, id))) is None:
+            raise HTTPException(404, f"nothing of {id!r:.200} plays")
+        media_type, content = played
+        headers = {"cache-control": "private, max-age=60"}
+        return Response(content, media_type=media_type, headers=headers)
 
 
 def _add_health(app: FastAPI, service: SearchService, metrics: Metrics) -> None:
@@ -235,7 +251,9 @@ def _item_answer(item: Item) -> dict[str, Any]:
         "id": item["id"],
         "captions": item["captions"],
         "attributes": item["attributes"],
-        "has_image": bool(item["sources"].get("image")),
+        "shows": next(
+            (each.name for each in file_modalities() if item["sources"].get(each.name)), None
+        ),
     }
 
 

@@ -84,6 +84,7 @@ def page_policy(page: str) -> str:
             f"style-src {sources['style']}",
             f"script-src {sources['script']}",
             "img-src 'self' blob: data:",
+            "media-src 'self'",
             "connect-src 'self'",
             "form-action 'self'",
             "frame-ancestors 'none'",

@@ -1,6 +1,7 @@
 """What the REST interface takes and gives, as its description and its checks."""
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -8,13 +9,15 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from mmret_tf.data.modalities import file_modalities
+
 Text = Annotated[str, Field(max_length=2000)]
 # Fields that a form holds as JSON, because they are no plain text.
 JSON_FIELDS = ("texts", "where", "exclude_ids", "with_vectors")
 
 
 class SearchRequest(BaseModel):
-    """A query; at least one of text, texts, similar_to and, in a form, a picture."""
+    """A query; at least one of text, texts, similar_to and, in a form, a file."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -24,10 +27,10 @@ class SearchRequest(BaseModel):
     texts: dict[Text, float] | None = Field(
         None, max_length=32, description="Texts with a weight each, below 0 to steer away."
     )
-    similar_to: str | None = Field(None, description="Id of an item, used as a picture is.")
+    similar_to: str | None = Field(None, description="Id of an item, used as a file is.")
     k: int = Field(24, ge=1, le=1000, description="Number of results.")
     text_weight: float | None = Field(
-        None, ge=0, le=1, description="Share of the text beside a picture or an item."
+        None, ge=0, le=1, description="Share of the text beside a file or an item."
     )
     where: dict[str, Any] | None = Field(
         None, description='A condition on attributes, as {"colour": "red", "price": {"$lt": 20}}.'
@@ -37,7 +40,7 @@ class SearchRequest(BaseModel):
 
 
 class EmbedRequest(BaseModel):
-    """Texts to embed; or, in a form, a picture."""
+    """Texts to embed; or, in a form, a file."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -50,7 +53,7 @@ class ItemAnswer(BaseModel):
     id: str | int
     captions: list[str]
     attributes: dict[str, Any]
-    has_image: bool
+    shows: str | None = Field(description='Modality of its first file, such as "image".')
 
 
 class ResultAnswer(ItemAnswer):
@@ -71,7 +74,7 @@ class SearchAnswer(BaseModel):
 
 
 class EmbedAnswer(BaseModel):
-    """A vector for each text, or for the picture."""
+    """A vector for each text, or for the file."""
 
     embeddings: list[list[float]]
     dim: int
@@ -84,7 +87,7 @@ class ErrorAnswer(BaseModel):
 
 
 def request_body(model: type[BaseModel]) -> dict[str, Any]:
-    """The description of a body that is JSON, or a form with a picture.
+    """The description of a body that is JSON, or a form with a file.
 
     Args:
         model: Of the JSON.
@@ -95,7 +98,8 @@ def request_body(model: type[BaseModel]) -> dict[str, Any]:
         else {"type": "string"}
         for name, each in model.model_fields.items()
     }
-    form["image"] = {"type": "string", "format": "binary", "description": "A picture's file."}
+    for name in (modality.name for modality in file_modalities()):
+        form[name] = {"type": "string", "format": "binary", "description": f"A file: {name}."}
     content = {
         "application/json": {"schema": model.model_json_schema()},
         "multipart/form-data": {"schema": {"type": "object", "properties": form}},
@@ -103,11 +107,13 @@ def request_body(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-async def read_request(request: Request, model: type[BaseModel]) -> tuple[BaseModel, bytes | None]:
-    """The checked body of a request, and the picture that came with it.
+async def read_request(
+    request: Request, model: type[BaseModel]
+) -> tuple[BaseModel, dict[str, bytes]]:
+    """The checked body of a request, and the file that came with it, by its modality.
 
     Args:
-        request: With JSON, or a form whose file "image" is the picture.
+        request: With JSON, or a form whose file is named after its modality, such as "image".
         model: What the fields must be.
 
     Raises:
@@ -116,26 +122,35 @@ async def read_request(request: Request, model: type[BaseModel]) -> tuple[BaseMo
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if kind == "application/json":
-            return model.model_validate_json(await request.body()), None
+            return model.model_validate_json(await request.body()), {}
         if kind == "multipart/form-data":
             async with request.form(max_files=1, max_fields=16) as form:
-                fields, image = _fields(form), None
-                if isinstance(file := form.get("image"), UploadFile):
-                    image = await file.read()
-                return model.model_validate(fields), image
+                files = {
+                    name: await value.read()
+                    for name, value in form.multi_items()
+                    if isinstance(value, UploadFile)
+                }
+                _check_names(files)
+                return model.model_validate(_fields(form)), files
     except ValidationError as error:
         raise HTTPException(422, _message(error)) from None
     raise HTTPException(415, "the body must be application/json or multipart/form-data")
+
+
+def _check_names(files: Mapping[str, bytes]) -> None:
+    """Refuse a file of no modality."""
+    known = [modality.name for modality in file_modalities()]
+    for name in files:
+        if name not in known:
+            expected = " or ".join(map(repr, known))
+            raise HTTPException(422, f"{name!r:.80}: the file's field must be named {expected}")
 
 
 def _fields(form: FormData) -> dict[str, Any]:
     """The fields of a form without its files."""
     fields: dict[str, Any] = {}
     for name, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            if name != "image":
-                raise HTTPException(422, f"{name!r:.80}: the file's field must be named 'image'")
-        elif not value:  # a form sends its empty fields as well
+        if isinstance(value, UploadFile) or not value:  # a form sends its empty fields as well
             continue
         elif name in JSON_FIELDS:
             try:

@@ -8,10 +8,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from PIL import Image
-
 from mmret_tf._checks import printable
 from mmret_tf.data.items import Item
+from mmret_tf.data.modalities import get_modality
 from mmret_tf.models.encoder import Encoder
 from mmret_tf.ranking.gallery import thumbnail
 from mmret_tf.ranking.reranker import Reranker
@@ -25,9 +24,6 @@ MOST_VALUES = 50
 EXAMPLES = 3
 # Thumbnails that are kept, about 10 KB each.
 KEPT_THUMBNAILS = 1000
-
-# Queries for `warm_up`.
-SAMPLES = {"text": "a picture", "image": Image.new("RGB", (8, 8))}
 
 _HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003ffff]")
 
@@ -73,8 +69,8 @@ class SearchService:
     def warm_up(self) -> None:
         """Let TensorFlow prepare its graphs, so that the first visitor does not wait for that."""
         for name in self.searcher.encoder.modalities:
-            if name in SAMPLES:
-                self.searcher.search(**{name: SAMPLES[name]}, k=1)
+            if (sample := get_modality(name).sample) is not None:
+                self.searcher.search(**{name: sample}, k=1)
 
     def answer(self, queries: Sequence[Mapping[str, Any]]) -> list[SearchResults | ValueError]:
         """Search for several queries at once.

@@ -84,11 +84,12 @@ def test_adapt_takes_strings(captions):
         TextPreprocessor().adapt(captions)
 
 
-def test_captions_that_name_a_side():
+def test_captions_that_name_a_side_or_a_sense_of_rotation():
     free = ["a red ball", "一个球", "an upright", "bright", ""]
     bound = ["to the LEFT", "right-handed", "up\nthe right", "猫在左边", "狗在右侧"]
-    assert names_a_side(tf.constant(free)).numpy().tolist() == [False] * 5
-    assert names_a_side(tf.constant(bound)).numpy().tolist() == [True] * 5
+    bound += ["it circles clockwise", "goes counterclockwise", "顺时针转动", "逆时针转圈"]
+    assert not names_a_side(tf.constant(free)).numpy().any()
+    assert names_a_side(tf.constant(bound)).numpy().all()
 
 
 def test_a_text_is_its_own_source():

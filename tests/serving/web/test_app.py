@@ -37,7 +37,7 @@ def test_a_text_finds_in_both_languages(address):
         assert colours(answer) == ["red", "red"]
         assert [result["rank"] for result in answer["results"]] == [1, 2]
         first = answer["results"][0]
-        assert first["captions"] == ["a red picture", "红色的图片"] and first["has_image"]
+        assert first["captions"] == ["a red picture", "红色的图片"] and first["shows"] == "image"
         assert first["score"] > 0.5 and answer["remark"] == "" and answer["size"] == 12
         assert "vector" not in first and "sources" not in first  # paths are nobody's business
 
@@ -180,7 +180,7 @@ def test_texts_or_a_picture_are_embedded_and_not_both(address):
         requests.post(f"{address}/api/embed", json={"texts": []}),
         send(address, picture("red"), "/api/embed", texts='["red"]'),
     ):
-        assert answer.status_code == 422 and answer.json()["error"] == "give texts or a picture"
+        assert answer.status_code == 422 and answer.json()["error"] == "give texts or a file"
 
 
 @pytest.mark.parametrize("path", ["/api/search", "/api/embed"])
