@@ -15,6 +15,7 @@ from rich.console import Console
 
 import mmret_tf as mm
 from mmret_tf._checks import printable
+from mmret_tf.data.modalities import file_modalities
 from mmret_tf.doctor import keras_problem
 from mmret_tf.training.config import TrainConfig, setting_help
 
@@ -72,6 +73,21 @@ def with_settings(*names: str) -> Callable[[Callable], Callable]:
         return command
 
     return decorate
+
+
+def with_sources(command: Callable) -> Callable:
+    """Give a command an option for a file of each modality, in place of its `**sources`."""
+    signature = inspect.signature(command)
+    *parameters, _ = signature.parameters.values()
+    for modality in file_modalities():
+        kind = Annotated[Path | None, typer.Option(help=f"A file to search by: {modality.name}.")]
+        parameters.append(
+            inspect.Parameter(
+                modality.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind
+            )
+        )
+    command.__signature__ = signature.replace(parameters=parameters)
+    return command
 
 
 def given(settings: dict[str, Any]) -> dict[str, Any]:

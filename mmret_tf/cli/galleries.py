@@ -22,7 +22,9 @@ from mmret_tf.cli.common import (
     console,
     given,
     with_settings,
+    with_sources,
 )
+from mmret_tf.data.modalities import file_modalities
 from mmret_tf.training.config import FORM
 
 
@@ -142,10 +144,10 @@ def index(
 
 
 @app.command(epilog='Example: mmret search --run runs/photos "a dog running on the beach"')
+@with_sources
 def search(
     query: Annotated[str | None, typer.Argument(help="Words, in any trained language.")] = None,
     run: RunFolder = DEMO,
-    image: Annotated[Path | None, typer.Option(help="A query picture.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of results.")] = 10,
     where: Annotated[
         str | None, typer.Option(help="JSON: a condition on attributes, see README.")
@@ -153,8 +155,10 @@ def search(
     rerank: Rerank = False,
     gallery: Annotated[Path | None, typer.Option(help="Also draw the results, as a PNG.")] = None,
     compressed: Compressed = False,
+    **sources,
 ) -> None:
-    """Rank the run's gallery for a text, an image (--image), or both."""
+    """Rank the run's gallery for a text, a file (such as --image), or both."""
+    sources = given(sources)
     try:
         condition = None if where is None else json.loads(where)
     except (ValueError, RecursionError) as error:
@@ -164,15 +168,18 @@ def search(
     if compressed:
         encoder = mm.scale.CompressedEncoder.load(run.compressed, run.load_model())
     searcher = run.open_searcher(encoder, run.load_reranker() if rerank else None)
-    results = searcher.search(query, image, top, where=condition)
+    results = searcher.search(query, k=top, where=condition, **sources)
     for result in results:
         # Lines, not a table, which would cut paths in a narrow terminal.
-        name = printable(str(result.item["image"] or result.id))
+        files = [result.item["sources"].get(each.name, []) for each in file_modalities()]
+        name = printable(str(next(filter(None, files), [result.id])[0]))
         print(f"{result.rank:>3}  {result.score:.3f}  {name}")
         for caption in result.item["captions"]:
             print(" " * 12 + printable(caption))
     if results.remark:
         print(results.remark)
     if gallery is not None:
-        mm.ranking.draw_gallery([(query or str(image), results)], gallery)
+        mm.ranking.draw_gallery(
+            [(query or ", ".join(map(str, sources.values())), results)], gallery
+        )
         console.print(f"Drawn in {gallery}")

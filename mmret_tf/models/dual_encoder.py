@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from mmret_tf._lazy import import_modules
 from mmret_tf.data.decoders.text import TextPreprocessor
 from mmret_tf.models.backbones import read_keras_file
 from mmret_tf.models.encoder import MultiEncoder
@@ -17,6 +18,8 @@ from mmret_tf.models.hub import towers  # noqa: F401  a saved model names its to
 from mmret_tf.models.layers import Temperature
 from mmret_tf.models.towers.image import ImageTower
 from mmret_tf.models.towers.text import TextTower
+
+import_modules("mmret_tf.models.towers")  # a saved model names its towers
 
 
 @keras.saving.register_keras_serializable("mmret_tf")
