@@ -5,6 +5,7 @@ files above a size limit are not opened.
 """
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from posixpath import dirname, join, normpath
@@ -14,7 +15,7 @@ from mmret_tf._machine import cores
 from mmret_tf.data.items import source_ids
 from mmret_tf.data.modalities import get_modality
 from mmret_tf.data.progress import Progress
-from mmret_tf.data.readers.paths import files_below, is_content, is_inside
+from mmret_tf.data.readers.paths import files_below, is_inside
 from mmret_tf.data.readers.reading import Problem, Reading, Record
 from mmret_tf.data.sources import Source
 from mmret_tf.data.splits import hash_split
@@ -91,6 +92,8 @@ def _find_files(reading: Reading) -> list[Record]:
 def _distinct_files(reading: Reading, record: Record, files: set[str]) -> dict[str, str]:
     """The usable paths of a record, by real path; `files` are those of earlier records."""
     found = {}
+    of_folders = [each for name, each in record.sources.items() if get_modality(name).takes_folders]
+    folders = set(itertools.chain(*of_folders))
     for path in record.paths:
         if path in reading.parts:  # has a name of its own, unlike a file, which links may name
             found[path] = path
@@ -98,7 +101,8 @@ def _distinct_files(reading: Reading, record: Record, files: set[str]) -> dict[s
         with reading.set_aside(path, record.id):
             if (real := reading.real_path(path)) is None:
                 raise ValueError(f"leads outside the collection ({record.place})")
-            if not is_content(real):  # also if its name is too long
+            is_right = os.path.isfile(real) or (path in folders and os.path.isdir(real))
+            if not is_right:  # also if its name is too long
                 raise ValueError(f"the file does not exist ({record.place})")
             path.encode()  # fails if it is not valid Unicode
             if real in files or real in found:

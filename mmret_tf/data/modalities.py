@@ -30,6 +30,7 @@ class Modality:
         as_source: Function from a user's value (a path, bytes, an array) to a `Source`.
         in_graph: Function from encoded bytes to those that a tower's graph decodes, for formats
             that TensorFlow does not read; bytes of others stay as they are.
+        takes_folders: Whether a folder of files, such as one of frames, is a source as well.
         playable: Function from encoded bytes to a media type and the bytes that a page plays;
             `None` for a modality whose thumbnail shows all.
         sample: A user's value, small, with which a server is warmed up; `None` for no warm-up.
@@ -45,6 +46,7 @@ class Modality:
     thumbnail: Callable[[bytes, int], Image.Image]
     as_source: Callable[[Any], Source] = file_or_bytes
     in_graph: Callable[[bytes], bytes] = bytes
+    takes_folders: bool = False
     playable: Callable[[bytes], tuple[str, bytes]] | None = None
     sample: Any = None
 
