@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mmret_tf.models.document_model import MultimodalRetrievalModel
     from mmret_tf.models.dual_encoder import DualEncoder, load_model
     from mmret_tf.models.encoder import MultiEncoder
+    from mmret_tf.models.towers.audio import audio_tower
     from mmret_tf.models.towers.image import image_tower
     from mmret_tf.models.towers.text import text_tower
     from mmret_tf.ranking.index import build_index, load_index

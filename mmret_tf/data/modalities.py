@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmret_tf.data.decoders import pictures
+from mmret_tf.data.decoders import pictures, sounds
 from mmret_tf.data.decoders.text_cards import text_thumbnail
 from mmret_tf.data.sources import Source, file_or_bytes
 
@@ -102,6 +102,16 @@ MODALITIES = {
             text_thumbnail,
             _later("text", "text_source"),
             sample="warm up 预热",
+        ),
+        Modality(
+            "audio",
+            sounds.SUFFIXES,
+            _later("audio", "check_audio"),
+            _later("audio", "audio_thumbnail"),
+            sounds.sound_source,
+            sounds.as_wav,
+            playable=_later("audio", "playable_audio"),
+            sample=(np.zeros(800), 8000),
         ),
     )
 }

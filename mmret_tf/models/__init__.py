@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mmret_tf.models.encoder import Encoder, MultiEncoder, VariantEncoder
     from mmret_tf.models.fine_tuning import TwoRateAdam, thaw
     from mmret_tf.models.hub.encoder import hub_encoder
+    from mmret_tf.models.towers.audio import AudioTower, audio_tower
     from mmret_tf.models.towers.head import Head
     from mmret_tf.models.towers.image import ImageTower, image_tower
     from mmret_tf.models.towers.text import TextTower, text_tower

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmret_tf.data.drawn.scenes import draw_scenes
+from mmret_tf.data.drawn.sounds import draw_sounds
 
 # Part of the names of cached folders: increase it with every change to drawings or captions.
 DRAWING_VERSION = 2
@@ -32,6 +33,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "scenes": Kind(draw_scenes, "image", ".png"),
+    "sounds": Kind(draw_sounds, "audio", ".wav"),
 }
 
 
@@ -42,7 +44,7 @@ def write_drawn(
     size: int = 2000,
     seed: int = 0,
 ) -> Path:
-    """Draw scenes as files, with `captions.jsonl` beside them. Section 2.1.
+    """Draw scenes or sounds as files, with `captions.jsonl` beside them. Section 2.1.
 
     Each line of `captions.jsonl` (UTF-8) is an object with "id", the name of the file under its
     modality, such as "image", and "captions", "split" and "attributes". The files are written to a
