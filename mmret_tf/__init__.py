@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mmret_tf.models.towers.audio import audio_tower
     from mmret_tf.models.towers.image import image_tower
     from mmret_tf.models.towers.text import text_tower
+    from mmret_tf.models.towers.video import video_tower
     from mmret_tf.ranking.index import build_index, load_index
     from mmret_tf.ranking.indexes.brute_force import BruteForceIndex
     from mmret_tf.ranking.indexes.scann_index import ScannIndex

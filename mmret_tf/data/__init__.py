@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mmret_tf.data.collection import Collection, caption_items
     from mmret_tf.data.decoders.image import crop_and_resize, decode_image, load_image
     from mmret_tf.data.decoders.text import TextPreprocessor, standardize_text
+    from mmret_tf.data.drawn.clips import draw_clips
     from mmret_tf.data.drawn.composed_queries import draw_changes
     from mmret_tf.data.drawn.files import write_drawn
     from mmret_tf.data.drawn.scenes import draw_scenes

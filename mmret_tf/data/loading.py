@@ -68,8 +68,9 @@ def load(
     same on every machine.
 
     Args:
-        source: "scenes" or "sounds" (drawn, see `draw_scenes` and `draw_sounds`; a folder of that
-            name is "./scenes"), a folder, or the captions file itself.
+        source: "scenes", "clips" or "sounds" (drawn, see `draw_scenes`, `draw_clips` and
+            `draw_sounds`; a folder of that name is "./scenes"), a folder, or the captions file
+            itself.
         split: "train", "dev" (or "val", "validation") or "test"; `None` for all items, and for
             the training split of drawn data. Files of other splits are not decoded.
         size: Number of drawn items.

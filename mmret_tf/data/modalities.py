@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmret_tf.data.decoders import pictures, sounds
+from mmret_tf.data.decoders import clips, pictures, sounds
 from mmret_tf.data.decoders.text_cards import text_thumbnail
 from mmret_tf.data.sources import Source, file_or_bytes
 
@@ -112,6 +112,17 @@ MODALITIES = {
             sounds.as_wav,
             playable=_later("audio", "playable_audio"),
             sample=(np.zeros(800), 8000),
+        ),
+        Modality(
+            "video",
+            clips.SUFFIXES,
+            _later("video", "check_video"),
+            _later("video", "video_thumbnail"),
+            clips.clip_source,
+            clips.as_frames,
+            takes_folders=True,
+            playable=_later("video", "playable_video"),
+            sample=clips.encode_frames(np.full((2, 64, 64), 128)),
         ),
     )
 }

@@ -26,5 +26,6 @@ if TYPE_CHECKING:
     from mmret_tf.models.towers.image import ImageTower, image_tower
     from mmret_tf.models.towers.text import TextTower, text_tower
     from mmret_tf.models.towers.tower import Tower
+    from mmret_tf.models.towers.video import VideoTower, video_tower
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)

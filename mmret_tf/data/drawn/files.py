@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmret_tf.data.drawn.clips import draw_clips
 from mmret_tf.data.drawn.scenes import draw_scenes
 from mmret_tf.data.drawn.sounds import draw_sounds
 
@@ -33,6 +34,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "scenes": Kind(draw_scenes, "image", ".png"),
+    "clips": Kind(draw_clips, "video", ".gif"),
     "sounds": Kind(draw_sounds, "audio", ".wav"),
 }
 
@@ -44,7 +46,7 @@ def write_drawn(
     size: int = 2000,
     seed: int = 0,
 ) -> Path:
-    """Draw scenes or sounds as files, with `captions.jsonl` beside them. Section 2.1.
+    """Draw scenes, clips or sounds as files, with `captions.jsonl` beside them. Section 2.1.
 
     Each line of `captions.jsonl` (UTF-8) is an object with "id", the name of the file under its
     modality, such as "image", and "captions", "split" and "attributes". The files are written to a

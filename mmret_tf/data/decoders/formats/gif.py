@@ -1,4 +1,7 @@
-"""GIF: the first frame, on its screen. TensorFlow's decoder paints what is transparent black."""
+"""GIF: the first frame on its screen, or all frames of an animation.
+
+TensorFlow's decoder paints black what is transparent in the first frame, and never clears a frame.
+"""
 
 import numpy as np
 import tensorflow as tf
@@ -14,10 +17,12 @@ from mmret_tf.data.decoders.formats.binary import (
     plain,
     required,
 )
+from mmret_tf.data.decoders.pictures import MAX_PIXELS
 
 MAGIC = b"GIF8"
 
 EXTENSION, CONTROL, FRAME, TRAILER = 0x21, 0xF9, 0x2C, 0x3B
+NOT_SIMPLE = "an animation with a transparent first frame or cleared frames: save it without"
 NONE = -1  # no colour is transparent
 HAS_PALETTE, INTERLACED = 128, 64  # flags; the lowest three bits are the size of the palette
 
@@ -83,6 +88,59 @@ def decode(contents: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     is_frame = tf.pad(tf.ones_like(frame[:, :, :1]), [*around, [0, 0]]) == 1
     image = tf.where(is_frame, tf.pad(frame, [*around, [0, 0]]), fill)
     return image, tf.constant(NO_EXIF)
+
+
+@format_decoder
+def decode_frames(contents: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
+    """All frames of an animation: uint8 `[n, height, width, 3]`.
+
+    Of animations with a transparent first frame, and of those that clear a frame before the next,
+    TensorFlow would show something else: they are refused. Pillow decodes them, see `as_frames`.
+    """
+    width, height = integer(data, 6, 2, "little"), integer(data, 8, 2, "little")
+    contents = checked(contents, height, width)
+    frames, is_simple = _survey(data, width, height)
+    contents = required(contents, frames > 0, "not a whole image: it has no frame")
+    contents = required(contents, is_simple, NOT_SIMPLE)
+    pixels = tf.cast(frames, tf.int64) * tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
+    said = "too large: {} frames of {} x {} pixels, at most 2**26 in all"
+    said = tf.strings.format(said, (frames, width, height))
+    return tf.io.decode_gif(required(contents, pixels <= MAX_PIXELS, said))
+
+
+@format_decoder
+def is_simple(contents: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
+    """Whether `decode_frames` takes an animation, a boolean scalar."""
+    width, height = integer(data, 6, 2, "little"), integer(data, 8, 2, "little")
+    frames, is_simple = _survey(data, width, height)
+    return is_simple & (frames > 0)
+
+
+def _survey(data: tf.Tensor, width: tf.Tensor, height: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The number of frames, and whether TensorFlow decodes them right."""
+    end, frames, steps = tf.size(data) - PADDING, tf.constant(0), 0
+    at = 13 + _palette_size(tf.cast(data[10], tf.int32))
+    is_simple, control, last_control = tf.constant(True), tf.constant(0), tf.constant(0)
+    while (at < end) & (data[at] != TRAILER) & (steps < MOST_STEPS):
+        is_frame = data[at] == FRAME
+        is_extension = data[at] == EXTENSION
+        is_control = is_extension & (data[at + 1] == CONTROL)
+        control = tf.where(is_control, tf.cast(data[at + 3], tf.int32), control)
+        is_whole = (integer(data, at + 1, 4, "little") == 0) & (control % 2 == 0)
+        is_whole &= integer(data, at + 5, 2, "little") == width
+        is_whole &= integer(data, at + 7, 2, "little") == height
+        stays = tf.where(frames > 0, last_control // 4 % 8 <= 1, is_whole)
+        is_simple &= ~is_frame | stays
+        frames += tf.cast(is_frame, tf.int32)
+        last_control = tf.where(is_frame, control, last_control)
+        control = tf.where(is_frame, 0, control)
+        pixels = at + 10 + _palette_size(tf.cast(data[at + 9], tf.int32))
+        blocks = tf.where(is_frame, pixels + 1, at + 2)
+        behind = _skip_blocks(data, tf.where(is_frame | is_extension, blocks, end))
+        at = tf.where(is_frame | is_extension, behind, at + 1)  # as in `_find_frame`
+        steps += 1
+    is_whole = (at < end) & (data[tf.minimum(at, end)] == TRAILER)
+    return required(frames, is_whole, "not a whole image: frames are missing"), is_simple
 
 
 @plain

@@ -1,0 +1,158 @@
+"""Clips in Python: animations, videos, folders of frames and arrays as what a graph decodes.
+
+A graph reads animated GIF, and PNG files one after the other (`encode_frames`). Pillow turns
+animated WebP and APNG into these, and PyAV turns MP4 and WebM: `pip install "mmret_tf[video]"`.
+"""
+
+import io
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageSequence
+
+from mmret_tf.data.decoders.pictures import FORMATS, MAX_PIXELS, encode_png, upright_rgb
+from mmret_tf.data.sources import InlineSource, Source, path_source
+
+ClipSource: TypeAlias = str | os.PathLike[str] | bytes | npt.ArrayLike | Source
+
+SUFFIXES = (".gif", ".webp", ".png", ".mp4", ".webm")
+
+# A clip of more frames keeps as many, evenly spaced; larger ones are made smaller.
+MOST_FRAMES, LONGEST_SIDE = 64, 512
+
+# How files begin whose frames are decoded here. An MP4 has its mark at the fifth byte.
+WEBM, MP4, TAR = b"\x1a\x45\xdf\xa3", b"ftyp", b"ustar"
+TAR_PLACE = 257
+
+
+def clip_source(clip: ClipSource) -> Source:
+    """Turn any kind of clip into a source of encoded bytes.
+
+    Args:
+        clip: A path of a file or of a folder of frames, encoded bytes, or an array of levels `[n,
+            height, width, 3]`, see `encode_frames`.
+
+    Raises:
+        ValueError: `clip` is something else.
+    """
+    if isinstance(clip, Source):
+        return clip
+    if isinstance(clip, bytes):
+        return InlineSource(clip)
+    if isinstance(clip, str | os.PathLike):
+        return path_source(clip)
+    return InlineSource(encode_frames(clip), "the clip")
+
+
+def encode_frames(frames: npt.ArrayLike) -> bytes:
+    """Encode frames as PNG files one after the other.
+
+    Args:
+        frames: Levels 0 to 255, `[n, height, width]`, or `[n, height, width, 1, 3 or 4]`.
+
+    Raises:
+        ValueError: The array has another shape or other numbers.
+
+    >>> encode_frames(np.zeros((3, 2, 2, 3))).count(b"PNG")
+    3
+    """
+    frames = np.asarray(frames)
+    if frames.ndim not in (3, 4) or not len(frames):
+        raise ValueError(f"frames must be an array [n, height, width, 3]; got {frames.shape}")
+    return b"".join(encode_png(frame) for frame in frames)
+
+
+def as_frames(contents: bytes) -> bytes:
+    """A clip as what a graph decodes: animated WebP and APNG, videos, and folders of frames become
+    PNG files; GIF and still pictures stay as they are.
+
+    Args:
+        contents: Encoded bytes; of a folder, an uncompressed tar of its pictures.
+
+    Raises:
+        ValueError: The bytes are damaged, or a video needs PyAV.
+    """
+    if contents[4:8] == MP4 or contents.startswith(WEBM):
+        return _joined(_video_frames(contents))
+    if contents[TAR_PLACE : TAR_PLACE + len(TAR)] == TAR:
+        return _joined(_folder_frames(contents))
+    if contents.startswith(b"GIF8") and not _is_simple(contents):
+        return _joined(_animation_frames(contents))
+    is_webp = contents.startswith(b"RIFF") and contents[8:12] == b"WEBP"
+    is_apng = contents.startswith(b"\x89PNG") and b"acTL" in contents[:64]
+    return _joined(_animation_frames(contents)) if is_webp or is_apng else contents
+
+
+def _is_simple(contents: bytes) -> bool:
+    """Whether the graph decodes a GIF as Pillow does; a damaged one too, which it refuses."""
+    import tensorflow as tf
+
+    from mmret_tf.data.decoders.formats import gif
+    from mmret_tf.data.decoders.formats.binary import PADDING
+
+    data = tf.io.decode_raw(contents + bytes(PADDING), tf.uint8)
+    try:
+        return bool(gif.is_simple(tf.constant(contents), data))
+    except tf.errors.OpError:
+        return True
+
+
+def _joined(frames: Iterable[Image.Image]) -> bytes:
+    """PNG files of evenly spaced frames, one after the other; ValueError if they are damaged.
+
+    The frames come one by one, and only those that may be chosen are kept: where there are twice as
+    many as wanted, every other one is left out from there on.
+    """
+    kept: list[bytes] = []
+    step = 1
+    try:
+        for number, frame in enumerate(frames):
+            if number % step:
+                continue
+            if frame.width * frame.height > MAX_PIXELS:
+                raise ValueError(f"too large: more than {MAX_PIXELS} pixels")
+            picture = upright_rgb(frame)
+            picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+            kept.append(encode_png(np.asarray(picture)))
+            if len(kept) == 2 * MOST_FRAMES:
+                kept, step = kept[::2], 2 * step
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a whole clip: {error}") from None
+    if not kept:
+        raise ValueError("not a whole clip: it has no frame")
+    return b"".join(kept)
+
+
+def _animation_frames(contents: bytes) -> Iterator[Image.Image]:
+    """The frames of an animated GIF, WebP or PNG, as Pillow lays them over each other."""
+    with Image.open(io.BytesIO(contents), formats=FORMATS) as file:
+        for frame in ImageSequence.Iterator(file):
+            yield frame.convert("RGBA")
+
+
+def _folder_frames(contents: bytes) -> Iterator[Image.Image]:
+    """The pictures of a folder, by their names."""
+    with tarfile.open(fileobj=io.BytesIO(contents), mode="r:") as archive:
+        for member in sorted(archive.getmembers(), key=lambda member: member.name):
+            if member.isreg():
+                yield Image.open(archive.extractfile(member), formats=FORMATS)
+
+
+def _video_frames(contents: bytes) -> Iterator[Image.Image]:
+    """The frames of an MP4 or WebM; ValueError if it is damaged, or PyAV is not installed."""
+    try:
+        import av
+    except ImportError:
+        raise ValueError(
+            'MP4 and WebM need PyAV: pip install "mmret_tf[video]", or save an animated GIF'
+        ) from None
+    try:
+        with av.open(io.BytesIO(contents)) as file:
+            for frame in file.decode(video=0):
+                yield frame.to_image()
+    except (av.error.FFmpegError, IndexError) as error:
+        raise ValueError(f"not a whole video: {error}") from None
