@@ -11,6 +11,16 @@ MOST_REASONS = 12
 DIRECTIONS = {"t2i": "text to image", "i2t": "image to text"}
 
 
+def metrics_tables(metrics: dict) -> list[Table]:
+    """A table for each pair of modalities.
+
+    Args:
+        metrics: Returned by `measure_parts`.
+    """
+    parts = [metrics] if "folds" in metrics else metrics.values()
+    return [metrics_table(part) for part in parts]
+
+
 def metrics_table(metrics: dict) -> Table:
     """Recall in both directions, with confidence intervals where they are known.
 
@@ -18,7 +28,8 @@ def metrics_table(metrics: dict) -> Table:
         metrics: Returned by `evaluate` or `measure`. Where both languages occur, each gets rows of
             its own.
     """
-    counts = [f"{metrics[name]} {name}" for name in ("images", "captions") if name in metrics]
+    names = list(metrics)[: list(metrics).index("folds")]
+    counts = [f"{metrics[name]} {name}" for name in names]
     counts += [f"mean of {metrics['folds']} folds"] * (metrics["folds"] > 1)
     table = Table(", ".join(counts), "R@1", "R@5", "R@10", "median")
     if "intervals" in metrics:

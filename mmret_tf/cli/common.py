@@ -29,7 +29,7 @@ app = typer.Typer(
 console = Console(markup=False, highlight=False)
 
 RunFolder = Annotated[Path, typer.Option("--run", help="Folder of the run.")]
-Data = Annotated[str, typer.Option(help='A folder or file of images and captions, or "scenes".')]
+Data = Annotated[str, typer.Option(help='A folder or file of captioned files, or "scenes".')]
 OneSplit = Annotated[
     Literal["train", "dev", "test"] | None, typer.Option(help="One split; by default all images.")
 ]

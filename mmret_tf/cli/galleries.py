@@ -71,7 +71,8 @@ def embed(
 
 def _new_encoder(run, model, items, compressed: bool) -> "mm.models.Encoder":
     """The form of a model in which a new gallery is embedded."""
-    images = [source for each in items.sources.get("image", []) for source in each]
+    images = items.sources.get("image", []) if "image" in model.modalities else []
+    images = [source for each in images for source in each]
     encoder, precision = model, None
     if compressed:
         encoder = mm.scale.CompressedEncoder.load(run.compressed, model)

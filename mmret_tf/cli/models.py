@@ -9,7 +9,7 @@ import typer
 import mmret_tf as mm
 from mmret_tf._checks import printable
 from mmret_tf._files import write_json
-from mmret_tf._tables import compression_table, metrics_table
+from mmret_tf._tables import compression_table, metrics_table, metrics_tables
 from mmret_tf.cli.common import (
     DEMO,
     Data,
@@ -54,7 +54,8 @@ def train(
     ] = None,
     **settings,
 ) -> None:
-    """Train on captioned images; leave model, embeddings, index and report in the run."""
+    """Train on captioned images, sounds or clips; leave model, embeddings, index and report in the
+    run."""
     settings = given(settings)
     if config is None and "data" not in settings:
         raise ValueError("give --data, or --config with the settings of a run")
@@ -77,8 +78,7 @@ def train(
         console.print(f"Interrupted: kept the model of epoch {report['best_epoch']}.")
     for place, reason in report["quarantined"]:
         console.print(printable(f"set aside: {place}: {reason}"))
-    if "development" in report:
-        console.print(metrics_table(report["development"]))
+    console.print(*metrics_tables(report.get("development", {})))
     if report.get("reranked"):
         console.print("With the second stage (--rerank):")
         console.print(metrics_table(report["reranked"]))
@@ -100,15 +100,19 @@ def evaluate(
     ] = False,
     **form,
 ) -> None:
-    """Rank the images and captions of a collection against each other; write evaluation.json."""
+    """Rank the images, or other files, and the captions of a collection against each other; write
+    evaluation.json."""
     run = mm.ranking.Run(run)
-    pairs = mm.load_pairs(data, split, **given(form))
     model, reranker = run.load_model(), run.load_reranker() if rerank else None
-    images, texts, items = mm.evaluation.embed_pairs(model, pairs)
-    metrics = mm.evaluation.measure(images, texts, items, folds)
-    console.print(metrics_table(metrics))
+    parts = mm.evaluation.pairs_of(model, mm.load(data, split, **given(form)))
+    if len(parts) > 1 and (rerank or plots):
+        raise ValueError("--rerank and --plots need a model of two modalities")
+    embedded = [mm.evaluation.embed_pairs(model, part) for part in parts]
+    metrics = mm.evaluation.measure_parts(embedded, folds)
+    console.print(*metrics_tables(metrics))
+    images, texts, items = embedded[0]
     if reranker is not None:
-        stage = mm.evaluation.SecondStage(reranker, images, texts, pairs)
+        stage = mm.evaluation.SecondStage(reranker, images, texts, parts[0])
         metrics["reranked"] = mm.evaluation.measure(images, texts, items, folds, stage)
         console.print("With the second stage:")
         console.print(metrics_table(metrics["reranked"]))

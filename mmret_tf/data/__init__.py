@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmret_tf.data.items import Item
     from mmret_tf.data.loading import load, load_items, load_pairs
     from mmret_tf.data.modalities import Modality, get_modality, register_modality
-    from mmret_tf.data.pairs import Pairs
+    from mmret_tf.data.pairs import Pairs, joint_dataset
     from mmret_tf.data.readers.reader import Reader
     from mmret_tf.data.sources import FileSource, InlineSource, Source
 

@@ -6,11 +6,15 @@ files above a size limit are not opened.
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from posixpath import dirname, join, normpath
 
-from mmret_tf._checks import one_line
+import numpy as np
+
+from mmret_tf._checks import one_line, printable
 from mmret_tf._machine import cores
 from mmret_tf.data.items import source_ids
 from mmret_tf.data.modalities import get_modality
@@ -166,6 +170,50 @@ def check_sources(sources: Iterable[tuple[str, Source]], n: int) -> Iterator[str
             done += len(block)
             if progress is not None:
                 progress.update(done)
+
+
+class WholeRows:
+    """The rows of unchecked items that can be used; each is decoded once, when it comes first.
+
+    Args:
+        sources: Those of each row, by modality.
+        quarantined: Gets what is damaged.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Sequence[Sequence[Source]]],
+        quarantined: list[tuple[str, str]],
+    ):
+        self._sources, self._quarantined = sources, quarantined
+        self._n = len(next(iter(sources.values())))
+        self._is_whole: dict[int, bool] = {}
+        self._lock = threading.Lock()  # several threads decode
+
+    def first_from(self, row: np.ndarray) -> np.int64:
+        """The first usable row from this one on."""
+        rows = range(int(row), int(row) + self._n)
+        usable = (each % self._n for each in rows if self._check(each % self._n))
+        if (found := next(usable, None)) is None:
+            last = self._quarantined[-1]
+            raise ValueError(f"none of the {self._n} rows can be used: {last}")
+        return np.int64(found)
+
+    def _check(self, row: int) -> bool:
+        if row not in self._is_whole:
+            problems = [
+                (one_line(source.name), one_line(reason))
+                for name, each in self._sources.items()
+                if get_modality(name).is_file
+                for source in each[row]
+                if (reason := problem_of_source(name, source))
+            ]
+            with self._lock:
+                if row not in self._is_whole and problems:
+                    self._quarantined += problems
+                    warnings.warn("set aside: " + printable(": ".join(problems[0])), stacklevel=2)
+                self._is_whole[row] = not problems
+        return self._is_whole[row]
 
 
 def problem_of_source(modality: str, source: Source) -> str | None:

@@ -3,8 +3,6 @@
 Sections 2.1 and 3.1(1) of the document.
 """
 
-import threading
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mmret_tf._checks import one_line, printable
-from mmret_tf.data.cleaning import problem_of_source
+from mmret_tf.data.cleaning import WholeRows
 from mmret_tf.data.collection import Collection
 from mmret_tf.data.decoders.text import names_a_side
 from mmret_tf.data.items import source_ids
@@ -226,52 +223,56 @@ class Pairs(Collection):
             )
             rows = rows.apply(tf.data.experimental.assert_cardinality(len(self)))
         if not self.is_checked:
-            rows = rows.map(_WholeRows(self).in_graph, tf.data.AUTOTUNE)
+            whole = WholeRows(self.sources, self.quarantined)
+            rows = rows.map(
+                lambda row: tf.numpy_function(whole.first_from, [row], tf.int64), tf.data.AUTOTUNE
+            ).map(lambda row: tf.ensure_shape(row, []))
         # Each row has its numbers before threads decode it, so their order does not matter.
         numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
         numbers = numbers.batch(1 + 2 * captions_per_image, drop_remainder=True)
         return tf.data.Dataset.zip(rows, numbers).map(draw).unbatch()
 
 
-class _WholeRows:
-    """The rows of unchecked pairs that can be used; each is decoded once, when it comes first.
+def joint_dataset(
+    parts: Sequence[Pairs], model: Any, batch_size: int = 64, **options: Any
+) -> tf.data.Dataset:
+    """Batches of several pairs of modalities at once, for `MultiEncoder.fit`. Section 2.1.
+
+    Each step has a batch of every part, and their losses are summed. An item takes part with the
+    pairs of modalities that it has. An epoch shows the longest part once; the others start again
+    when they end.
 
     Args:
-        pairs: Its `quarantined` gets what is damaged.
+        parts: Pairs, such as those of images and texts, and those of sounds and texts.
+        model: An encoder with a tower for each modality.
+        batch_size: Number of pairs in a batch of each part.
+        options: As for `Pairs.as_dataset`, for training.
+
+    Returns:
+        Tuples of the parts' inputs, and tuples of their group ids; of a single part, its own
+        batches.
+
+    Raises:
+        ValueError: There are no parts, or as for `Pairs.as_dataset`.
+
+    >>> import mmret_tf as mm
+    >>> pairs, text = mm.load_pairs("scenes", size=20), mm.TextPreprocessor(sequence_length=16)
+    >>> text.adapt(pairs.all_captions())
+    >>> image = mm.image_tower("SmallCNN", weights=None, image_size=32)
+    >>> model = mm.DualEncoder(image, mm.text_tower(text))
+    >>> parts = [pairs, pairs.subset(range(5))]
+    >>> batches = joint_dataset(parts, model, batch_size=5)
+    >>> len(batches), [each["image"].shape[0] for each in next(iter(batches))[0]]
+    (4, [5, 5])
     """
-
-    def __init__(self, pairs: Pairs):
-        self._pairs = pairs
-        self._is_whole: dict[int, bool] = {}
-        self._lock = threading.Lock()  # several threads decode
-
-    def in_graph(self, row: tf.Tensor) -> tf.Tensor:
-        """The first usable row from this one on: int64 `[]`."""
-        return tf.ensure_shape(tf.numpy_function(self._from, [row], tf.int64), [])
-
-    def _from(self, row: np.ndarray) -> np.int64:
-        n = len(self._pairs)
-        usable = (each % n for each in range(int(row), int(row) + n) if self._check(each % n))
-        if (found := next(usable, None)) is None:
-            raise ValueError(f"none of the {n} rows can be used: {self._pairs.quarantined[-1]}")
-        return np.int64(found)
-
-    def _check(self, row: int) -> bool:
-        if row not in self._is_whole:
-            sources = [(name, each[row]) for name, each in self._pairs.sources.items()]
-            problems = [
-                (one_line(source.name), one_line(reason))
-                for name, each in sources
-                if get_modality(name).is_file
-                for source in each
-                if (reason := problem_of_source(name, source))
-            ]
-            with self._lock:
-                if row not in self._is_whole and problems:
-                    self._pairs.quarantined += problems
-                    warnings.warn("set aside: " + printable(": ".join(problems[0])), stacklevel=2)
-                self._is_whole[row] = not problems
-        return self._is_whole[row]
+    if not parts:
+        raise ValueError("no pairs of modalities to train on")
+    each = [part.as_dataset(model, batch_size, training=True, **options) for part in parts]
+    if len(each) == 1:
+        return each[0]
+    steps = max(len(part) for part in each)
+    batches = tf.data.Dataset.zip(*(part.repeat() for part in each)).take(steps)
+    return batches.map(lambda *step: tuple(zip(*step, strict=True)))
 
 
 def draw_pairs(collection: Collection, first: str, second: str) -> Pairs:

@@ -13,7 +13,13 @@ from mmret_tf._lazy import attach
 if TYPE_CHECKING:
     from mmret_tf.evaluation.error_plots import draw_errors
     from mmret_tf.evaluation.errors import analyse_errors
-    from mmret_tf.evaluation.evaluator import embed_pairs, evaluate, measure
+    from mmret_tf.evaluation.evaluator import (
+        embed_pairs,
+        evaluate,
+        measure,
+        measure_parts,
+        pairs_of,
+    )
     from mmret_tf.evaluation.inspection import inspect_collection
     from mmret_tf.evaluation.metrics import Ranks, evaluate_folds, evaluate_retrieval, rank_all
     from mmret_tf.evaluation.plots import (

@@ -1,9 +1,12 @@
 """Evaluation of an encoder on a collection (模型评估): as a whole, by language, or in folds."""
 
+import itertools
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
+from mmret_tf.data.collection import Collection
 from mmret_tf.data.pairs import Pairs
 from mmret_tf.evaluation.metrics import PairScores, evaluate_folds, of_rows, rank_all
 from mmret_tf.evaluation.second_stage import SecondStage
@@ -131,6 +134,54 @@ def measure(
                 of_language = images, texts[chosen], image_of[chosen]
                 metrics[language] = rank_all(*of_language, of_chosen, rerank_k).metrics()
     return sizes | {"folds": folds} | named_by_modality(metrics, pairs)
+
+
+def pairs_of(model: Encoder, collection: Collection) -> list[Pairs]:
+    """The pairs of each two modalities that an encoder embeds and items have in common.
+
+    Args:
+        model: The encoder.
+        collection: The items.
+
+    Returns:
+        `Pairs`; texts come second in each.
+
+    Raises:
+        ValueError: No item has two of the modalities.
+
+    >>> from types import SimpleNamespace
+    >>> sources = {"image": [["a.png"]], "text": [["a dog"]], "audio": [["a.wav"]]}
+    >>> model = SimpleNamespace(modalities=["text", "image", "audio"])
+    >>> ["_and_".join(pairs.modalities) for pairs in pairs_of(model, Collection(["a"], sources))]
+    ['image_and_audio', 'image_and_text', 'audio_and_text']
+    """
+    names = sorted(model.modalities, key=lambda name: name == "text")
+    both = [each for each in itertools.combinations(names, 2) if collection.has_pairs(*each)]
+    if not both:
+        raise ValueError(f"no item has two of {', '.join(names)}: there is nothing to rank")
+    return [collection.pairs(*each) for each in both]
+
+
+def measure_parts(embedded: Sequence[tuple[np.ndarray, np.ndarray, Pairs]], folds: int = 1) -> dict:
+    """The metrics of several pairs of modalities; those of one pair as they are. Section 3.1(5).
+
+    Args:
+        embedded: Results of `embed_pairs`.
+        folds: As for `evaluate`.
+
+    Returns:
+        For each pair, such as "audio_and_text", what `measure` returns.
+
+    >>> pairs = Pairs(["a", "b"], {"audio": [["a.wav"], ["b.wav"]], "text": [["red"], ["蓝"]]})
+    >>> both = measure_parts([(np.eye(2), np.eye(2), pairs)] * 2)
+    >>> both["audio_and_text"]["text_to_audio_R@1"]
+    1.0
+    """
+    metrics = {
+        "_and_".join(pairs.modalities): measure(first, second, pairs, folds)
+        for first, second, pairs in embedded
+    }
+    return metrics if len(embedded) > 1 else next(iter(metrics.values()), {})
 
 
 def named_by_modality(metrics: dict, pairs: Pairs) -> dict:

@@ -22,7 +22,7 @@ from mmret_tf.models.layers import Temperature, track
 from mmret_tf.models.towers.tower import Tower, TowerForm, encode_sources
 from mmret_tf.models.whole_model import WholeModel
 from mmret_tf.similarity import losses  # noqa: F401  a saved model names its loss
-from mmret_tf.similarity.replicas import count_replicas, gather_replicas
+from mmret_tf.similarity.replicas import gather_replicas, weighted_loss
 from mmret_tf.similarity.vectors import mean_vectors
 
 
@@ -161,7 +161,8 @@ class MultiEncoder(WholeModel, Encoder):
     """Any number of towers with one embedding space. Section 5; arXiv 2103.00020.
 
     Call: the towers' inputs, a dict by modality, of all modalities or of some -> a dict with the
-    same keys, float32 `[batch, dim]`, unit rows.
+    same keys, float32 `[batch, dim]`, unit rows. A tuple of such dicts, as `joint_dataset` gives
+    for several pairs of modalities, gives a tuple, and its losses are summed.
 
     `compile`, `fit`, `evaluate`, `predict` and `save` are Keras' own. Targets are group ids
     `[batch]`: rows with the same id show one item. Without targets, every row is an item of its
@@ -228,6 +229,8 @@ class MultiEncoder(WholeModel, Encoder):
         return weights_digest(settings, self.weights)
 
     def call(self, inputs, training=False):
+        if isinstance(inputs, tuple | list):
+            return tuple(self.call(each, training) for each in inputs)
         given = list(inputs) if isinstance(inputs, dict) else [type(inputs)]
         if not given or set(given) - set(self.towers):
             known = " or ".join(self.modalities)
@@ -235,6 +238,16 @@ class MultiEncoder(WholeModel, Encoder):
         return {name: self.towers[name](value, training=training) for name, value in inputs.items()}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if isinstance(y_pred, tuple | list):
+            y = [None] * len(y_pred) if y is None else y
+            parts = zip(y, y_pred, strict=True)
+            costs = sum(self._loss_of_pairs(*part, sample_weight) for part in parts)
+        else:
+            costs = self._loss_of_pairs(y, y_pred, sample_weight)
+        return costs + sum(self._aggregate_additional_loss(extra) for extra in self.losses)
+
+    def _loss_of_pairs(self, y, y_pred, sample_weight):
+        """The loss of one batch, summed over all pairs of its modalities."""
         if len(y_pred) < 2:
             raise ValueError(f"a loss needs two modalities in the inputs; got only {list(y_pred)}")
         y_pred, y, sample_weight = gather_replicas((y_pred, y, sample_weight))
@@ -252,7 +265,7 @@ class MultiEncoder(WholeModel, Encoder):
             for one, other in zip(parts[first], parts[second], strict=True):
                 pair = {first: one, second: other, "temperature": temperature}
                 costs = costs + loss(y, pair, sample_weight) / self.members
-        return costs + sum(self._aggregate_additional_loss(extra) for extra in self.losses)
+        return costs
 
     def _pair_loss(self) -> Callable:
         """The loss of two modalities, `(y_true, y_pred, sample_weight) -> number`."""
@@ -262,23 +275,7 @@ class MultiEncoder(WholeModel, Encoder):
             raise ValueError(
                 "compile takes one loss, for all pairs of modalities, and loss_weights as a number"
             )
-        loss, weight = keras.losses.get(given), 1.0 if weight is None else weight
-
-        def weighted(y_true, y_pred, sample_weight=None):
-            if isinstance(loss, keras.losses.Loss):
-                share = count_replicas()
-                if share > 1 and loss.reduction not in ("sum", "none", None):
-                    # Keras divides a mean of rows, but not a loss that is one number already.
-                    is_number = len(loss.call(y_true, y_pred).shape) == 0
-                    share = share if is_number else 1
-                return weight * loss(y_true, y_pred, sample_weight) / share
-            if sample_weight is not None:
-                raise ValueError(
-                    "sample weights need a keras.losses.Loss, not a function as the loss"
-                )
-            return weight * ops.mean(loss(y_true, y_pred)) / count_replicas()
-
-        return weighted
+        return weighted_loss(keras.losses.get(given), 1.0 if weight is None else weight)
 
     def input_specs(self) -> dict:
         return {name: tower.input_specs() for name, tower in self.towers.items()}

@@ -5,9 +5,12 @@ are the rows of the whole batch, so each replica gathers the rows of all others,
 (open_clip does so, too; arXiv 2103.00020 trains with global batches of 32,768).
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import keras
 import tensorflow as tf
+from keras import ops
 
 
 def count_replicas() -> int:
@@ -60,3 +63,34 @@ def _numbers(array: Any) -> tf.Tensor:
     """Strings as integers of 63 bits, because only numbers can be summed."""
     array = tf.convert_to_tensor(array)
     return tf.strings.to_hash_bucket_fast(array, 2**63 - 1) if array.dtype == "string" else array
+
+
+def weighted_loss(loss: Callable, weight: float) -> Callable:
+    """A Keras loss as this replica's part of it: over the replicas, the parts sum up to the loss.
+
+    Args:
+        loss: A `keras.losses.Loss`, or a function of the targets and the predictions.
+        weight: A factor.
+
+    Returns:
+        A function of targets, predictions and, perhaps, sample weights: a number. ValueError for
+        sample weights beside a plain function.
+
+    >>> absolute = weighted_loss(keras.losses.MeanAbsoluteError(), 2.0)
+    >>> float(absolute(ops.array([1.0, 2.0]), ops.array([1.0, 5.0])))
+    3.0
+    """
+
+    def weighted(y_true, y_pred, sample_weight=None):
+        if isinstance(loss, keras.losses.Loss):
+            share = count_replicas()
+            if share > 1 and loss.reduction not in ("sum", "none", None):
+                # Keras divides a mean of rows, but not a loss that is one number already.
+                is_number = len(loss.call(y_true, y_pred).shape) == 0
+                share = share if is_number else 1
+            return weight * loss(y_true, y_pred, sample_weight) / share
+        if sample_weight is not None:
+            raise ValueError("sample weights need a keras.losses.Loss, not a function as the loss")
+        return weight * ops.mean(loss(y_true, y_pred)) / count_replicas()
+
+    return weighted

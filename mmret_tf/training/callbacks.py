@@ -31,11 +31,11 @@ class EpochSeeds(keras.callbacks.Callback):
 
 
 class RetrievalMetrics(keras.callbacks.Callback):
-    """Report recall on a validation set after each epoch, as `val_i2t_R@1`, `val_t2i_R@10` and so
-    on, fractions 0 to 1; `val_recall_sum` is the sum of all six.
+    """Report recall on validation sets after each epoch, as `val_i2t_R@1`, `val_t2i_R@10` and so
+    on, fractions 0 to 1; `val_recall_sum` is their sum.
 
     Args:
-        pairs: The validation set.
+        parts: The validation sets, of different modalities.
 
     >>> import mmret_tf as mm
     >>> pairs, text = mm.load_pairs("scenes", split="dev", size=4), mm.TextPreprocessor()
@@ -50,15 +50,17 @@ class RetrievalMetrics(keras.callbacks.Callback):
     (['loss', 'spread', 'val_i2t_R@1'], [1.0])
     """
 
-    def __init__(self, pairs: Pairs):
+    def __init__(self, *parts: Pairs):
         super().__init__()
-        self.pairs = pairs
+        self.parts = parts
 
     def on_epoch_end(self, epoch, logs=None):
-        images, texts, pairs = embed_pairs(self.model, self.pairs)
-        metrics = evaluate_retrieval(images, texts, pairs.caption_to_image())
-        metrics = named_by_modality(metrics, pairs)
-        recalls = {f"val_{name}": value for name, value in metrics.items() if "_R@" in name}
+        recalls = {}
+        for part in self.parts:
+            images, texts, pairs = embed_pairs(self.model, part)
+            metrics = evaluate_retrieval(images, texts, pairs.caption_to_image())
+            metrics = named_by_modality(metrics, pairs)
+            recalls |= {f"val_{name}": value for name, value in metrics.items() if "_R@" in name}
         logs |= recalls | {RECALL_SUM: sum(recalls.values())}
 
 

@@ -15,7 +15,7 @@ FORM = ("image_column", "caption_column", "separator", "encoding")
 LISTS = {"feature_layers": str, "scales": int, "corner_crops": float, "region_layers": str}
 ABOVE_ZERO = (
     *("scenes", "image_size", "epochs", "batch_size", "learning_rate"),
-    *("captions_per_image", "feature_views", "reranker_epochs"),
+    *("captions_per_image", "feature_views", "reranker_epochs", "rate", "seconds", "frames"),
     *("region_pool", "region_views"),
 )
 MOST, HIGHEST_RATE = 2**20, 1000  # of every number of things, and of rates
@@ -27,7 +27,7 @@ class TrainConfig:
     """All that decides a training run; saved as the run's `config.json`. Section 5.
 
     Args:
-        data: "scenes", or a collection that `load` knows.
+        data: "scenes", "clips" or "sounds", or a collection that `load` knows.
         image_column: Name of a table's column of images, if it is unusual.
         caption_column: Name of a table's column of captions, if it is unusual; "label" makes the
             class of a picture its caption.
@@ -35,11 +35,15 @@ class TrainConfig:
         encoding: Of captions files, such as gbk; by default UTF-8, or UTF-16 if its mark says so.
         check: Whether all files are decoded before training; otherwise each is checked when it is
             first needed. Damaged ones are set aside either way.
-        scenes: Number of training scenes, where data is "scenes".
+        audio, video: Whether to learn the sounds and the clips of the collection. Pictures are
+            learned as well if it has any.
+        scenes: Number of training items, where data is "scenes", "clips" or "sounds".
         backbone: A name in `keras.applications`, "SmallCNN", or a `.keras` file.
         weights: "imagenet", "none" or a `.weights.h5` file; of a named backbone.
         image_size: Side of the pictures, in pixels.
         feature_layers, scales, min_crop, corner_crops: See `image_tower`.
+        rate, seconds: See `audio_tower`.
+        frames: See `video_tower`, which has the backbone and the settings of pictures.
         members, embedding_dim: See `image_tower` and `text_tower`.
         rnn, word_dim, units, pooling, bag_of_words: See `text_tower`.
         dropout: In both towers.
@@ -82,12 +86,17 @@ class TrainConfig:
     separator: str = ""
     encoding: str = ""
     check: bool = True
+    audio: bool = False
+    video: bool = False
     scenes: int = 2000
     backbone: str = "ResNet50"
     weights: str = "imagenet"
     image_size: int = 224
     feature_layers: tuple[str, ...] = ()
     scales: tuple[int, ...] = ()
+    rate: int = 16000
+    seconds: float = 5.0
+    frames: int = 8
     members: int = 1
     embedding_dim: int = 512
     rnn: str = "lstm"

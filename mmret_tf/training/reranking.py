@@ -155,30 +155,26 @@ def train_reranker(config: TrainConfig, run: Run, splits: Splits) -> None:
     keras.utils.set_random_seed(config.seed)
     model = run.load_model()
     model.image_tower.set_regions(config.region_layers, config.region_pool)
-    if not splits.gallery.is_checked:
-        splits = Splits.of(splits.gallery.checked())
-    encoder, cached = model, splits
-    if not model.image_tower.backbone.trainable:
-        encoder, cached = with_cache(config, run, model, splits)
-    embeddings = encoder.encode("image", cached.training.first_sources)
-    evaluated = None if splits.development is None else embed_pairs(encoder, cached.development)
+    splits = splits.checked()
+    encoder, cached = with_cache(config, run, model, splits)
+    embeddings = encoder.encode("image", cached.training[0].first_sources)
+    evaluated = [embed_pairs(encoder, part) for part in cached.development[:1]]
     reranker = Reranker(model)
     cache = RegionCache(
         model.image_tower,
         splits.all_sources("image"),
         run.features / "regions",
-        splits.training.first_sources,
+        splits.training[0].first_sources,
         config.region_views,
     )
     fast, splits = cache.reranker(reranker), splits.each(cache.cached)
     verbose = 1 if is_interactive() else 2
     epochs, seed = config.reranker_epochs, config.seed
-    fit_reranker(fast, splits.training, embeddings, epochs, seed=seed, verbose=verbose)
+    fit_reranker(fast, splits.training[0], embeddings, epochs, seed=seed, verbose=verbose)
     report = run.read_report() | {"config": dataclasses.asdict(config)}
     reranked = {}
-    if evaluated is not None:
-        images, texts, items = evaluated
-        stage = SecondStage(fast, images, texts, splits.development)
+    for images, texts, items in evaluated:
+        stage = SecondStage(fast, images, texts, splits.development[0])
         choose_weight(stage)
         reranked = measure(images, texts, items, rerank=stage)
     with replaced_file(run.reranker) as file:

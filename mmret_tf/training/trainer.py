@@ -18,13 +18,17 @@ import tensorflow as tf
 
 from mmret_tf._files import write_json
 from mmret_tf.data.decoders.text import TextPreprocessor
+from mmret_tf.data.pairs import joint_dataset
 from mmret_tf.data.progress import is_interactive
-from mmret_tf.evaluation.evaluator import embed_pairs, measure
+from mmret_tf.evaluation.evaluator import embed_pairs, measure_parts
 from mmret_tf.models.dual_encoder import DualEncoder, load_model
 from mmret_tf.models.encoder import MultiEncoder, VariantEncoder
 from mmret_tf.models.fine_tuning import thaw
+from mmret_tf.models.towers.audio import audio_tower
 from mmret_tf.models.towers.image import image_tower
 from mmret_tf.models.towers.text import text_tower
+from mmret_tf.models.towers.tower import Tower
+from mmret_tf.models.towers.video import video_tower
 from mmret_tf.ranking.run import Run
 from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
 from mmret_tf.similarity.losses import ContrastiveCosine
@@ -40,17 +44,23 @@ PROJECTED = 500  # development images in TensorBoard's projector
 SHARED = ("embedding_dim", "dropout", "members")  # settings of both towers
 
 
-def build_model(config: TrainConfig, captions: Sequence[str], steps: int) -> DualEncoder:
-    """A compiled dual encoder for these captions. Section 5.
+def build_model(
+    config: TrainConfig,
+    captions: Sequence[str],
+    steps: int,
+    modalities: Sequence[str] = ("image",),
+) -> MultiEncoder:
+    """A compiled encoder for these captions. Section 5.
 
     Args:
         config: The recipe.
         captions: Those of the training split alone; they decide the vocabulary.
         steps: Optimizer steps of the whole run, over which the learning rate falls.
+        modalities: What is learned to belong to captions: "image", "audio" and "video".
 
     Returns:
-        A `DualEncoder`, its weights random from `config.seed` or pretrained. Its loss is
-        `ContrastiveCosine`.
+        A `DualEncoder` for images, otherwise a `MultiEncoder`; its weights are random from
+        `config.seed`, or pretrained. Its loss is `ContrastiveCosine`.
 
     Raises:
         ValueError: A setting that does not fit the backbone, or no captions.
@@ -68,39 +78,52 @@ def build_model(config: TrainConfig, captions: Sequence[str], steps: int) -> Dua
         policy = keras.config.dtype_policy()
         keras.config.set_dtype_policy(config.precision)
         try:
-            model = _new_model(config, captions)
+            model = _new_model(config, captions, modalities)
         finally:
             keras.config.set_dtype_policy(policy)
-    model.image_tower.set_regions(config.region_layers, config.region_pool)
-    if config.thaw_from:
-        thaw(model.image_tower.backbone, config.thaw_from)
+    if missing := [name for name in modalities if name not in model.towers]:
+        raise ValueError(f"{config.initial_model} has no tower for {missing[0]}")
+    images = model.towers.get("image")
+    if images:
+        images.set_regions(config.region_layers, config.region_pool)
+    if config.thaw_from and images:
+        thaw(images.backbone, config.thaw_from)
     optimizer = make_optimizer(
         model.trainable_variables,
         config.learning_rate,
         steps,
         config.weight_decay,
-        model.image_tower.backbone.trainable_variables if config.thaw_from else (),
+        images.backbone.trainable_variables if config.thaw_from and images else (),
     )
     model.compile(optimizer, loss=ContrastiveCosine())
     return model
 
 
-def _new_model(config: TrainConfig, captions: Sequence[str]) -> DualEncoder:
-    """A dual encoder with the towers of the config."""
+def _new_model(
+    config: TrainConfig, captions: Sequence[str], modalities: Sequence[str]
+) -> MultiEncoder:
+    """An encoder with the towers of the config."""
     text = TextPreprocessor(config.max_tokens, config.sequence_length)
     text.adapt(captions)
 
     def given(*names: str) -> dict:
         return {name: getattr(config, name) for name in (*names, *SHARED)}
 
-    images = image_tower(
-        config.backbone,
-        None if config.weights == "none" else config.weights,
-        scales=config.scales or None,
-        **given("image_size", "feature_layers", "min_crop", "corner_crops"),
-    )
-    texts = text_tower(text, **given("rnn", "word_dim", "units", "pooling", "bag_of_words"))
-    return DualEncoder(images, texts)
+    network = config.backbone, None if config.weights == "none" else config.weights
+    make: dict[str, Callable[[], Tower]] = {
+        "image": lambda: image_tower(
+            *network,
+            scales=config.scales or None,
+            **given("image_size", "feature_layers", "min_crop", "corner_crops"),
+        ),
+        "audio": lambda: audio_tower(**given("rate", "seconds")),
+        "video": lambda: video_tower(
+            *network, **given("frames", "image_size", "units", "min_crop")
+        ),
+    }
+    towers = [make[name]() for name in modalities]
+    towers.append(text_tower(text, **given("rnn", "word_dim", "units", "pooling", "bag_of_words")))
+    return DualEncoder(*towers) if tuple(modalities) == ("image",) else MultiEncoder(towers)
 
 
 def fit_here(
@@ -166,16 +189,15 @@ def _train_encoder(
     run.reranker.unlink(missing_ok=True)  # of another encoder
     history = killed_run(config, run)
     write_json(run.config, dataclasses.asdict(config))
-    pairs_an_epoch = len(splits.training) * config.captions_per_image
+    pairs_an_epoch = max(map(len, splits.training)) * config.captions_per_image
     steps = config.epochs * max(1, pairs_an_epoch // config.batch_size)
-    model = encoder = build_model(config, splits.training.all_captions(), steps)
-    if not model.image_tower.backbone.trainable:  # its features are cached, the heads are trained
-        if not splits.gallery.is_checked:
-            splits = Splits.of(splits.gallery.checked())
-        encoder, splits = with_cache(config, run, model, splits)
+    captions = splits.captions()
+    model = build_model(config, captions, steps, splits.modalities)
+    encoder, splits = with_cache(config, run, model, splits)
+    if encoder is not model:  # the heads are trained
         encoder.compile(model.optimizer, model.loss)
-    elif splits.development and not splits.development.is_checked:
-        splits = splits._replace(development=splits.development.checked())
+    checked = (part if part.is_checked else part.checked() for part in splits.development)
+    splits = splits._replace(development=tuple(checked))
     keep = KeepBest(model, run.model, history)
     fit_started = time.monotonic()
     is_interrupted = _fit(config, run, encoder, keep, splits, fit)
@@ -187,19 +209,20 @@ def _train_encoder(
     EmbeddingStore.export(form, gallery, run.embeddings)
     report = {
         "config": dataclasses.asdict(config),
-        "train_images": len(splits.training),
-        "development_images": len(splits.development or ()),
+        "train_images": sum(map(len, splits.training)),
+        "development_images": sum(map(len, splits.development)),
         "quarantined": gallery.quarantined,
-        "captions_cut": model.text_preprocessor.count_cut(splits.training.all_captions()),
+        "captions_cut": model.towers["text"].text_preprocessor.count_cut(captions),
         "epochs_completed": len(keep.epochs),
         "is_interrupted": is_interrupted,
         "best_epoch": keep.best_epoch,
         "history": keep.epochs,
         "seconds": {"fit": fit_seconds, "all": time.monotonic() - started},
     }
-    if splits.development is not None:
-        images, texts, pairs = embed_pairs(form, splits.development)
-        report["development"] = measure(images, texts, pairs)
+    if splits.development:
+        embedded = [embed_pairs(form, part) for part in splits.development]
+        report["development"] = measure_parts(embedded)
+        images, _, pairs = embedded[0]
         labels = [captions[0] for captions in pairs.captions[:PROJECTED]]
         sources = pairs.first_sources[:PROJECTED]
         write_projector(run.logs, images[:PROJECTED], pairs.modalities[0], sources, labels)
@@ -223,15 +246,15 @@ def _fit(
         keras.callbacks.TerminateOnNaN(),
         keras.callbacks.BackupAndRestore(run.backup),
     ]
-    if splits.development is not None:
-        callbacks.insert(1, RetrievalMetrics(splits.development))
+    if splits.development:
+        callbacks.insert(1, RetrievalMetrics(*splits.development))
     make = functools.partial(
-        splits.training.as_dataset,
+        joint_dataset,
+        splits.training,
         encoder,
         config.batch_size,
-        True,
-        config.seed,
-        config.captions_per_image,
+        seed=config.seed,
+        captions_per_image=config.captions_per_image,
     )
     whole = make()
     steps = len(whole)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from conftest import draw, make_backbone
 from PIL import Image
 
-from mmret_tf.data import Modality, Pairs
+from mmret_tf.data import Modality, Pairs, joint_dataset
 from mmret_tf.data.decoders.pictures import encode_png
 from mmret_tf.data.items import source_ids
 from mmret_tf.data.loading import load, load_pairs
@@ -260,6 +260,30 @@ def test_only_training_drops_a_part_of_a_batch_and_never_the_only_one():
         (True, 2): [2, 2],
         (True, 8): [5],
     }
+
+
+def test_parts_of_several_modalities_make_each_step_together():
+    short = Pairs(["0", "1"], {"audio": [[b"1"], [b"22"]], "text": [["high"], ["low"]]})
+    model = model_of(image=Length(), audio=Length(), text=Spell())
+    parts = [make([["a"], ["b"], ["c"], ["d"], ["e"]]), short]
+    batches = joint_dataset(parts, model, 2, seed=3)
+    assert len(batches) == 2  # the longer part once, without its incomplete batch
+    steps = list(batches)
+    assert all(
+        [list(each) for each in x] == [["image", "text"], ["sound", "text"]] for x, _ in steps
+    )
+    assert all([len(each) for each in y] == [2, 2] for _, y in steps)
+    lengths = [sorted(x[1]["audio"][:, 0].numpy().tolist()) for x, _ in steps]
+    assert lengths == [[1, 2], [1, 2]]  # the shorter part begins again
+    seen = [read_back(x[0]["text"]) for x, _ in steps]
+    assert len({caption for each in seen for caption in each}) == 4
+    orders = [[x[0]["image"][:, 0].numpy().tolist() for x, _ in batches] for _ in range(4)]
+    assert any(order != orders[0] for order in orders)  # each epoch has a new order
+
+    alone = joint_dataset(parts[:1], model, 2, seed=3)
+    assert isinstance(alone.element_spec[0], dict) and len(alone) == 2
+    with pytest.raises(ValueError, match="no pairs of modalities"):
+        joint_dataset([], model)
 
 
 def test_a_row_may_come_several_times_in_succession_with_other_captions():

@@ -3,9 +3,18 @@
 import numpy as np
 import pytest
 
+from mmret_tf.data import Collection
 from mmret_tf.data.modalities import MODALITIES, Modality
 from mmret_tf.data.pairs import Pairs
-from mmret_tf.evaluation import embed_pairs, evaluate, evaluate_folds, evaluate_retrieval, measure
+from mmret_tf.evaluation import (
+    embed_pairs,
+    evaluate,
+    evaluate_folds,
+    evaluate_retrieval,
+    measure,
+    measure_parts,
+    pairs_of,
+)
 
 
 class Vectors:
@@ -95,3 +104,29 @@ def test_other_modalities_are_measured_under_their_names(monkeypatch):
     swapped = Pairs(["1", "2"], {"text": [["one"], ["two"]], "number": [[b"1"], [b"2"]]})
     metrics = evaluate(encoder, swapped, folds=2)
     assert metrics["text_to_number_R@1"] == 1 and metrics["captions"] == metrics["number"] == 2
+
+
+def test_every_two_modalities_that_items_have_are_ranked_in_both_directions():
+    encoder = Vectors(a=[1, 0], b=[0, 1], red=[1, 0], blue=[0, 1], low=[0, 1], high=[1, 0])
+    encoder.modalities = ["text", "image", "audio", "video"]
+    sources = {
+        "image": [[b"a"], [b"b"], []],
+        "audio": [[b"low"], [b"high"], [b"low"]],  # exchanged: right for no image
+        "text": [["red"], ["blue"], ["blue"]],
+    }
+    parts = pairs_of(encoder, Collection(["0", "1", "2"], sources))
+    names = [["image", "audio"], ["image", "text"], ["audio", "text"]]
+    assert [list(part.modalities) for part in parts] == names
+    metrics = measure_parts([embed_pairs(encoder, part) for part in parts])
+    assert list(metrics) == ["image_and_audio", "image_and_text", "audio_and_text"]
+    assert metrics["image_and_text"]["t2i_R@1"] == metrics["image_and_text"]["i2t_R@1"] == 1
+    of_sounds = metrics["image_and_audio"]
+    assert of_sounds["image_to_audio_R@1"] == of_sounds["audio_to_image_R@1"] == 0
+    assert (of_sounds["images"], of_sounds["audio"]) == (2, 2)
+
+    del sources["audio"]
+    (part,) = pairs_of(encoder, Collection(["0", "1", "2"], sources))
+    alone = measure_parts([embed_pairs(encoder, part)])
+    assert alone["t2i_R@1"] == 1  # without the name of the pair
+    with pytest.raises(ValueError, match="no item has two of image, audio, video, text"):
+        pairs_of(encoder, Collection(["0"], {"text": [["red"]]}))

@@ -117,6 +117,29 @@ def test_the_loss_is_summed_over_all_pairs_of_modalities(loss):
     assert found == pytest.approx(expected[1], rel=1e-4)
 
 
+def test_batches_of_several_pairs_are_summed():
+    loss, pairs = losses.ContrastiveCosine(), [("number", "word"), ("sign", "word")]
+    encoder = make_encoder()
+    encoder.compile(keras.optimizers.Adam(0.05), loss)  # as a graph, too
+    inputs = tuple({name: np.arange(4) for name in names} for names in pairs)
+    # 3 and 7 are rows of one item in the first part alone.
+    groups = np.array([0, 1, 2, 0]), np.arange(4)
+    rows = encoder(inputs)
+    assert [list(each) for each in rows] == [list(names) for names in pairs]
+    expected = [
+        float(loss(group, {**each, "temperature": 0.07}))
+        for group, each in zip(groups, rows, strict=True)
+    ]
+    batches = tf.data.Dataset.from_tensors((inputs, groups))
+    found = encoder.evaluate(batches, verbose=0, return_dict=True)["loss"]
+    assert found == pytest.approx(sum(expected), rel=1e-4)
+
+    numbered = tf.data.Dataset.from_tensors((inputs, (np.arange(4), np.arange(4))))
+    encoder.fit(numbered.repeat(30), verbose=0)
+    rows = [encoder.encode(name, DIGITS[:4]) for name in ("number", "sign")]  # met through words
+    assert np.argmax(rows[0] @ rows[1].T, axis=1).tolist() == [0, 1, 2, 3]
+
+
 def test_the_spread_is_that_of_the_narrowest_modality(encoder):
     rows = encoder(INPUTS)
     spreads = [1 - np.sum(np.mean(each, axis=0) ** 2) for each in rows.values()]

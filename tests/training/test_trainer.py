@@ -10,10 +10,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CAPTIONS, make_backbone
+from conftest import CAPTIONS, make_backbone, write_jsonl
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mmret_tf.data.decoders.clips import encode_frames
+from mmret_tf.data.decoders.pictures import encode_png
+from mmret_tf.data.decoders.sounds import encode_wav
 from mmret_tf.data.loading import load_pairs
 from mmret_tf.evaluation import evaluate
 from mmret_tf.models.dual_encoder import load_model
@@ -219,7 +222,7 @@ def test_stale_state_is_never_resumed(config, killed, name, content):
 def run_fit(config, run, fit, epochs=()):
     """Call `_fit` with three batches, numbered, and an encoder that has only this `fit`."""
     training = SimpleNamespace(as_dataset=lambda *arguments, **shard: tf.data.Dataset.range(3))
-    splits = Splits(training, None, None)
+    splits = Splits((training,), (), None)
     keep = KeepBest(None, run.model, epochs)
     return trainer._fit(config, run, SimpleNamespace(fit=fit), keep, splits, trainer.fit_here)
 
@@ -362,3 +365,51 @@ def test_thawed_layers_are_slow_and_do_not_decay(config):
     before = thawed.numpy(), others.numpy()
     decay(model)
     assert np.array_equal(thawed, before[0]) and np.all(np.abs(others) < np.abs(before[1]))
+
+
+def draw_senses(folder, n_train=12, n_dev=4):
+    """Items that have a picture, a sound or a clip each in turn, all with captions."""
+    rows = []
+    for number in range(n_train + n_dev):
+        modality = ("image", "audio", "video")[number % 3]
+        level = 16 * number
+        name, content = {
+            "image": (f"{number}.png", encode_png(np.full((16, 16, 3), level))),
+            "audio": (f"{number}.wav", encode_wav(np.full(1000, number / 40), 4000)),
+            "video": (f"{number}.png", encode_frames(np.full((2, 16, 16, 3), level))),
+        }[modality]
+        (folder / name).write_bytes(content)
+        split = "train" if number < n_train else "dev"
+        rows.append({modality: name, "captions": [f"level {number}"], "split": split})
+    write_jsonl(folder, *rows)
+    return str(folder)
+
+
+def test_sounds_and_clips_are_learned_where_the_collection_has_them(config, tmp_path):
+    sizes = {"frames": 2, "rate": 4000, "seconds": 0.25, "batch_size": 4}
+    (tmp_path / "senses").mkdir()
+    data = draw_senses(tmp_path / "senses")
+    senses = dataclasses.replace(config, data=data, audio=True, video=True, **sizes)
+    run = Run(tmp_path / "run")
+    report = train(senses, run.folder)
+    parts = ["image_and_text", "audio_and_text", "video_and_text"]
+    assert list(report["development"]) == parts and report["train_images"] == 12
+    assert report["development"]["audio_and_text"]["audio"] == 1
+    assert "val_text_to_audio_R@1" in report["history"][0]
+    model = load_model(run.model)
+    assert model.modalities == ["image", "audio", "video", "text"]
+    assert EmbeddingStore.open(run.embeddings).fingerprint == model.fingerprint
+    # The frozen backbone of pictures and frames is computed once.
+    assert [(run.features / name).is_dir() for name in ("plain", "video/plain")] == [True, True]
+
+    without_clips = dataclasses.replace(senses, data=data, video=False)
+    assert Splits.load(without_clips).modalities == ["image", "audio"]
+
+
+def test_drawn_sounds_need_no_setting_and_pictures_have_no_sounds(config):
+    drawn = dataclasses.replace(config, data="sounds", scenes=5)
+    assert Splits.load(drawn).modalities == ["audio"]
+    with pytest.raises(ValueError, match="scenes have no audio"):
+        Splits.load(dataclasses.replace(config, data="scenes", scenes=5, audio=True))
+    with pytest.raises(ValueError, match="has both video and text"):
+        Splits.load(dataclasses.replace(config, video=True))

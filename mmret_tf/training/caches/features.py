@@ -57,15 +57,25 @@ class CachedTower(CachedViews):
 def with_cache(
     config: TrainConfig, run: Run, model: MultiEncoder, splits: Splits
 ) -> tuple[MultiEncoder, Splits]:
-    """The heads of a run's model, and its splits with cached features.
+    """A run's model and splits with cached features, where backbones are frozen; otherwise both as
+    they are.
 
     Args:
         config: The recipe.
-        run: Its folder has the cache.
-        model: Its backbone is frozen.
-        splits: Their files were checked.
+        run: Its folder has the caches.
+        model: Its model.
+        splits: Those of the recipe.
     """
-    tower, views = model.image_tower, config.feature_views
-    sources, training = splits.all_sources("image"), splits.training.first_sources
-    cache = FeatureCache(tower, sources, run.features, training, views)
-    return cache.encoder(model), splits.each(cache.cached)
+    frozen = [name for name in splits.modalities if not model.towers[name].backbone.trainable]
+    if frozen:
+        splits = splits.checked()
+    encoder = model
+    for number, name in enumerate(splits.modalities):
+        if name in frozen:
+            training = splits.training[number].first_sources
+            folder = run.features if name == "image" else run.features / name
+            cache = FeatureCache(
+                model.towers[name], splits.all_sources(name), folder, training, config.feature_views
+            )
+            encoder, splits = cache.encoder(encoder), splits.each(cache.cached)
+    return encoder, splits

@@ -143,9 +143,10 @@ class ViewCache(abc.ABC):
             collection: Items, or `Pairs`, whose sources are in the cache.
         """
         same, name = collection.subset(range(len(collection))), self.tower.modality
-        same.sources[name] = [
-            [CachedSource(source) for source in each] for each in collection.sources.get(name, [])
-        ]
+        if name in same.sources:
+            same.sources[name] = [
+                [CachedSource(source) for source in each] for each in collection.sources[name]
+            ]
         return same
 
     def look_up(self, digests: np.ndarray, views: np.ndarray) -> np.ndarray:
