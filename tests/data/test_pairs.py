@@ -269,10 +269,10 @@ def test_parts_of_several_modalities_make_each_step_together():
     batches = joint_dataset(parts, model, 2, seed=3)
     assert len(batches) == 2  # the longer part once, without its incomplete batch
     steps = list(batches)
-    assert all(
-        [list(each) for each in x] == [["image", "text"], ["sound", "text"]] for x, _ in steps
-    )
-    assert all([len(each) for each in y] == [2, 2] for _, y in steps)
+    names = [["image", "text"], ["audio", "text"]]
+    for inputs, groups in steps:
+        assert [list(each) for each in inputs] == names
+        assert [len(each) for each in groups] == [2, 2]
     lengths = [sorted(x[1]["audio"][:, 0].numpy().tolist()) for x, _ in steps]
     assert lengths == [[1, 2], [1, 2]]  # the shorter part begins again
     seen = [read_back(x[0]["text"]) for x, _ in steps]

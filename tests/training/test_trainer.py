@@ -250,13 +250,15 @@ def test_a_resumed_run_skips_the_batches_of_its_epochs(config, tmp_path):
 def test_scenes_train_on_others_than_their_gallery(config, tmp_path, monkeypatch):
     scenes = dataclasses.replace(config, data="scenes", scenes=8)
     splits = Splits.load(scenes)
-    assert (len(splits.training), len(splits.development), len(splits.gallery)) == (8, 200, 200)
+    sizes = [len(part) for part in (*splits.training, *splits.development, splits.gallery)]
+    assert sizes == [8, 200, 200]
     cached = SimpleNamespace(cached=lambda part: part, encoder=lambda model: model)
     given = []
     monkeypatch.setattr(
         feature_cache, "FeatureCache", lambda *arguments: given.append(arguments) or cached
     )
-    model = SimpleNamespace(image_tower=None, optimizer=None, loss=None, compile=print)
+    frozen = SimpleNamespace(backbone=SimpleNamespace(trainable=False))
+    model = SimpleNamespace(towers={"image": frozen})
     assert feature_cache.with_cache(scenes, Run(tmp_path), model, splits) == (model, splits)
     [(_, sources, _, augmented, views)] = given
     assert len(sources) == 208 and len(augmented) == 8 and views == 3
