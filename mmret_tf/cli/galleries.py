@@ -38,6 +38,8 @@ def embed(
     dtype: Annotated[
         Literal["float32", "float16", "int8"], typer.Option(help="Storage type of the embeddings.")
     ] = "float32",
+    audio: Annotated[bool, typer.Option("--audio", help="Embed sounds, not other files.")] = False,
+    video: Annotated[bool, typer.Option("--video", help="Embed clips, not other files.")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Embed in a pool of processes.")] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="With --ray; by default one for each machine.")
@@ -51,6 +53,8 @@ def embed(
     run = mm.ranking.Run(run)
     model = run.load_model()
     items = mm.load(data, split, **given(form))
+    if named := [name for name, is_named in (("audio", audio), ("video", video)) if is_named]:
+        items = items.of_modalities(*named)
     encoder = _new_encoder(run, model, items, compressed)
     if ray:
         store = mm.scale.embed(

@@ -235,6 +235,30 @@ class Collection:
         """
         return self.subset(rows_of_split(self.splits, name, "items"))
 
+    def of_modalities(self, *names: str) -> "Collection":
+        """The items that have files of some modalities, without their other files; texts stay.
+
+        Args:
+            names: Of the modalities.
+
+        Raises:
+            ValueError: No item has any of them.
+
+        >>> sources = {"image": [["a.png"], ["b.png"]], "audio": [["a.wav"], []]}
+        >>> sounds = Collection(["a", "b"], sources).of_modalities("audio")
+        >>> sounds.ids, list(sounds.sources)
+        (['a'], ['audio'])
+        """
+        given = [self.sources[name] for name in names if name in self.sources]
+        rows = [row for row, each in enumerate(zip(*given, strict=True)) if any(each)]
+        if not rows:
+            raise ValueError(f"none of the {len(self)} items has {' or '.join(names)}")
+        kept = self.subset(rows)
+        for name in list(kept.sources):
+            if get_modality(name).is_file and name not in names:
+                del kept.sources[name]
+        return kept
+
     def has_pairs(self, first: str = "image", second: str = "text") -> bool:
         """Whether an item has both modalities.
 

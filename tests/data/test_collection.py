@@ -161,3 +161,18 @@ def test_content_in_memory_is_a_source_as_well(tmp_path):
     picture = InlineSource(b"abc", "a camera")
     pairs = Collection(["a"], {"image": [[picture]], "text": [["x"]]}).pairs()
     assert pairs.first_sources == [picture] and pairs.first_sources[0].name == "a camera"
+
+
+def test_the_files_of_some_modalities_alone():
+    sources = {
+        "image": [["a.png"], ["b.png"], []],
+        "audio": [["a.wav"], [], ["c.wav"]],
+        "text": [["red"], ["blue"], ["low"]],
+    }
+    collection = Collection(["a", "b", "c"], sources)
+    sounds = collection.of_modalities("audio")
+    assert sounds.ids == ["a", "c"] and list(sounds.sources) == ["audio", "text"]
+    assert collection.of_modalities("audio", "image").ids == ["a", "b", "c"]
+    assert list(collection.sources) == ["image", "audio", "text"]  # the whole stays as it is
+    with pytest.raises(ValueError, match="none of the 3 items has video"):
+        collection.of_modalities("video")
