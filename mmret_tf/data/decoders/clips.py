@@ -1,7 +1,8 @@
 """Clips in Python: animations, videos, folders of frames and arrays as what a graph decodes.
 
 A graph reads animated GIF, and PNG files one after the other (`encode_frames`). Pillow turns
-animated WebP and APNG into these, and PyAV turns MP4 and WebM: `pip install "mmret_tf[video]"`.
+animated WebP and APNG into these, and PyAV turns MP4, WebM and AVI:
+`pip install "mmret_tf[video]"`.
 """
 
 import io
@@ -19,12 +20,14 @@ from mmret_tf.data.sources import InlineSource, Source, path_source
 
 ClipSource: TypeAlias = str | os.PathLike[str] | bytes | npt.ArrayLike | Source
 
-SUFFIXES = (".gif", ".webp", ".png", ".mp4", ".webm")
+SUFFIXES = (".gif", ".webp", ".png", ".mp4", ".webm", ".avi")
 
 # A clip of more frames keeps as many, evenly spaced; larger ones are made smaller.
 MOST_FRAMES, LONGEST_SIDE = 64, 512
 
-# How files begin whose frames are decoded here. An MP4 has its mark at the fifth byte.
+# How files begin whose frames are decoded here. An MP4 has its mark at the fifth byte; WebP and AVI
+# are RIFF files with the mark of their kind at the ninth.
+RIFF, RIFF_PLACE = b"RIFF", 8
 WEBM, MP4, TAR = b"\x1a\x45\xdf\xa3", b"ftyp", b"ustar"
 TAR_PLACE = 257
 
@@ -76,15 +79,15 @@ def as_frames(contents: bytes) -> bytes:
     Raises:
         ValueError: The bytes are damaged, or a video needs PyAV.
     """
-    if contents[4:8] == MP4 or contents.startswith(WEBM):
+    riff = contents[RIFF_PLACE : RIFF_PLACE + 4] if contents.startswith(RIFF) else b""
+    if contents[4:8] == MP4 or contents.startswith(WEBM) or riff == b"AVI ":
         return _joined(_video_frames(contents))
     if contents[TAR_PLACE : TAR_PLACE + len(TAR)] == TAR:
         return _joined(_folder_frames(contents))
     if contents.startswith(b"GIF8") and not _is_simple(contents):
         return _joined(_animation_frames(contents))
-    is_webp = contents.startswith(b"RIFF") and contents[8:12] == b"WEBP"
     is_apng = contents.startswith(b"\x89PNG") and b"acTL" in contents[:64]
-    return _joined(_animation_frames(contents)) if is_webp or is_apng else contents
+    return _joined(_animation_frames(contents)) if riff == b"WEBP" or is_apng else contents
 
 
 def _is_simple(contents: bytes) -> bool:
@@ -143,12 +146,12 @@ def _folder_frames(contents: bytes) -> Iterator[Image.Image]:
 
 
 def _video_frames(contents: bytes) -> Iterator[Image.Image]:
-    """The frames of an MP4 or WebM; ValueError if it is damaged, or PyAV is not installed."""
+    """The frames of an MP4, WebM or AVI; ValueError if it is damaged, or PyAV is not installed."""
     try:
         import av
     except ImportError:
         raise ValueError(
-            'MP4 and WebM need PyAV: pip install "mmret_tf[video]", or save an animated GIF'
+            'MP4, WebM and AVI need PyAV: pip install "mmret_tf[video]", or save an animated GIF'
         ) from None
     try:
         with av.open(io.BytesIO(contents)) as file:

@@ -131,11 +131,11 @@ def test_a_long_or_large_clip_keeps_some_frames_and_becomes_smaller():
         assert first.size == (512, 512)
 
 
-@pytest.mark.parametrize("form", ["mp4", "webm"])
+@pytest.mark.parametrize("form", ["mp4", "webm", "avi"])
 def test_videos(form):
     av = pytest.importorskip("av", reason='needs pip install "mmret_tf[video]"')
     file = io.BytesIO()
-    codec = {"mp4": "mpeg4", "webm": "libvpx"}[form]
+    codec = {"mp4": "mpeg4", "webm": "libvpx", "avi": "mpeg4"}[form]
     with av.open(file, "w", format=form) as container:
         stream = container.add_stream(codec, rate=10)
         stream.width = stream.height = 32
@@ -152,8 +152,9 @@ def test_videos(form):
 
 def test_without_pyav_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
-    with pytest.raises(ValueError, match=r'pip install "mmret_tf\[video\]", or save an animated'):
-        check_video(b"\0\0\0\x20ftypisom")
+    for start in (b"\0\0\0\x20ftypisom", b"RIFF\x20\0\0\0AVI LIST"):
+        with pytest.raises(ValueError, match=r'pip install "mmret_tf\[video\]", or save an anim'):
+            check_video(start)
 
 
 @pytest.mark.parametrize(
