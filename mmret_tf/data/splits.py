@@ -10,7 +10,7 @@ from collections import Counter
 SPLITS = ("train", "dev", "test")
 SPLIT_ALIASES = {
     **dict.fromkeys(("training", "restval"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "dev"),
+    **dict.fromkeys(("val", "valid", "validate", "validation"), "dev"),
     **dict.fromkeys(("testing", "eval", "evaluation"), "test"),
 }
 

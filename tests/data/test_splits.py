@@ -9,8 +9,19 @@ from mmret_tf.data.splits import count_splits, hash_split, normal_split, rows_of
 
 
 def test_every_split_has_one_name():
-    names = ["train", "restval", "dev", "val", "valid", " Validation ", "TEST", "extra", ""]
-    expected = ["train", "train", "dev", "dev", "dev", "dev", "test", "extra", ""]
+    names = [
+        "train",
+        "restval",
+        "dev",
+        "val",
+        "valid",
+        "validate",
+        " Validation ",
+        "TEST",
+        "extra",
+        "",
+    ]
+    expected = ["train", "train", *["dev"] * 5, "test", "extra", ""]
     assert [normal_split(name) for name in names] == expected
 
 

@@ -1,7 +1,7 @@
 """Files of a collection: where the file is that a row names, and which files are below a folder."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from posixpath import join, normpath
 from unicodedata import normalize
@@ -52,6 +52,47 @@ def find_file(folder: Path, name: str, places: tuple[str, ...] = (".",)) -> str:
     spellings += [normalize(form, each) for form in ("NFC", "NFD") for each in spellings]
     paths = [normpath(join(place, each)) for place in places for each in dict.fromkeys(spellings)]
     return next((path for path in paths if is_content(join(folder, path))), paths[0])
+
+
+def find_named(
+    folder: Path, names: Iterable[str], suffixes: tuple[str, ...], places: tuple[str, ...]
+) -> str:
+    """The path of the first file that exists with one of some names, suffixes and places; if there
+    is none, the path with the first of each.
+
+    Args:
+        folder: The collection.
+        names: Names without a suffix, in the order of preference; at least one.
+        suffixes: Suffixes that the file may have.
+        places: Folders in which it may be.
+
+    >>> find_named(Path("nowhere"), ["a", "b"], (".mp4", ".avi"), ("videos", "."))
+    'videos/a.mp4'
+    """
+    first = None
+    for name in names:
+        for suffix in suffixes:
+            path = find_file(folder, name + suffix, places)
+            if is_content(join(folder, path)):
+                return path
+            first = first or path
+    return first
+
+
+def first_bytes(file: Path, size: int) -> bytes:
+    """The first bytes of a file, by which a layout is recognised; none if it cannot be read.
+
+    Args:
+        file: The file.
+        size: Number of bytes.
+    """
+    if not file.is_file():  # a pipe, say, would wait for a writer
+        return b""
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(size)
+    except OSError:
+        return b""
 
 
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:

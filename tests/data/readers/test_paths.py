@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 from conftest import draw, load_quietly, write
 
-from mmret_tf.data.readers.paths import files_below, find_file, is_inside
+from mmret_tf.data.readers.paths import files_below, find_file, find_named, first_bytes, is_inside
 from mmret_tf.data.readers.reading import Reading
 
 
@@ -79,3 +79,21 @@ def test_one_bad_name_costs_its_row_alone(name, tmp_path):
     write(tmp_path / "captions.csv", "image,caption", "a.png,a dog", f"{name},a cat")
     pairs = load_quietly(tmp_path)
     assert pairs.ids == ["a.png"] and len(pairs.quarantined) == 1
+
+
+def test_the_first_name_that_exists_is_found(tmp_path):
+    def found(*names):
+        return find_named(tmp_path, names, (".wav", ".flac"), ("audio", "."))
+
+    assert found("a", "b") == "audio/a.wav"
+    write(tmp_path / "b.flac", "x")
+    assert found("a", "b") == "b.flac"
+    write(tmp_path / "audio" / "a.flac", "x")
+    assert found("a", "b") == "audio/a.flac"
+
+
+def test_the_first_bytes_of_a_file(tmp_path):
+    assert first_bytes(write(tmp_path / "a.txt", "abc"), 2) == b"ab"
+    os.mkfifo(tmp_path / "pipe")
+    assert first_bytes(tmp_path / "pipe", 2) == first_bytes(tmp_path, 2) == b""
+    assert first_bytes(tmp_path / "gone", 2) == b""
