@@ -49,6 +49,8 @@ def load(
       caption, or several columns of captions. Columns of other usual names (filepath, file_name,
       image_name; title, text, comment) and the separators ; | and tab are found as well.
     - Flickr8k-CN, Flickr30k-CN, COCO-CN and AIC-ICC, beside English captions if there are any.
+    - Sounds: ESC-50 (folds 1 to 3 are "train", 4 "dev", 5 "test"), AudioCaps and Clotho.
+    - Videos: MSVD and MSR-VTT. MP4, WebM and AVI need PyAV: `pip install "mmret_tf[video]"`.
     - Karpathy's `dataset_*.json`, images beside it or in `images/`; "restval" is "train".
     - MS-COCO: `captions_*.json`, perhaps in `annotations/`, images in `train2017/` and so on.
     - Flickr8k: `captions.txt` or `Flickr8k.token.txt`, `Images/`, `Flickr_8k.trainImages.txt`...
@@ -59,6 +61,7 @@ def load(
       them. Needs pyarrow: `pip install "mmret_tf[parquet]"`.
     - TFRecord: `.tfrecord` files of `tf.train.Example` with the features image (or image/encoded)
       and caption.
+    - The stamps of Tux Paint: pictures with English and Chinese captions, some with a sound.
     - `a.jpg` and `a.txt`, a caption a line, in any subfolder.
     - Pictures alone, in any subfolder: items without captions. Folders of one depth are classes,
       with their name as the attribute "label".

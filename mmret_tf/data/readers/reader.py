@@ -20,9 +20,11 @@ from mmret_tf.data.splits import hash_split, split_of_path
 LAYOUTS = (
     "captions.jsonl, metadata.jsonl or metadata.csv (Hugging Face's imagefolder), any .csv or .tsv "
     "with a column of images and one of captions, Flickr8k-CN, Flickr30k-CN, COCO-CN, AIC-ICC, "
+    "ESC-50, AudioCaps, Clotho, MSVD, MSR-VTT, "
     "dataset_*.json (Karpathy), captions_*.json or annotations/captions_*.json (MS-COCO), "
     "captions.txt or Flickr8k.token.txt (Flickr8k, images in Images/), .tar shards (WebDataset), "
-    ".parquet files, .tfrecord files, pairs of a.jpg and a.txt, pictures alone"
+    ".parquet files, .tfrecord files, the stamps of Tux Paint, pairs of a.jpg and a.txt, pictures "
+    "alone"
 )
 
 
@@ -60,10 +62,20 @@ class Reader(abc.ABC):
             folder: The collection.
             form: How to read a table whose form is unusual.
         """
-        found = [sorted(folder.glob(name)) for name in cls.names]
+        found = [list(filter(cls.has_layout, sorted(folder.glob(name)))) for name in cls.names]
         if cls.has_all_names:
             return sorted(itertools.chain(*found))
         return next(filter(None, found), [])
+
+    @classmethod
+    def has_layout(cls, file: Path) -> bool:
+        """Whether a file with one of the names has this layout; a reader of files with common names
+        looks into them.
+
+        Args:
+            file: The captions file.
+        """
+        return True
 
     @abc.abstractmethod
     def read(self, reading: Reading, file: Path) -> None:
@@ -74,7 +86,7 @@ class Reader(abc.ABC):
 
 
 def all_readers() -> list[type[Reader]]:
-    """The readers of this folder and those defined elsewhere, in the order of precedence."""
+    """The readers below this folder and those defined elsewhere, in the order of precedence."""
     import_modules(__package__)
     return sorted(Reader.__subclasses__(), key=lambda reader: reader.precedence)
 
@@ -170,11 +182,13 @@ def _reader_of_file(file: Path) -> tuple[type[Reader], Path]:
     for reader in readers:
         for known in filter(NAMED_FOLDER.search, reader.names):
             depth = known.count("/")
-            if fnmatchcase("/".join(file.parts[-depth - 1 :]), known):
+            is_known = fnmatchcase("/".join(file.parts[-depth - 1 :]), known)
+            if is_known and reader.has_layout(file):
                 return reader, file.parents[depth]
     # The suffix of a file of JSON lines is enough.
     for name in (file.name, *(["captions.jsonl"] if file.suffix == ".jsonl" else [])):
         for reader in readers:
-            if any(fnmatchcase(name, known) for known in reader.names):
+            is_known = any(fnmatchcase(name, known) for known in reader.names)
+            if is_known and reader.has_layout(file):
                 return reader, file.parent
     raise ValueError(f"{file} has none of the layouts known: {LAYOUTS}{_hint([file.name])}")

@@ -11,9 +11,10 @@ from mmret_tf.data.readers.reader import Reader, all_readers, read_layout
 from mmret_tf.data.readers.reading import Record, TableForm
 from mmret_tf.training.config import FORM
 
-NAMES = ["JsonLines", "ImageFolder", "Csv", "ChineseCaptions", "AiChallenger", "Karpathy", "Coco"]
+NAMES = ["JsonLines", "ImageFolder", "Csv", "ChineseCaptions", "AiChallenger"]
+NAMES += ["Esc50", "AudioCaps", "Clotho", "Msvd", "MsrVtt", "Karpathy", "Coco"]
 NAMES += ["Flickr8k", "AnyTable"]
-NAMES += ["Shards", "Parquet", "TfRecords", "TextBeside", "Pictures"]
+NAMES += ["Shards", "Parquet", "TfRecords", "TuxPaint", "TextBeside", "Pictures"]
 
 
 @pytest.fixture
