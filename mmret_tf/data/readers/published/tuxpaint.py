@@ -38,7 +38,8 @@ class TuxPaint(Reader):
     @classmethod
     def find(cls, folder: Path, form: TableForm = USUAL_FORM) -> list[Path]:
         """The folder, if most of its first texts beside pictures have lines of languages."""
-        beside = (text for text in _texts(folder) if _is_beside_picture(folder / text))
+        pictures = {splitext(name)[0] for name in files_below(folder, (".png", ".svg"))}
+        beside = (text for text in _texts(folder) if splitext(text)[0] in pictures)
         found = list(itertools.islice(beside, LOOKED_AT))
         marked = sum(_has_translations(folder / text) for text in found)
         return [folder] if 2 * marked > len(found) else []
@@ -83,11 +84,6 @@ def _add_captions(reading: Reading, record: Record, file: Path) -> None:
 def _texts(folder: Path) -> Iterator[str]:
     """Names of the texts below a folder."""
     return files_below(folder, (".txt",))
-
-
-def _is_beside_picture(file: Path) -> bool:
-    """Whether a text has the name of a picture in PNG or SVG."""
-    return any(file.with_suffix(each).is_file() for each in (".png", ".svg"))
 
 
 def _has_translations(file: Path) -> bool:
