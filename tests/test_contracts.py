@@ -4,15 +4,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_model, make_text
+from conftest import make_backbone, make_model, make_text
 from keras import ops
 
 import mmret_tf as mm
 from mmret_tf.fusion.missing import ModalityDropout
 from mmret_tf.models.fine_tuning import TwoRateAdam
 from mmret_tf.models.layers import MaskedPooling, Temperature, TransformerEncoder
+from mmret_tf.models.towers.audio import LogPower
 from mmret_tf.models.towers.head import Head
 from mmret_tf.models.towers.recurrence import LSTM
+from mmret_tf.models.towers.video import FramesHead
 from mmret_tf.similarity import losses
 
 POLICIES = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")  # all else runs in float32
@@ -51,6 +53,8 @@ LAYERS = {
     # Keras' default, Orthogonal, knows no bfloat16.
     "LSTM": (lambda: LSTM(8, recurrent_initializer="glorot_uniform"), SEQUENCES["text"]),
     "Head": (lambda: Head(8, 4, normalize=True, members=2), PAIR["image"]),
+    "FramesHead": (lambda: FramesHead(2, 8, width=8, embedding_dim=4), PAIR["image"]),
+    "LogPower": (LogPower, SEQUENCES["image"]),
     "Concatenate": (lambda: mm.fusion.Concatenate(8), PAIR),
     "WeightedSum": (lambda: mm.fusion.WeightedSum(learned=True), PAIR),
     "GatedFusion": (lambda: mm.fusion.GatedFusion(8), PAIR),
@@ -79,7 +83,7 @@ LOSSES = {
     "ContrastiveTargets": losses.ContrastiveTargets(0.1),
 }
 MODELS = ("DualEncoder", "MultiEncoder", "ImageTower", "TextTower", "FusedEncoder")
-MODELS += ("MultimodalRetrievalModel", "Reranker")
+MODELS += ("AudioTower", "VideoTower", "MultimodalRetrievalModel", "Reranker")
 OTHERS = {"TwoRateAdam"}
 OTHERS |= {"HubImageTower", "HubTextTower", "HubTextPreprocessor"}  # see tests/models/hub
 
@@ -201,6 +205,11 @@ def make(name):
         return encoder.image_tower, images
     if name == "TextTower":
         return encoder.text_tower, tokens
+    if name == "AudioTower":
+        return mm.audio_tower(rate=4000, seconds=0.25, embedding_dim=4), rows(8, 1000)
+    if name == "VideoTower":
+        tower = mm.video_tower(make_backbone(), frames=2, image_size=16, embedding_dim=4)
+        return tower, np.stack([images, images[::-1]], axis=1)
     if name == "FusedEncoder":
         fused = mm.FusedEncoder(encoder, mm.fusion.GatedFusion(4))
         return fused, {"image": rows(8, 4), "text": rows(8, 4, seed=1)}

@@ -96,7 +96,8 @@ class LogPower(layers.Layer):
     """
 
     def call(self, powers):
-        return ops.log(ops.maximum(powers, QUIETEST))
+        powers = ops.cast(powers, "float32")  # float16 ends before the quietest power
+        return ops.cast(ops.log(ops.maximum(powers, QUIETEST)), self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape

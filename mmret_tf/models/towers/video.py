@@ -7,12 +7,13 @@ import os
 
 import keras
 import tensorflow as tf
-from keras import layers, ops
+from keras import ops
 
 from mmret_tf.data.decoders.video import decode_video, frames_decoder
 from mmret_tf.models.backbones import load_backbone
 from mmret_tf.models.layers import MaskedPooling
 from mmret_tf.models.towers.head import Head
+from mmret_tf.models.towers.recurrence import LSTM
 from mmret_tf.models.towers.tower import Tower
 
 
@@ -45,7 +46,12 @@ class FramesHead(Head):
         super().__init__(units, **kwargs)
         self.frames = frames
         self.units = units
-        self.network = layers.LSTM(units, return_sequences=True, dtype=self.dtype_policy)
+        self.network = LSTM(
+            units,
+            return_sequences=True,
+            recurrent_initializer="glorot_uniform",  # Orthogonal knows no bfloat16
+            dtype=self.dtype_policy,
+        )
         self.network.build((None, frames, width // frames))
         self.pool = MaskedPooling("max", dtype=self.dtype_policy)
         self.width = width
