@@ -171,8 +171,8 @@ class MultiEncoder(WholeModel, Encoder):
     of collapse: 1 minus the squared length of the mean embedding, of the narrowest modality.
 
     Towers with several `members` form an ensemble (集成): the loss is computed for each member's
-    part of the embeddings and averaged. The cosine of two embeddings is the mean of the members'
-    cosines.
+    part of the embeddings and averaged. Members share the backbone, the batches and the temperature
+    alone. The cosine of two embeddings is the mean of the members' cosines.
 
     Under a `tf.distribute` strategy the negatives are those of the whole batch, of all replicas.
 

@@ -20,7 +20,8 @@ class Head(layers.Layer):
         normalize: Whether to start with batch normalization. It brings the features of a frozen
             backbone, which cannot adapt, to one scale.
         members: Number of members of an ensemble (集成), see `MultiEncoder`. They divide
-            `embedding_dim` among them; each part has its own projection and its own unit length.
+            `embedding_dim` among them. Each part has its own normalization, dropout, projection and
+            unit length: members that share less differ more, and are worth more together.
         is_split: Whether each member projects its own part of the features instead of all of them.
 
     Raises:
@@ -59,7 +60,7 @@ class Head(layers.Layer):
             self.normalization = layers.BatchNormalization(
                 momentum=0.9, dtype=self.dtype_policy, name="normalization"
             )
-            self.normalization.build((None, width))
+            self.normalization.build((None, width if is_split else width * members))
         self.dropout = layers.Dropout(dropout, dtype=self.dtype_policy)
         self.projections = [
             layers.Dense(embedding_dim // members, dtype=self.dtype_policy, name=f"projection_{n}")
@@ -75,12 +76,12 @@ class Head(layers.Layer):
 
     def project(self, features, training: bool = False):
         """The result of `call` before it is scaled to unit length, `[batch, embedding_dim]`."""
+        if not self.is_split and self.members > 1:
+            features = ops.tile(features, (1, self.members))
         if self.normalize:
             features = self.normalization(features, training=training)
         features = self.dropout(features, training=training)
-        parts = [features] * self.members
-        if self.is_split:
-            parts = ops.split(features, self.members, axis=1)
+        parts = ops.split(features, self.members, axis=1)
         projected = [project(part) for project, part in zip(self.projections, parts, strict=True)]
         return ops.concatenate(projected, axis=1) if self.members > 1 else projected[0]
 

@@ -95,7 +95,7 @@ class SentenceReader(layers.Layer):
 
 @keras.saving.register_keras_serializable("mmret_tf")
 class TextTower(Tower):
-    """Word vectors, one or several readers, and a head. Made by `text_tower`.
+    """Word vectors and a reader, for each member of an ensemble, and a head. Made by `text_tower`.
 
     Call: token ids `[batch, length]` -> float32 `[batch, embedding_dim]`, unit rows.
 
@@ -119,15 +119,20 @@ class TextTower(Tower):
         # With Keras' default of +-0.05, all sentences look alike for an epoch or two. A deviation
         # of 1 is too wide: after 8 epochs on Flickr8k, text to image R@10 is 31 % instead of 39 %
         # (one run each).
-        self.words = layers.Embedding(
-            vocabulary_size,
-            reader["word_dim"],
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.1),
-            dtype=self.dtype_policy,
-            autocast=False,  # casts the words that were looked up, not the table
-            name="words",
-        )
-        self.words.build((None, None))
+        self.words, *others = [
+            layers.Embedding(
+                vocabulary_size,
+                reader["word_dim"],
+                embeddings_initializer=keras.initializers.RandomNormal(stddev=0.1),
+                dtype=self.dtype_policy,
+                autocast=False,  # casts the words that were looked up, not the table
+                name=f"words_{number}" if number else "words",
+            )
+            for number in range(head.members)
+        ]
+        track(self, "more_words", others)
+        for each in (self.words, *others):
+            each.build((None, None))
         self.backbone = [
             SentenceReader(**reader, dtype=self.dtype_policy, name=f"reader_{number}")
             for number in range(head.members)
@@ -158,15 +163,17 @@ class TextTower(Tower):
 
     def features(self, inputs, training: bool = False):
         """The states of all members' readers, concatenated: token ids -> `[batch, width]`."""
-        words, mask = self.sequence(without_padding(inputs))
-        states = [reader(words, mask=mask, training=training) for reader in self.backbone]
+        inputs = without_padding(inputs)
+        states = []
+        for number, reader in enumerate(self.backbone):
+            table = getattr(self, f"more_words_{number - 1}") if number else self.words
+            words, mask = _looked_up(table, inputs)
+            states.append(reader(words, mask=mask, training=training))
         return ops.concatenate(states, axis=1) if len(states) > 1 else states[0]
 
     def sequence(self, inputs):
-        """Word vectors; zeros for padding."""
-        mask = ops.not_equal(inputs, 0)
-        words = self.words(inputs)
-        return words * ops.cast(mask, words.dtype)[:, :, None], mask
+        """Word vectors, of the first member; zeros for padding."""
+        return _looked_up(self.words, inputs)
 
     def get_config(self) -> dict:
         return {
@@ -175,6 +182,13 @@ class TextTower(Tower):
             "vocabulary_size": self.vocabulary_size,
             "reader": self.reader,
         }
+
+
+def _looked_up(table: layers.Embedding, ids):
+    """Word vectors, zeros for padding, and the mask of the words."""
+    mask = ops.not_equal(ids, 0)
+    words = table(ids)
+    return words * ops.cast(mask, words.dtype)[:, :, None], mask
 
 
 def empty_remark(query: str) -> str:
@@ -240,7 +254,8 @@ def text_tower(
         pooling: How the hidden states are pooled: the "last" one, their "mean", or their "max". A
             Transformer has no last state: "last" is the "mean" there.
         bag_of_words: Whether to append the mean of the word vectors (词袋) to the pooled state.
-        members: Number of members of an ensemble, each with its own reader, see `MultiEncoder`.
+        members: Number of members of an ensemble, each with its own word vectors and its own
+            reader, see `MultiEncoder`.
 
     Returns:
         A model, token ids `[batch, length]` -> float32 `[batch, embedding_dim]`, unit rows.

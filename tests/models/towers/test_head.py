@@ -31,6 +31,18 @@ def test_members_divide_the_embedding(is_split):
     assert np.allclose(head(FEATURES), np.concatenate(parts, axis=1), atol=1e-6)
 
 
+def test_members_share_neither_normalization_nor_dropout():
+    head = Head(width=6, embedding_dim=4, members=2, normalize=True, dropout=0.5)
+    head.projections[1].set_weights(head.projections[0].get_weights())
+    first, second = np.split(np.asarray(head.project(FEATURES)), 2, axis=1)
+    assert np.allclose(first, second, atol=1e-6)
+    first, second = np.split(np.asarray(head.project(FEATURES, training=True)), 2, axis=1)
+    assert not np.allclose(first, second)
+    head.normalization.gamma.assign([1] * 6 + [0] * 6)
+    first, second = np.split(np.asarray(head.project(FEATURES)), 2, axis=1)
+    assert np.all(first != 0) and np.all(second == 0)
+
+
 def test_features_can_be_normalized_first():
     head = Head(width=6, embedding_dim=4, normalize=True)
     kernel, bias = head.projections[0].get_weights()

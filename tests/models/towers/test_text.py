@@ -89,6 +89,17 @@ def test_each_member_reads_and_projects_by_itself(text_preprocessor):
     assert not np.allclose(after[:, 2:], before[:, 2:])
 
 
+def test_each_member_has_word_vectors_of_its_own(text_preprocessor):
+    tower = text_tower(text_preprocessor, **SIZES, members=2)
+    tokens = np.array([[5, 6, 7]])
+    before, words = tower(tokens).numpy(), tower.sequence(tokens)[0].numpy()
+    tower.more_words_0.set_weights([tower.words.get_weights()[0] + 1])
+    after = tower(tokens).numpy()
+    assert np.array_equal(after[:, :2], before[:, :2])
+    assert not np.allclose(after[:, 2:], before[:, 2:])
+    assert np.array_equal(tower.sequence(tokens)[0], words)  # those of the first
+
+
 def test_word_vectors_and_state_are_dropped_in_training_alone(text_preprocessor):
     tower = text_tower(text_preprocessor, **SIZES, dropout=0.5)
     tokens = np.array([[5, 6, 7]])
