@@ -57,7 +57,11 @@ class Modality:
 
     def read(self, source: Source) -> bytes:
         """The content of a source, as a tower's graph decodes it; ValueError if it cannot be."""
-        return self.in_graph(source.read())
+        content = source.read()
+        try:
+            return self.in_graph(content)
+        except ValueError as error:
+            raise ValueError(f"{source.name}: {error}") from None
 
     def sources(self, values: Sequence[Any]) -> list[Source]:
         """Turn users' values into sources.

@@ -41,20 +41,33 @@ def thumbnail(record: Mapping[str, Any], side: int = THUMBNAIL) -> Image.Image:
     return Image.new("RGB", (side, side), "lightgrey")
 
 
-def playable(record: Mapping[str, Any]) -> tuple[str, bytes] | None:
+def playing_modalities(record: Mapping[str, Any]) -> list[str]:
+    """The modalities of an item's files that play, such as "audio"; no file is read.
+
+    Args:
+        record: As for `thumbnail`.
+    """
+    sources = Item.of(record)["sources"]
+    return [each.name for each in file_modalities() if each.playable and sources.get(each.name)]
+
+
+def playable(record: Mapping[str, Any], modality: str | None = None) -> tuple[str, bytes] | None:
     """What a page plays of an item: its first source that plays and can be read.
 
     Args:
         record: As for `thumbnail`.
+        modality: Of the source; by default any.
 
     Returns:
         A media type, such as "audio/wav", and the content; `None` if nothing plays.
     """
-    sources = Item.of(record)["sources"]
-    for modality in file_modalities():
-        for source in sources.get(modality.name, []) if modality.playable else ():
+    for name in playing_modalities(record):
+        if modality not in (None, name):
+            continue
+        known = get_modality(name)
+        for source in Item.of(record)["sources"][name]:
             try:
-                return modality.playable(modality.as_source(source).read())
+                return known.playable(known.as_source(source).read())
             except ValueError:  # the file is gone, or damaged
                 continue
     return None
@@ -75,15 +88,19 @@ def results_html(results: SearchResults) -> str:
 
 
 def _face(record: Mapping[str, Any], caption: str) -> str:
-    """The picture of an item, with a player if it sounds; the picture moves if it is a clip."""
+    """The picture of an item, with a player if it sounds; the picture moves if it has a clip."""
     jpeg = io.BytesIO()
     thumbnail(record).save(jpeg, "JPEG")
     picture, player = ("image/jpeg", jpeg.getvalue()), ""
-    if (played := playable(record)) is not None:
+    for modality in playing_modalities(record):
+        if (played := playable(record, modality)) is None:
+            continue
         if played[0].startswith("image/"):
             picture = played
         else:
-            player = f'<audio controls src="{_data_url(*played)}" style="width:100%"></audio>'
+            url = _data_url(*played)
+            player = f'<audio controls src="{url}" aria-label="{caption}" style="width:100%">'
+            player += "</audio>"
     size = f'width="{THUMBNAIL}" height="{THUMBNAIL}"'
     return f'<img src="{_data_url(*picture)}" {size} alt="{caption}">{player}'
 

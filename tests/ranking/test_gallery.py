@@ -1,14 +1,22 @@
 """Ranked results as pictures: thumbnails, web pages, and the gallery in a PNG file."""
 
+import base64
+import html.parser
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from mmret_tf.data.decoders.audio import load_audio
+from mmret_tf.data.decoders.sounds import encode_wav
 from mmret_tf.ranking.gallery import (
     COLUMNS,
     THUMBNAIL,
     draw_gallery,
     draw_items,
+    playable,
+    playing_modalities,
     results_html,
     thumbnail,
 )
@@ -96,3 +104,136 @@ def test_a_page_of_items_has_a_picture_with_up_to_two_captions_below(red, tmp_pa
     second = pixels[row + 2 * THUMBNAIL : row + 3 * THUMBNAIL]
     assert (second[:, 12 : 12 + THUMBNAIL] < 128).any()  # of the last item
     assert (second[:, 12 + THUMBNAIL :] == 255).all()
+
+
+# Sounds and clips
+
+RATE = 4000
+
+
+class Page(html.parser.HTMLParser):
+    """The pictures and players of a page: their attributes, and their contents."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found = {"img": [], "audio": []}
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        if tag in self.found:
+            attributes = dict(attributes)
+            media_type, _, content = attributes["src"].partition(";base64,")
+            content = base64.b64decode(content, validate=True)
+            self.found[tag].append((attributes, media_type.removeprefix("data:"), content))
+
+
+def page_of(*records):
+    """Pictures, and players."""
+    found = Page(results_html(results_of(*records))).found
+    return found["img"], found["audio"]
+
+
+def tone(path, seconds=1.0, rate=RATE):
+    """A sound that fades in, in a file."""
+    time = np.arange(round(rate * seconds)) / rate
+    path.write_bytes(encode_wav(0.5 * time / seconds * np.sin(2 * np.pi * 300 * time), rate))
+    return path
+
+
+def clip(path):
+    """A square that moves to the right, in a file."""
+    frames = [Image.new("RGB", (48, 48), "white") for _ in range(6)]
+    for number, frame in enumerate(frames):
+        frame.paste("red", (6 * number, 16, 6 * number + 16, 32))
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100, loop=0)
+    return path
+
+
+def playing(key="a", audio=(), video=(), image=(), text=("a tone",)):
+    given = {"audio": audio, "video": video, "image": image, "text": text}
+    sources = {name: list(map(str, each)) for name, each in given.items() if each}
+    return {"id": key, "sources": sources, "attributes": {}}
+
+
+def test_a_sound_has_a_player_with_the_same_samples(tmp_path):
+    [(picture, kind, content)], [(player, media_type, sound)] = page_of(
+        playing(audio=[tone(tmp_path / "a.wav")], text=['a "high" <b>tone</b> & 声音'])
+    )
+    assert media_type == "audio/wav" and "controls" in player
+    assert player["aria-label"] == picture["alt"] == 'a "high" <b>tone</b> & 声音'
+    samples = load_audio(sound, RATE, 1.0)
+    np.testing.assert_allclose(samples, load_audio(tmp_path / "a.wav", RATE, 1.0), atol=1e-4)
+    waveform = np.asarray(Image.open(io.BytesIO(content)).convert("L"))
+    assert kind == "image/jpeg" and waveform.shape == (THUMBNAIL, THUMBNAIL)
+    heights = (waveform < 180).sum(axis=0)  # it fades in
+    assert heights[-20:].min() > 50 > 10 > heights[:10].max()
+
+
+def test_of_a_long_sound_the_first_ten_seconds_play(tmp_path):
+    path = tone(tmp_path / "a.wav", seconds=12, rate=44100)
+    media_type, sound = playable(playing(audio=[path]))
+    assert media_type == "audio/wav" and len(sound) == 44 + 2 * 10 * 16000
+    beginning = load_audio(sound, 16000, 10.0)
+    assert beginning[-16000:].std() > 0.25 > 0.05 > beginning[:16000].std()
+
+
+def test_a_clip_moves(tmp_path):
+    path = clip(tmp_path / "a.gif")
+    assert playing_modalities(playing(video=[path])) == ["video"]
+    [(picture, media_type, content)], players = page_of(playing(video=[path]))
+    assert media_type == "image/webp" and players == [] and picture["width"] == str(THUMBNAIL)
+    animation = Image.open(io.BytesIO(content))
+    assert animation.n_frames > 3 and animation.info["loop"] == 0
+    reds = []
+    for number in (0, animation.n_frames - 1):
+        animation.seek(number)
+        red = np.asarray(animation.convert("RGB")).astype(int)
+        reds.append(np.flatnonzero((red[:, :, 0] - red[:, :, 1] > 128).any(axis=0)).mean())
+    assert reds[0] < 0.3 * animation.width < 0.6 * animation.width < reds[1]
+
+    strip = np.asarray(thumbnail(playing(video=[path]), 64)).astype(int)
+    quarters = [strip[top : top + 32, left : left + 32] for top in (0, 32) for left in (0, 32)]
+    places = [np.flatnonzero((q[:, :, 0] - q[:, :, 1] > 128).any(axis=0)).mean() for q in quarters]
+    assert places == sorted(places) and places[0] < places[-1] - 10
+
+
+def test_an_item_with_a_sound_and_a_clip_has_both(tmp_path, red):
+    both = playing(audio=[tone(tmp_path / "a.wav")], video=[clip(tmp_path / "a.gif")])
+    [(_, kind, _)], [(_, media_type, _)] = page_of(both)
+    assert (kind, media_type) == ("image/webp", "audio/wav")
+    assert playing_modalities(both) == ["audio", "video"]
+    assert [playable(both, name)[0] for name in (None, "audio", "video")] == [
+        *("audio/wav", "audio/wav"),
+        "image/webp",
+    ]
+    assert playable(both, "image") is None and playable(both, "smell") is None
+    [(_, kind, content)], [_] = page_of(playing(image=[red], audio=[tmp_path / "a.wav"]))
+    pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    assert kind == "image/jpeg" and (abs(pixels - [254, 0, 0]) < 3).all()  # the picture itself
+
+
+def test_files_that_are_gone_or_damaged_are_passed_over(tmp_path):
+    whole = tone(tmp_path / "a.wav")
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes(whole.read_bytes()[:100])
+    noise = tmp_path / "noise.gif"
+    noise.write_bytes(b"GIF89a" + bytes(range(200)))
+    gone = tmp_path / "gone.wav"
+    assert playable(playing(audio=[gone, cut, whole])) == playable(playing(audio=[whole]))
+    assert playable(playing(audio=[gone, cut], video=[noise])) is None
+    assert playable(playing(audio=[cut], video=[clip(tmp_path / "a.gif")]))[0] == "image/webp"
+    assert playable({"id": "a"}) is None and playing_modalities({"id": "a"}) == []
+    pictures, players = page_of(
+        playing("a", audio=[gone]), playing("b", audio=[cut]), playing("c", video=[noise])
+    )
+    assert players == [] and [kind for _, kind, _ in pictures] == ["image/jpeg"] * 3
+    for _, _, content in pictures:
+        assert Image.open(io.BytesIO(content)).size == (THUMBNAIL, THUMBNAIL)
+
+
+def test_a_gallery_draws_sounds_and_clips(tmp_path):
+    items = [playing("a", audio=[tone(tmp_path / "a.wav")]), playing("b", video=[tmp_path / "no"])]
+    draw_gallery([("a tone", results_of(*items))], tmp_path / "gallery.png")
+    sheet = np.asarray(Image.open(tmp_path / "gallery.png").convert("RGB"))
+    assert (sheet == [70, 130, 180]).all(axis=-1).any()  # the waveform is steel blue

@@ -91,8 +91,12 @@ def as_frames(contents: bytes) -> bytes:
 
 
 def _is_simple(contents: bytes) -> bool:
-    """Whether the graph decodes a GIF as Pillow does; a damaged one too, which it refuses."""
-    import tensorflow as tf
+    """Whether the graph decodes a GIF as Pillow does; a damaged one too, which it refuses. Without
+    TensorFlow, as in a client, that is not known, and Pillow decodes it."""
+    try:
+        import tensorflow as tf
+    except ImportError:
+        return False
 
     from mmret_tf.data.decoders.formats import gif
     from mmret_tf.data.decoders.formats.binary import PADDING
@@ -123,7 +127,13 @@ def _joined(frames: Iterable[Image.Image]) -> bytes:
             kept.append(encode_png(np.asarray(picture)))
             if len(kept) == 2 * MOST_FRAMES:
                 kept, step = kept[::2], 2 * step
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        EOFError,
+        tarfile.TarError,
+        Image.DecompressionBombError,
+    ) as error:
         raise ValueError(f"not a whole clip: {error}") from None
     if not kept:
         raise ValueError("not a whole clip: it has no frame")
@@ -158,4 +168,5 @@ def _video_frames(contents: bytes) -> Iterator[Image.Image]:
             for frame in file.decode(video=0):
                 yield frame.to_image()
     except (av.error.FFmpegError, IndexError) as error:
-        raise ValueError(f"not a whole video: {error}") from None
+        reason = getattr(error, "strerror", error)  # the rest is a number
+        raise ValueError(f"not a whole video: {reason}") from None

@@ -108,4 +108,5 @@ def as_wav(contents: bytes) -> bytes:
                 raise ValueError(f"too long: more than {MAX_NUMBERS} samples")
             return encode_wav(file.read(dtype="int16"), file.samplerate)
     except soundfile.SoundFileError as error:
-        raise ValueError(f"not a whole sound: {error}") from None
+        reason = getattr(error, "error_string", error)  # the rest names an object in memory
+        raise ValueError(f"not a whole sound: {reason}") from None

@@ -16,13 +16,14 @@ from starlette.exceptions import HTTPException
 
 from mmret_tf.data.items import Item
 from mmret_tf.data.modalities import file_modalities
-from mmret_tf.ranking.gallery import playable
+from mmret_tf.ranking.gallery import playing_modalities
 from mmret_tf.ranking.query import parse_terms
 from mmret_tf.ranking.results import SearchResult, SearchResults
 from mmret_tf.serving.web.batching import Batcher
 from mmret_tf.serving.web.docs import docs_page, page_policy
 from mmret_tf.serving.web.guard import COOKIE, Guard, session_of
 from mmret_tf.serving.web.metrics import Counted, Metrics
+from mmret_tf.serving.web.ranges import ranged_response
 from mmret_tf.serving.web.schemas import (
     EmbedAnswer,
     EmbedRequest,
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorAnswer}}
 Side = Annotated[int, Query(ge=32, le=1024, description="In pixels.")]
+Played = Annotated[str | None, Query(description='Such as "audio"; by default any.')]
 K = Annotated[int, Query(ge=1, le=1000, description="Number of results.")]
 
 
@@ -90,12 +92,12 @@ def _add_searches(app: FastAPI, service: SearchService, searches: Batcher) -> No
 
     @app.post(
         "/api/search",
-        openapi_extra=request_body(SearchRequest),
+        openapi_extra=request_body(SearchRequest, service.files),
         responses={200: {"model": SearchAnswer}} | ERRORS,
     )
     async def search(request: Request) -> Response:
-        """Rank the gallery for a text, weighted texts, a file, an item, or several of them."""
-        asked, files = await read_request(request, SearchRequest)
+        """Rank the gallery for a text, weighted texts, files, an item, or several of them."""
+        asked, files = await read_request(request, SearchRequest, service.files)
         query: dict[str, Any] = asked.model_dump(exclude={"text"}, exclude_none=True)
         if asked.text is not None:
             terms = parse_terms(asked.text)
@@ -117,12 +119,12 @@ def _add_searches(app: FastAPI, service: SearchService, searches: Batcher) -> No
 
     @app.post(
         "/api/embed",
-        openapi_extra=request_body(EmbedRequest),
+        openapi_extra=request_body(EmbedRequest, service.files),
         responses={200: {"model": EmbedAnswer}} | ERRORS,
     )
     async def embed(request: Request) -> Response:
         """The embeddings of texts or of a file, of unit length."""
-        asked, files = await read_request(request, EmbedRequest)
+        asked, files = await read_request(request, EmbedRequest, service.files)
         given = {name: [content] for name, content in files.items()}
         if asked.texts:
             given["text"] = asked.texts
@@ -163,13 +165,11 @@ def _add_items(app: FastAPI, service: SearchService) -> None:
         response_class=Response,
         responses={200: {"content": {"audio/wav": {}, "image/webp": {}}}} | ERRORS,
     )
-    def media(id: str) -> Response:
-        """What plays of an item: a sound, or a clip as an animation."""
-        if (played := playable(_item(service, id))) is None:
+    def media(request: Request, id: str, modality: Played = None) -> Response:
+        """What plays of an item: a sound, or a clip as an animation. Ranges of bytes as well."""
+        if (played := service.media(_item(service, id), modality)) is None:
             raise HTTPException(404, f"nothing of {id!r:.200} plays")
-        media_type, content = played
-        headers = {"cache-control": "private, max-age=60"}
-        return Response(content, media_type=media_type, headers=headers)
+        return ranged_response(request, *played, {"cache-control": "private, max-age=60"})
 
 
 def _add_health(app: FastAPI, service: SearchService, metrics: Metrics) -> None:
@@ -254,6 +254,7 @@ def _item_answer(item: Item) -> dict[str, Any]:
         "shows": next(
             (each.name for each in file_modalities() if item["sources"].get(each.name)), None
         ),
+        "plays": playing_modalities(item),
     }
 
 

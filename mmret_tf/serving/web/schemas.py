@@ -1,7 +1,7 @@
 """What the REST interface takes and gives, as its description and its checks."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -9,7 +9,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from mmret_tf.data.modalities import file_modalities
+from mmret_tf.data.modalities import get_modality
 
 Text = Annotated[str, Field(max_length=2000)]
 # Fields that a form holds as JSON, because they are no plain text.
@@ -17,7 +17,7 @@ JSON_FIELDS = ("texts", "where", "exclude_ids", "with_vectors")
 
 
 class SearchRequest(BaseModel):
-    """A query; at least one of text, texts, similar_to and, in a form, a file."""
+    """A query; at least one of text, texts, similar_to and, in a form, a file of each modality."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,6 +54,7 @@ class ItemAnswer(BaseModel):
     captions: list[str]
     attributes: dict[str, Any]
     shows: str | None = Field(description='Modality of its first file, such as "image".')
+    plays: list[str] = Field(description='Modalities that `/api/media` plays, such as "audio".')
 
 
 class ResultAnswer(ItemAnswer):
@@ -86,11 +87,12 @@ class ErrorAnswer(BaseModel):
     error: str
 
 
-def request_body(model: type[BaseModel]) -> dict[str, Any]:
-    """The description of a body that is JSON, or a form with a file.
+def request_body(model: type[BaseModel], files: Sequence[str]) -> dict[str, Any]:
+    """The description of a body that is JSON, or a form with files.
 
     Args:
         model: Of the JSON.
+        files: Modalities of files; each is the name of a field.
     """
     form: dict[str, Any] = {
         name: {"type": "string", "description": f"{each.description or name}, as JSON"}
@@ -98,8 +100,10 @@ def request_body(model: type[BaseModel]) -> dict[str, Any]:
         else {"type": "string"}
         for name, each in model.model_fields.items()
     }
-    for name in (modality.name for modality in file_modalities()):
-        form[name] = {"type": "string", "format": "binary", "description": f"A file: {name}."}
+    for name in files:
+        suffixes = ", ".join(get_modality(name).suffixes)
+        description = f"A file of the modality {name}: {suffixes}."
+        form[name] = {"type": "string", "format": "binary", "description": description}
     content = {
         "application/json": {"schema": model.model_json_schema()},
         "multipart/form-data": {"schema": {"type": "object", "properties": form}},
@@ -108,13 +112,14 @@ def request_body(model: type[BaseModel]) -> dict[str, Any]:
 
 
 async def read_request(
-    request: Request, model: type[BaseModel]
+    request: Request, model: type[BaseModel], files: Sequence[str]
 ) -> tuple[BaseModel, dict[str, bytes]]:
-    """The checked body of a request, and the file that came with it, by its modality.
+    """The checked body of a request, and the files that came with it, by their modalities.
 
     Args:
-        request: With JSON, or a form whose file is named after its modality, such as "image".
-        model: What the fields must be.
+        request: With JSON, or a form whose files are named after their modalities, such as "image".
+        model: What the other fields must be.
+        files: Modalities of files that are taken, one file of each.
 
     Raises:
         HTTPException: 415 for another content type, 422 for a body that does not fit.
@@ -124,26 +129,30 @@ async def read_request(
         if kind == "application/json":
             return model.model_validate_json(await request.body()), {}
         if kind == "multipart/form-data":
-            async with request.form(max_files=1, max_fields=16) as form:
-                files = {
+            async with request.form(max_files=len(files) + 1, max_fields=16) as form:
+                _check_files(form, files)
+                contents = {
                     name: await value.read()
-                    for name, value in form.multi_items()
+                    for name, value in form.items()
                     if isinstance(value, UploadFile)
                 }
-                _check_names(files)
-                return model.model_validate(_fields(form)), files
+                return model.model_validate(_fields(form)), contents
     except ValidationError as error:
         raise HTTPException(422, _message(error)) from None
     raise HTTPException(415, "the body must be application/json or multipart/form-data")
 
 
-def _check_names(files: Mapping[str, bytes]) -> None:
-    """Refuse a file of no modality."""
-    known = [modality.name for modality in file_modalities()]
-    for name in files:
-        if name not in known:
-            expected = " or ".join(map(repr, known))
+def _check_files(form: FormData, files: Sequence[str]) -> None:
+    """Refuse a file of another modality, two of one, and a file's field without a file."""
+    for name, value in form.multi_items():
+        if not isinstance(value, UploadFile):
+            if name in files and value:
+                raise HTTPException(422, f"{name}: the field must hold a file, not a text")
+        elif name not in files:
+            expected = " or ".join(map(repr, files))
             raise HTTPException(422, f"{name!r:.80}: the file's field must be named {expected}")
+        elif len(form.getlist(name)) > 1:
+            raise HTTPException(422, f"{name}: give one file of each modality")
 
 
 def _fields(form: FormData) -> dict[str, Any]:

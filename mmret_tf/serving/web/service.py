@@ -10,9 +10,9 @@ from typing import Any
 
 from mmret_tf._checks import printable
 from mmret_tf.data.items import Item
-from mmret_tf.data.modalities import get_modality
+from mmret_tf.data.modalities import file_modalities, get_modality
 from mmret_tf.models.encoder import Encoder
-from mmret_tf.ranking.gallery import thumbnail
+from mmret_tf.ranking.gallery import playable, thumbnail
 from mmret_tf.ranking.reranker import Reranker
 from mmret_tf.ranking.results import SearchResults
 from mmret_tf.ranking.run import Run
@@ -24,6 +24,8 @@ MOST_VALUES = 50
 EXAMPLES = 3
 # Thumbnails that are kept, about 10 KB each.
 KEPT_THUMBNAILS = 1000
+# Sounds and clips that are kept, up to 320 KB each.
+KEPT_MEDIA = 64
 
 _HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003ffff]")
 
@@ -49,6 +51,7 @@ class SearchService:
         self._opening = threading.Lock()
         self._described: tuple[Mapping | None, dict[str, Any]] = (None, {})
         self._thumbnail = functools.lru_cache(KEPT_THUMBNAILS)(_jpeg)
+        self._media = functools.lru_cache(KEPT_MEDIA)(_played)
 
     @classmethod
     def open(
@@ -69,8 +72,12 @@ class SearchService:
     def warm_up(self) -> None:
         """Let TensorFlow prepare its graphs, so that the first visitor does not wait for that."""
         for name in self.searcher.encoder.modalities:
-            if (sample := get_modality(name).sample) is not None:
-                self.searcher.search(**{name: sample}, k=1)
+            modality = get_modality(name)
+            if modality.sample is None:
+                continue
+            self.searcher.search(**{name: modality.sample}, k=1)
+            if modality.playable is not None:
+                modality.playable(modality.as_source(modality.sample).read())
 
     def answer(self, queries: Sequence[Mapping[str, Any]]) -> list[SearchResults | ValueError]:
         """Search for several queries at once.
@@ -106,6 +113,7 @@ class SearchService:
                 self.problem = printable(str(error))
             self._stamp = stamp
             self._thumbnail.cache_clear()
+            self._media.cache_clear()
 
     def item(self, key: str) -> Item:
         """The item with an id, also if the ids are integers; KeyError if there is none."""
@@ -114,8 +122,17 @@ class SearchService:
 
     def thumbnail(self, item: Item, side: int) -> bytes:
         """The picture of an item as a JPEG file, a square of `side` pixels."""
-        sources = tuple((name, tuple(each)) for name, each in item["sources"].items())
-        return self._thumbnail(sources, side)
+        return self._thumbnail(_hashable(item), side)
+
+    def media(self, item: Item, modality: str | None = None) -> tuple[str, bytes] | None:
+        """What plays of an item, as `mmret_tf.ranking.gallery.playable`."""
+        return self._media(_hashable(item), modality)
+
+    @property
+    def files(self) -> list[str]:
+        """The modalities of files that the encoder embeds."""
+        known = self.searcher.encoder.modalities
+        return [each.name for each in file_modalities() if each.name in known]
 
     def describe(self) -> dict[str, Any]:
         """What the page shows before a search: size, modalities, filters and example queries."""
@@ -127,6 +144,7 @@ class SearchService:
                 "run": self.name,
                 "size": len(searcher.index),
                 "modalities": searcher.encoder.modalities,
+                "suffixes": {name: get_modality(name).suffixes for name in self.files},
                 "attributes": filters_of([item["attributes"] for item in items.values()]),
                 "examples": examples_of(
                     caption for item in items.values() for caption in item["captions"]
@@ -183,9 +201,23 @@ def examples_of(captions: Any) -> list[str]:
     return others[:EXAMPLES] + chinese[:EXAMPLES]
 
 
+def _hashable(item: Item) -> tuple:
+    """The sources of an item as a key of a cache."""
+    return tuple((name, tuple(each)) for name, each in item["sources"].items())
+
+
+def _record(sources: tuple) -> dict[str, Any]:
+    """A record with the sources that `_hashable` gave."""
+    return {"id": "", "sources": {name: list(each) for name, each in sources}}
+
+
 def _jpeg(sources: tuple, side: int) -> bytes:
-    """The thumbnail of an item; its sources are hashable, for a cache."""
-    record = {"id": "", "sources": {name: list(each) for name, each in sources}}
+    """The thumbnail of an item."""
     file = io.BytesIO()
-    thumbnail(record, side).save(file, "JPEG", quality=85)
+    thumbnail(_record(sources), side).save(file, "JPEG", quality=85)
     return file.getvalue()
+
+
+def _played(sources: tuple, modality: str | None) -> tuple[str, bytes] | None:
+    """What plays of an item."""
+    return playable(_record(sources), modality)

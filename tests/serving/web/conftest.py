@@ -1,15 +1,18 @@
-"""A service over twelve pictures of plain colours, whose model was trained on them."""
+"""A service over twelve pictures of plain colours, whose model was trained on them; and one over
+sounds and clips, whose model was not trained, so that an item is found by its own file alone."""
 
 import contextlib
 import threading
 import time
 
 import keras
+import numpy as np
 import pytest
 from conftest import make_backbone, make_text, write_jsonl
 from PIL import Image
 
 import mmret_tf as mm
+from mmret_tf.data.decoders.sounds import encode_wav
 
 pytest.importorskip("fastapi", reason='needs the extra "web"')
 pytest.importorskip("uvicorn", reason='needs the extra "web"')
@@ -119,4 +122,81 @@ def service(web_run):
 def address(service):
     """Where the service listens."""
     with serving(service) as address:
+        yield address
+
+
+# Sounds and clips: samples a second, and the items' ids.
+RATE = 4000
+TONES = {"声 音/low?#%": 300, "声 音/high?#%": 1200}
+CLIPS = {"片 段/red?#%": (220, 20, 20), "片 段/blue?#%": (30, 60, 230)}
+
+
+def make_tone(pitch, seconds=1.0):
+    """A WAV file."""
+    time = np.arange(round(RATE * seconds)) / RATE
+    return encode_wav(0.5 * np.sin(2 * np.pi * pitch * time), RATE)
+
+
+def save_clip(path, colour):
+    """A square that moves over a white ground, as an animation of six frames."""
+    frames = [Image.new("RGB", (48, 48), "white") for _ in range(6)]
+    for number, frame in enumerate(frames):
+        frame.paste(colour, (6 * number, 16, 6 * number + 16, 32))
+    options = {"duration": 100, "loop": 0, "lossless": True}
+    frames[0].save(path, save_all=True, append_images=frames[1:], **options)
+
+
+def make_playing_gallery(folder):
+    """Two sounds, two clips, an item with both, and one without files."""
+    rows = []
+    for number, (id, pitch) in enumerate(TONES.items()):
+        (folder / f"{number}.wav").write_bytes(make_tone(pitch))
+        captions = [f"a tone of {pitch} Hz", f"{pitch} 赫兹的声音"]
+        rows.append({"id": id, "audio": f"{number}.wav", "captions": captions})
+    for number, (id, colour) in enumerate(CLIPS.items()):
+        save_clip(folder / f"{number}.gif", colour)
+        captions = ["a square that moves", "一个移动的方块"]
+        rows.append({"id": id, "video": f"{number}.gif", "captions": captions})
+    (folder / "both.wav").write_bytes(make_tone(700))
+    save_clip(folder / "both.webp", (20, 180, 40))
+    rows.append(
+        {"id": "both", "audio": "both.wav", "video": "both.webp", "captions": ["both", "都有"]}
+    )
+    rows.append({"id": "note", "captions": ["a note", "笔记"]})
+    write_jsonl(folder, *rows)
+    return mm.load(folder)
+
+
+def make_playing_model():
+    """An encoder of sounds, clips and texts."""
+    keras.utils.set_random_seed(0)
+    return mm.MultiEncoder(
+        [
+            mm.audio_tower(rate=RATE, seconds=1.0, embedding_dim=16),
+            mm.video_tower(make_backbone(), frames=3, image_size=16, units=8, embedding_dim=16),
+            mm.text_tower(make_text(["a tone", "a square"]), units=8, embedding_dim=16),
+        ]
+    )
+
+
+@pytest.fixture(scope="session")
+def playing_folder(tmp_path_factory):
+    """The files of the sounds and clips; not to be changed."""
+    return tmp_path_factory.mktemp("playing")
+
+
+@pytest.fixture(scope="session")
+def playing_service(playing_folder, tmp_path_factory):
+    """The service of the sounds and clips; not to be changed."""
+    gallery = make_playing_gallery(playing_folder)
+    folder = tmp_path_factory.mktemp("playing_run") / "playing"
+    service = SearchService.open(make_run(folder, make_playing_model(), gallery))
+    service.warm_up()
+    return service
+
+
+@pytest.fixture(scope="session")
+def playing(playing_service):
+    """Where it listens."""
+    with serving(playing_service) as address:
         yield address

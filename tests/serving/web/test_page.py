@@ -75,8 +75,7 @@ class Visit:
         assert self.problems == []
 
 
-@pytest.fixture
-def visit(browser, address):
+def visits(browser, address):
     """A function that opens the page; at the end, nothing may have gone wrong on it."""
     opened = []
 
@@ -87,6 +86,18 @@ def visit(browser, address):
     yield open_page
     for each in opened:
         each.close()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Opens the page of the pictures."""
+    yield from visits(browser, address)
+
+
+@pytest.fixture
+def visit_playing(browser, playing):
+    """Opens the page of the sounds and clips."""
+    yield from visits(browser, playing)
 
 
 SIZES = pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
@@ -247,18 +258,21 @@ def test_honest_messages(visit, tmp_path):
     at.problems.clear()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+def check_accessibility(page):
+    """No serious fault may be found by axe-core, which is put into the page."""
+    found = axe_module.Axe().run(page).response["violations"]
+    serious = [each for each in found if each["impact"] in ("serious", "critical")]
+    assert [(each["id"], each["nodes"][0]["html"]) for each in serious] == []
+
+
+SCHEMES = pytest.mark.parametrize("scheme", ["light", "dark"])
+
+
+@SCHEMES
 @SIZES
 def test_no_serious_fault_of_accessibility(visit, scheme, size):
-    at = visit(size=size, color_scheme=scheme, bypass_csp=True)  # axe-core is put into the page
-    axe = axe_module.Axe()
-
-    def check():
-        found = axe.run(at.page).response["violations"]
-        serious = [each for each in found if each["impact"] in ("serious", "critical")]
-        assert [(each["id"], each["nodes"][0]["html"]) for each in serious] == []
-
-    check()
+    at = visit(size=size, color_scheme=scheme, bypass_csp=True)
+    check_accessibility(at.page)
     at.page.fill("#text", "zxqv red")
     at.page.click("#options summary")
     at.page.click("#add")
@@ -266,10 +280,10 @@ def test_no_serious_fault_of_accessibility(visit, scheme, size):
     at.page.fill("#text", "a picture")
     at.page.wait_for_selector("#share:visible")
     at.page.wait_for_timeout(500)
-    check()
+    check_accessibility(at.page)
     at.page.click(".open >> nth=0")
     at.page.wait_for_selector("dialog[open]")
-    check()
+    check_accessibility(at.page)
 
 
 def test_back_leads_through_what_was_searched(visit):
@@ -394,3 +408,158 @@ def test_captions_name_their_language(visit):
     assert at.page.get_attribute("dialog li", "lang") == "zh"
     assert at.page.is_disabled("dialog button:text-is('Previous')")
     assert not at.page.is_disabled("dialog button:text-is('Next')")
+
+
+# Sounds and clips
+
+SOUND, CLIP = ".card:has(audio):not(:has(img[src*=video]))", ".card img[src*='modality=video']"
+GIVE = """([name, type, content]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(content)], name, {type}));
+    const drop = new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true});
+    document.body.dispatchEvent(drop);
+}"""
+# Keeps the names of the fields of the last form.
+LISTEN = """() => {
+    const send = window.fetch;
+    window.fetch = (address, request) => {
+        if (request?.body instanceof FormData) window.fields = [...request.body.keys()];
+        return send(address, request);
+    };
+}"""
+
+
+def found(visit_playing, **options):
+    """The page with all items as results."""
+    at = visit_playing("?q=a+tone", **options)
+    at.wait("() => document.querySelectorAll('.card').length === 6")
+    return at
+
+
+@LANGUAGES
+def test_a_sound_plays_and_one_alone(visit_playing, words):
+    at = found(visit_playing, words=words)
+    players = at.page.locator(".card audio")
+    assert players.count() == 3
+    name = "声音: " if words is CHINESE else "Sound: "
+    for number in range(3):
+        label = players.nth(number).get_attribute("aria-label")
+        assert label.startswith(name) and len(label) > len(name)
+    at.page.click("#options summary")  # browsers play after a gesture only
+    players.nth(0).evaluate("player => player.play()")
+    at.wait("() => document.querySelectorAll('.card audio')[0].currentTime > 0")
+    players.nth(1).evaluate("player => player.play()")
+    at.wait("() => document.querySelectorAll('.card audio')[1].currentTime > 0")
+    assert players.nth(0).evaluate("player => player.paused")
+    assert 0.9 < players.nth(0).evaluate("player => player.duration") < 1.1
+
+
+def test_clips_move_unless_the_visitor_wants_less_motion(visit_playing):
+    at = found(visit_playing)
+    clip = at.page.locator(CLIP)
+    assert clip.count() == 3
+    at.wait("([css]) => document.querySelector(css).naturalWidth === 320", CLIP)
+    seen = set()
+    for _ in range(20):
+        seen.add(clip.first.screenshot())
+        at.page.wait_for_timeout(100)
+        if len(seen) > 2:
+            break
+    assert len(seen) > 2
+    still = found(visit_playing, reduced_motion="reduce")
+    assert still.page.locator(CLIP).count() == 0 and still.page.locator(".card img").count() == 5
+
+
+@SIZES
+def test_the_large_view_of_a_sound(visit_playing, size):
+    at = found(visit_playing, size=size)
+    at.page.click(f"{SOUND} .open >> nth=0")
+    player = at.page.locator("dialog audio")
+    at.wait("() => document.querySelector('dialog audio').duration > 0.9")
+    inner, outer = player.bounding_box(), at.page.locator("dialog").bounding_box()
+    assert outer["x"] < inner["x"]
+    assert inner["x"] + inner["width"] < outer["x"] + outer["width"]
+    assert at.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    title = at.page.inner_text("#title")
+    player.focus()
+    at.page.keyboard.press("ArrowRight")  # moves within the sound, not to the next item
+    at.page.wait_for_timeout(200)
+    assert at.page.inner_text("#title") == title
+    player.evaluate("player => { player.loop = true; return player.play(); }")
+    at.page.focus("dialog .steps button:last-child")
+    at.page.keyboard.press("Escape")
+    at.wait("() => document.querySelector('dialog audio').paused")
+
+
+def test_the_large_view_of_a_clip_moves_and_a_broken_one_has_its_thumbnail(visit_playing):
+    at = found(visit_playing, reduced_motion="reduce")  # it was opened to be seen
+    at.page.click(".card:has(.text:text('a square')) .open >> nth=0")
+    at.wait("() => document.querySelector('dialog img').src.includes('modality=video')")
+    at.wait("() => document.querySelector('dialog img').naturalWidth === 320")
+    assert at.page.locator("dialog audio").count() == 0
+    at.page.keyboard.press("Escape")
+    at.page.route("**/api/media/**", lambda route: route.abort())
+    at.page.reload()
+    at.page.click(".card:has(.text:text('a square')) .open >> nth=0")
+    at.wait("() => document.querySelector('dialog img')?.src.includes('/api/thumbnails/')")
+    at.wait("() => document.querySelector('dialog img').naturalWidth === 768")
+    assert [each for each in at.problems if "ERR_FAILED" not in each] == []
+    at.problems.clear()
+
+
+@LANGUAGES
+def test_files_of_sounds_and_clips_go_under_their_names(visit_playing, words, playing_folder):
+    at = visit_playing(words=words)
+    at.page.evaluate(LISTEN)
+    assert at.page.inner_text("#choose") == ("文件…" if words is CHINESE else "File…")
+    accepted = at.page.get_attribute("#file", "accept").split(",")
+    assert {"audio/*", "video/*", ".wav", ".flac", ".gif", ".webm"} <= set(accepted)
+    at.page.set_input_files("#file", playing_folder / "0.wav")
+    at.wait("() => document.querySelector('.foot')?.textContent.startsWith('1 · 1.000')")
+    assert "300" in at.page.inner_text(".card .text >> nth=0")
+    assert "audio" in at.page.evaluate("window.fields") and at.page.is_hidden("#picture img")
+    assert "0.wav" in at.page.inner_text("#picture")
+    at.page.fill("#text", "a tone")
+    at.page.wait_for_selector("#share:visible")
+    assert at.page.inner_text("#kind") == ("文件" if words is CHINESE else "file")
+    at.page.click("#picture button")
+
+    gif, wav = (list((playing_folder / name).read_bytes()) for name in ("0.gif", "0.wav"))
+    for name, type, content, field in (
+        ("a.gif", "image/gif", gif, "video"),
+        ("a.gif", "", gif, "video"),  # systems that do not know the type
+        ("A.WAV", "", wav, "audio"),
+        ("sound", "audio/x-wav", wav, "audio"),
+        ("pasted", "image/gif", gif, "video"),
+    ):
+        at.page.evaluate("window.fields = []")
+        at.page.evaluate(GIVE, [name, type, content])
+        at.wait("([field]) => window.fields.includes(field)", field)
+    at.page.evaluate(GIVE, ["notes.txt", "text/plain", [65]])
+    at.wait(REMARK, ".wav、.flac" if words is CHINESE else "Supported: .wav, .flac")
+
+
+def test_what_the_chooser_takes_follows_from_the_gallery(visit):
+    at = visit()
+    assert at.page.inner_text("#choose") == "Picture…"
+    assert at.page.get_attribute("#file", "accept") == "image/*"
+    at.page.click("#language")
+    assert at.page.inner_text("#choose") == "图片…"
+    answer = {"attributes": [], "examples": ["a"], "suffixes": {}, "modalities": ["text"]}
+    answer |= {"size": 1, "run": "texts"}
+    at.page.route("**/api/gallery", lambda route: route.fulfill(json=answer))
+    at.page.reload()
+    at.page.wait_for_selector("#choose", state="hidden")
+
+
+@SCHEMES
+@SIZES
+def test_players_and_clips_have_no_serious_fault_of_accessibility(visit_playing, scheme, size):
+    at = found(visit_playing, size=size, color_scheme=scheme, bypass_csp=True)
+    check_accessibility(at.page)
+    for css in (f"{SOUND} .open >> nth=0", f"{CLIP} >> nth=0"):
+        at.page.click(css)
+        at.page.wait_for_selector("dialog[open]")
+        check_accessibility(at.page)
+        at.page.keyboard.press("Escape")
+        at.page.wait_for_selector("dialog[open]", state="detached")
