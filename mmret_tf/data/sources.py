@@ -193,8 +193,10 @@ class FolderSource(FileSource):
     def read(self) -> bytes:
         packed = io.BytesIO()
         try:
+            if not (files := self._files()):
+                raise ValueError(f"{self.name}: the folder holds no files")
             with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-                for number, file in enumerate(self._files()):
+                for number, file in enumerate(files):
                     content = file.read_bytes()
                     member = tarfile.TarInfo(f"{number:08}")
                     member.size = len(content)

@@ -75,6 +75,12 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         FileSource(Path("nul\0.png")).read()
 
 
+def test_a_folder_without_files_is_refused(tmp_path):
+    (tmp_path / ".hidden").write_bytes(b"x")
+    with pytest.raises(ValueError, match=f"^{tmp_path}: the folder holds no files$"):
+        path_source(tmp_path).read()
+
+
 def test_a_folder_reads_as_its_files_by_name(tmp_path):
     for name, content in [("b.png", b"second"), ("a.png", b"first"), (".hidden", b"")]:
         (tmp_path / name).write_bytes(content)

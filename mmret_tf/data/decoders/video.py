@@ -10,14 +10,19 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw
 
-from mmret_tf.data.decoders.clips import MOST_FRAMES, ClipSource, as_frames, clip_source
+from mmret_tf.data.decoders.clips import (
+    MOST_FRAMES,
+    ClipSource,
+    as_frames,
+    clip_pictures,
+    clip_source,
+)
 from mmret_tf.data.decoders.formats import gif, png
 from mmret_tf.data.decoders.formats.binary import PADDING, starts_with
 from mmret_tf.data.decoders.image import crop_and_resize, decode_failure, decode_image
 
 CHECKED_SIDE = 8  # pixels, of frames that are decoded to see whether they can be
 PLAYED_FRAMES, PLAYED_SIDE, PLAYED_MS = 16, 320, 125  # of what a page plays: two seconds
-DRAWN_STEP = 5  # frames from one to the next of the four in a thumbnail: 0, 5, 10 and 15
 
 
 def decode_video(
@@ -146,7 +151,7 @@ def playable_video(contents: bytes) -> tuple[str, bytes]:
     Raises:
         ValueError: The bytes cannot be decoded.
     """
-    first, *others = _shown_frames(contents)
+    first, *others = clip_pictures(contents, PLAYED_FRAMES, PLAYED_SIDE)
     file = io.BytesIO()
     first.save(file, "WEBP", save_all=True, append_images=others, duration=PLAYED_MS, loop=0)
     return "image/webp", file.getvalue()
@@ -162,23 +167,11 @@ def video_thumbnail(contents: bytes, side: int) -> Image.Image:
     """
     picture = Image.new("RGB", (side, side), "lightgrey")
     try:
-        frames = _shown_frames(contents)[::DRAWN_STEP]
+        frames = clip_pictures(contents, 4, side // 2)
     except ValueError:
         ImageDraw.Draw(picture).text((8, side // 2), "not readable", fill="black")
         return picture
     for number, frame in enumerate(frames):
         place = number % 2 * (side - side // 2), number // 2 * (side - side // 2)
-        picture.paste(frame.resize((side // 2, side // 2)), place)
+        picture.paste(frame, place)
     return picture
-
-
-def _shown_frames(contents: bytes) -> list[Image.Image]:
-    """Evenly spaced frames of a clip in any format; ValueError if it cannot be decoded.
-
-    Their number and size are always the same: another graph would take seconds to trace.
-    """
-    try:
-        decoded = frames_decoder(PLAYED_FRAMES, PLAYED_SIDE)(tf.constant([as_frames(contents)]))
-    except tf.errors.OpError as error:
-        raise ValueError(decode_failure(error)) from None
-    return [Image.fromarray(frame) for frame in decoded[0].numpy()]

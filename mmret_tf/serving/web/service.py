@@ -72,12 +72,8 @@ class SearchService:
     def warm_up(self) -> None:
         """Let TensorFlow prepare its graphs, so that the first visitor does not wait for that."""
         for name in self.searcher.encoder.modalities:
-            modality = get_modality(name)
-            if modality.sample is None:
-                continue
-            self.searcher.search(**{name: modality.sample}, k=1)
-            if modality.playable is not None:
-                modality.playable(modality.as_source(modality.sample).read())
+            if (sample := get_modality(name).sample) is not None:
+                self.searcher.search(**{name: sample}, k=1)
 
     def answer(self, queries: Sequence[Mapping[str, Any]]) -> list[SearchResults | ValueError]:
         """Search for several queries at once.

@@ -7,7 +7,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageSequence
 
-from mmret_tf.data.decoders.clips import MOST_FRAMES, as_frames, clip_source, encode_frames
+from mmret_tf.data.decoders.clips import (
+    MOST_FRAMES,
+    as_frames,
+    clip_pictures,
+    clip_source,
+    encode_frames,
+)
 from mmret_tf.data.decoders.pictures import encode_png
 from mmret_tf.data.decoders.video import (
     check_video,
@@ -17,6 +23,7 @@ from mmret_tf.data.decoders.video import (
     video_thumbnail,
 )
 from mmret_tf.data.drawn.clips import draw_clips
+from mmret_tf.data.modalities import get_modality
 
 # Grey levels that tell the frames apart.
 LEVELS = [0, 50, 100, 150, 200]
@@ -185,3 +192,27 @@ def test_what_is_no_clip():
         load_video([1, 2, 3], 2, 8)
     with pytest.raises(ValueError, match="none.gif: No such file"):
         load_video("none.gif", 2, 8)
+
+
+def test_damaged_tar_files_are_refused_and_named(tmp_path):
+    """As one of a folder of frames is sent to a server."""
+    still(0).save(tmp_path / "0.png")
+    whole = clip_source(tmp_path).read()
+    for damaged in (whole[:600], whole[:300] + b"9" + whole[301:], bytes(257) + b"ustar"):
+        with pytest.raises(ValueError, match="not a whole clip|not an image"):
+            as_frames(damaged)
+    with pytest.raises(ValueError, match="the source: not a whole clip: (bad checksum|invalid)"):
+        get_modality("video").read(clip_source(whole[:148] + b"9" + whole[149:]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pictures_of_a_clip_are_those_that_a_tower_sees(form):
+    shown = [np.asarray(frame) for frame in clip_pictures(FORMS[form], 3, 6)]
+    assert np.array_equal(shown, load_video(FORMS[form], 3, 6))
+
+
+def test_without_tensorflow_pillow_decodes_a_gif(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorflow", None)
+    frames = as_frames(FORMS["GIF"])  # as a client sends it
+    monkeypatch.undo()
+    assert levels(load_video(frames, 5, 6)) == LEVELS

@@ -235,7 +235,7 @@ def test_the_description_names_the_fields(playing):
     assert "GET /api/media/{id}" in page
 
 
-def test_after_the_warm_up_no_clip_waits_for_a_graph(playing_service, tmp_path, monkeypatch):
+def test_no_clip_waits_for_a_graph(playing_service, tmp_path, monkeypatch):
     traced = []
     monkeypatch.setattr(video, "decode_video", lambda *arguments: traced.append(arguments))
     save_clip(tmp_path / "new.gif", (240, 220, 20))
