@@ -12,14 +12,18 @@ from typing import get_args, get_type_hints
 
 import forge_runs
 import full_disk
+import keras
+import numpy as np
 import pytest
 import typer
-from conftest import write_config, write_jsonl
+from conftest import make_backbone, make_text, write_config, write_jsonl
 from forging import outcome_of
 from PIL import Image
 
+import mmret_tf as mm
 from mmret_tf import cli
 from mmret_tf.cli import common, galleries, models, serving
+from mmret_tf.data.decoders.sounds import encode_wav
 from mmret_tf.ranking import EmbeddingStore, Run
 from mmret_tf.ranking.storage.embedding_store import DTYPES
 from mmret_tf.training import trainer
@@ -175,6 +179,89 @@ def test_search_prints_ranked_results_without_escape_sequences(run, photos, tmp_
     assert code == 0 and len(out.splitlines()) == 2 and out.splitlines()[1].strip() == "a note", err
     code, out, err = mmret(capsys, *search, "red", "--where", '{"prise": 5}')
     assert code == 2 and "no item has the attribute 'prise'" in err
+
+
+@pytest.fixture(scope="session")
+def playing(tmp_path_factory):
+    """A run over two sounds and two clips, and their folder."""
+    data, folder = tmp_path_factory.mktemp("sounds"), tmp_path_factory.mktemp("playing") / "run"
+    rows = []
+    for name, pitch in (("low", 300), ("high", 1200)):
+        samples = 0.5 * np.sin(2 * np.pi * pitch * np.arange(4000) / 4000)
+        (data / f"{name}.wav").write_bytes(encode_wav(samples, 4000))
+        rows.append({"id": name, "audio": f"{name}.wav", "captions": [f"a {name} tone"]})
+    for colour in COLOURS[:2]:
+        frames = [Image.new("RGB", (32, 32), "white") for _ in range(4)]
+        for number, frame in enumerate(frames):
+            frame.paste(colour, (6 * number, 8, 6 * number + 12, 20))
+        options = {"save_all": True, "append_images": frames[1:], "duration": 100}
+        frames[0].save(data / f"{colour}.gif", **options)
+        rows.append({"id": colour, "video": f"{colour}.gif", "captions": [f"{colour} moves"]})
+    write_jsonl(data, *rows)
+    keras.utils.set_random_seed(0)
+    towers = [
+        mm.audio_tower(rate=4000, seconds=1.0, embedding_dim=16),
+        mm.video_tower(make_backbone(), frames=3, image_size=16, units=8, embedding_dim=16),
+        mm.text_tower(make_text(), units=8, embedding_dim=16),
+    ]
+    folder.mkdir()
+    run, model = Run(folder), mm.MultiEncoder(towers)
+    model.save(run.model)
+    EmbeddingStore.export(model, mm.load(data), run.embeddings)
+    run.build_index()
+    return folder, data
+
+
+def test_sounds_and_clips_are_searched_by_files(playing, tmp_path, capsys, monkeypatch):
+    run, data = playing
+    monkeypatch.setattr(Run, "load_model", lambda self: load_once(self.model))
+    search, drawn = ["search", "--run", run], tmp_path / "gallery.png"
+    for option, name in (("--audio", "high.wav"), ("--video", "blue.gif")):
+        code, out, err = mmret(capsys, *search, option, data / name, "--gallery", drawn)
+        first, caption, *_ = out.splitlines()
+        assert code == 0 and first == f"  1  1.000  {data / name}" and caption.split(), err
+        assert len(re.findall(r"\.(wav|gif)$", out, re.M)) == 4 and not CONTROL.search(out)
+        assert Image.open(drawn).size[0] > 4 * 160
+    files = ["--audio", data / "high.wav", "--video", data / "blue.gif"]
+    code, out, err = mmret(capsys, *search, *files, "--top", 2)
+    assert code == 0 and len(out.splitlines()) == 4, err
+    code, out, err = mmret(capsys, *search, "a low tone", "--audio", data / "high.wav")
+    assert code == 0 and len(out.splitlines()) >= 8, err
+    (tmp_path / "frames").mkdir()
+    with Image.open(data / "red.gif") as clip:
+        for number in range(clip.n_frames):
+            clip.seek(number)
+            clip.convert("RGB").save(tmp_path / "frames" / f"{number}.png")
+    code, out, err = mmret(capsys, *search, "--video", tmp_path / "frames", "--top", 1)
+    assert code == 0 and out.splitlines()[0] == f"  1  1.000  {data / 'red.gif'}", err
+
+
+@pytest.mark.parametrize(
+    ("option", "file", "message"),
+    [
+        ("--audio", "gone.wav", "gone.wav: No such file"),
+        ("--video", "gone.gif", "gone.gif: No such file"),
+        ("--audio", ".", ": Is a directory"),
+        ("--video", "empty", "empty: the folder holds no files"),
+        ("--audio", "red.gif", "red.gif: not a WAV file"),
+        ("--video", "low.wav", "low.wav: not an image"),
+        ("--audio", "cut.flac", "cut.flac: not a whole sound: "),
+        ("--image", "red.gif", "image"),
+    ],
+)
+def test_a_file_that_cannot_be_searched_by_is_one_line(
+    option, file, message, playing, tmp_path, capsys, monkeypatch
+):
+    run, data = playing
+    monkeypatch.setattr(Run, "load_model", lambda self: load_once(self.model))
+    if file.startswith("cut"):
+        pytest.importorskip("soundfile", reason='needs pip install "mmret_tf[audio]"')
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cut.flac").write_bytes(b"fLaC" + bytes(50))
+    folder = data if (data / file).is_file() else tmp_path
+    code, out, err = mmret(capsys, "search", "--run", run, option, folder / file)
+    [line] = err.splitlines()
+    assert code == 2 and line.startswith("mmret: ") and message in line and out == ""
 
 
 def copied(run, folder, *files):
@@ -452,6 +539,7 @@ def show(call, *arguments, **options):
 
 show(main, ["--help"])
 show(main, ["train", "--help"])
+show(main, ["search", "--help"])
 sys.argv = ["mmret_tf", "--help"]
 show(runpy.run_module, "mmret_tf", run_name="__main__")
 print("slow to import:", {"tensorflow", "keras", "scann"} & set(sys.modules))
@@ -461,7 +549,9 @@ print("slow to import:", {"tensorflow", "keras", "scann"} & set(sys.modules))
 def test_help_does_not_wait_for_tensorflow():
     done = python("-c", HELPS)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Usage:") == 3 and done.stdout.endswith("slow to import: set()\n")
+    for option in ("--image", "--audio", "--video"):
+        assert re.search(rf"{option} +<path> +A file to search by: {option[2:]}\.", done.stdout)
+    assert done.stdout.count("Usage:") == 4 and done.stdout.endswith("slow to import: set()\n")
 
 
 def test_a_users_own_script_called_mmret_loads_the_model_of_a_run(trained, tmp_path):

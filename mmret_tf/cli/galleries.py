@@ -184,7 +184,6 @@ def search(
     if results.remark:
         print(results.remark)
     if gallery is not None:
-        mm.ranking.draw_gallery(
-            [(query or ", ".join(map(str, sources.values())), results)], gallery
-        )
+        title = ", ".join(map(str, filter(None, [query, *sources.values()])))
+        mm.ranking.draw_gallery([(title, results)], gallery)
         console.print(f"Drawn in {gallery}")

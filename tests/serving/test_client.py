@@ -31,6 +31,8 @@ from serving.serving_server import Model, Refusal
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from tensorflow_serving.apis import prediction_service_pb2_grpc as prediction_service
 
+from mmret_tf.data.decoders.clips import encode_frames
+from mmret_tf.data.decoders.sounds import encode_wav
 from mmret_tf.serving import ServingClient
 
 
@@ -320,6 +322,83 @@ def test_other_modalities_go_by_their_names(connect, script, tmp_path):
     ]
 
 
+def test_sounds_and_clips_are_sent_as_the_graph_decodes_them(connect, script, tmp_path):
+    soundfile = pytest.importorskip("soundfile", reason='needs pip install "mmret_tf[audio]"')
+    server = script(*["ok"] * 2, "other", "other")
+    client = connect(server.address)
+    samples = np.rint(9999 * np.sin(np.arange(2000) / 9)).astype(np.int16)
+    wav = encode_wav(samples, 8000)
+    (tmp_path / "a.wav").write_bytes(wav)
+    soundfile.write(tmp_path / "a.flac", samples, 8000)
+    sounds = [
+        tmp_path / "a.wav",
+        tmp_path / "a.flac",
+        wav,
+        (samples, 8000),
+        (samples / 32767, 8000),
+    ]
+    assert client.encode("audio", sounds).shape == (5, 1)
+    assert server.inputs[0] == {"audio": [wav] * 5}
+
+    frames = np.zeros((4, 20, 24, 3), np.uint8) + np.arange(0, 200, 50)[:, None, None, None]
+    pictures = [Image.fromarray(frame) for frame in frames.astype(np.uint8)]
+    (tmp_path / "folder").mkdir()
+    for number, each in enumerate(pictures):
+        each.save(tmp_path / "folder" / f"{number}.png")
+    options = {"save_all": True, "append_images": pictures[1:], "duration": 100}
+    pictures[0].save(tmp_path / "a.webp", lossless=True, **options)
+    pictures[0].save(tmp_path / "a.gif", **options)
+    clips = [tmp_path / "a.webp", tmp_path / "folder", frames, tmp_path / "a.gif"]
+    assert client.encode("video", clips).shape == (4, 1)
+    webp, folder, array, gif = server.inputs[1]["video"]
+    assert webp == folder == array == encode_frames(frames)
+    assert gif == (tmp_path / "a.gif").read_bytes()  # the graph itself decodes it
+
+    with pytest.raises(ConnectionError, match="outputs"):
+        client.search(audio=tmp_path / "a.flac")
+    with pytest.raises(ConnectionError, match="outputs"):
+        client.search("a tone", audio=wav, video=tmp_path / "a.webp", text_weight=0.25)
+    assert server.inputs[2] == {"audio": [wav]}
+    assert set(server.inputs[3]) == {"text", "audio", "video", "text_weight"}
+    assert server.signatures[2:] == ["search_by_audio", "search_by_text_and_audio_and_video"]
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+import numpy as np
+from mmret_tf.serving.client import ServingClient
+
+sent = []
+with ServingClient("localhost:1") as client:
+    client._transport.predict = lambda name, inputs: sent.append(inputs) or (
+        200, {"embedding": np.ones((len(next(iter(inputs.values()))), 1))}
+    )
+    client.encode("audio", sys.argv[1:3])
+    client.encode("video", sys.argv[3:4])
+    print("slow to import:", {"tensorflow", "keras"} & set(sys.modules))
+    sys.modules["tensorflow"] = None  # as where it is not installed
+    client.encode("video", sys.argv[4:5])
+print(*(content[:4] for inputs in sent for contents in inputs.values() for content in contents))
+"""
+
+
+def test_sounds_and_clips_are_sent_without_tensorflow(tmp_path):
+    soundfile = pytest.importorskip("soundfile", reason='needs pip install "mmret_tf[audio]"')
+    names = [str(tmp_path / name) for name in ("a.wav", "a.flac", "a.webp", "a.gif")]
+    for name in names[:2]:
+        soundfile.write(name, np.zeros(100), 8000, subtype="PCM_16")
+    pictures = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    for name in names[2:]:
+        pictures[0].save(name, save_all=True, append_images=pictures[1:])
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW, *names]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "slow to import: set()",
+        r"b'RIFF' b'RIFF' b'\x89PNG' b'\x89PNG'",
+    ]
+
+
 def test_files_and_bytes_are_sent_as_they_are_and_pixels_as_png(connect, script, tmp_path):
     server = script("ok")
     path = tmp_path / "红.jpg"
@@ -534,6 +613,15 @@ def test_bad_arguments_are_explained(connect, script, tmp_path):
         (lambda: client.encode("image", b"a"), "expected a list of images"),
         (lambda: client.encode("image", tmp_path / "a.png"), "expected a list of images"),
         (lambda: client.encode("image", [tmp_path / "a.png"]), "a.png: No such file"),
+        (lambda: client.search(audio="gone.wav"), "gone.wav: No such file"),
+        (lambda: client.search(audio=tmp_path), f"^{tmp_path}: Is a directory$"),
+        (lambda: client.search(number=tmp_path), f"^{tmp_path}: Is a directory$"),
+        (lambda: client.search(number=5), "expected a path or encoded bytes; got a int"),
+        (lambda: client.search(audio=5), "a sound must be a path, .* got a int"),
+        (lambda: client.search(video="gone.gif"), "gone.gif: No such file"),
+        (lambda: client.search(video=tmp_path), f"^{tmp_path}: the folder holds no files$"),
+        (lambda: client.search(video=bytes(257) + b"ustar"), "the source: not a whole clip"),
+        (lambda: client.search(video=np.zeros(3)), "frames must be an array"),
     ]:
         with pytest.raises(ValueError, match=message):
             ask()
