@@ -20,10 +20,10 @@ RATE = 8000  # samples a second
 SECONDS = 0.9  # of one part
 SILENCE = 0.1  # seconds before each part
 DETUNING = 0.04  # largest share by which a pitch is off
-PITCHES = {"low": 220.0, "middle": 440.0, "high": 880.0}  # Hz
+PITCHES = {"very low": 110.0, "low": 220.0, "middle": 440.0, "high": 880.0}  # Hz
 LOUDNESS = {"quiet": 0.12, "loud": 0.8}  # highest level, of 1
 # Length of each note in seconds, and their number.
-RHYTHMS = {"long": (0.8, 1), "twice": (0.3, 2), "four times": (0.12, 4)}
+RHYTHMS = {"long": (0.8, 1), "twice": (0.3, 2), "three times": (0.2, 3), "four times": (0.12, 4)}
 FADE = 0.01  # seconds in which a note sets in and ends, or it would click
 # Share of the sounds with one part, and with two.
 SHARES = (0.1, 0.9)

@@ -33,12 +33,12 @@ def test_sounds_stay_as_they_are():
     # In every process, on every machine and in every release of Python.
     assert draw_sounds("dev", size=9, seed=0)[-1] == Sound(
         "dev-0-00008",
-        (Tone("bell", "high", "four times", "loud"), Tone("organ", "high", "long", "quiet")),
+        (Tone("string", "low", "four times", "quiet"), Tone("organ", "high", "twice", "quiet")),
         (
-            "four notes of a loud high bell, then a quiet high organ sounds for long",
-            "first four notes of a loud high bell, after it a long quiet organ of high pitch",
-            "先是响亮的高音铃声响了四次，后是轻的高音风琴声响了很久",
-            "四声响亮的高音铃声，然后是轻的高音风琴声响了很久",
+            "first four notes of a quiet low plucked string, after it a quiet organ of high pitch sounds twice",
+            "four notes of a quiet low plucked string, then two notes of a quiet high organ",
+            "四声轻的低音拨弦声，然后是两声轻的高音风琴声",
+            "先是四声轻的低音拨弦声，后是两声轻的高音风琴声",
         ),
     )
 
