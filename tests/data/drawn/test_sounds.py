@@ -120,7 +120,7 @@ def test_captions_are_in_two_languages_and_name_everything():
         for tone in TONES
         for language in ("english", "chinese")
     }
-    assert len(clauses) == 2 * len(TONES) == 2 * 5 * 3 * 3 * 2
+    assert len(clauses) == 2 * len(TONES) == 2 * 5 * 4 * 4 * 2
 
 
 def test_arguments_out_of_range():
