@@ -53,7 +53,7 @@ class Mover:
     def caption(self, language: str, generator: random.Random) -> str:
         """A clause in English or Chinese."""
         words = PHRASINGS["chinese words"]
-        name = f"{self.colour} {self.shape}"
+        name = f"{'an' if self.colour[0] in 'aeiou' else 'a'} {self.colour} {self.shape}"
         if language == "chinese":
             name = f"{words[self.colour]}的{words[self.shape]}"
         return generator.choice(PHRASINGS["clips"][language][self.motion]).format(name)
