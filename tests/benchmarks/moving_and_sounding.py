@@ -22,7 +22,7 @@ from mmret_tf.similarity.vectors import row_cosines
 
 ITEMS = 500  # of the test split
 SETTINGS = {
-    "clips": {"scenes": 4000, "epochs": 10, "min_crop": 1.0, "learning_rate": 2e-3},
+    "clips": {"scenes": 3000, "epochs": 8, "min_crop": 1.0, "learning_rate": 2e-3},
     "sounds": {"scenes": 4000, "epochs": 4, "rate": 8000, "seconds": 2.0, "learning_rate": 2e-3},
 }
 # Directions whose words stand in the other order in the opposite direction.
@@ -43,7 +43,7 @@ JOINTS = ("first {}, after it {}", "{}, then {}", "先是{}，后是{}", "{}，�
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=SETTINGS)
-    parser.add_argument("--frames", type=int, default=6, help="frames of a clip that are seen")
+    parser.add_argument("--frames", type=int, default=4, help="frames of a clip that are seen")
     parser.add_argument("--epochs", type=int, help="passes over the training items")
     options = parser.parse_args()
     settings = SETTINGS[options.kind] | ({"epochs": options.epochs} if options.epochs else {})
@@ -56,7 +56,8 @@ def main() -> None:
         embedding_dim=256,
         units=256,
         word_dim=128,
-        batch_size=128,
+        batch_size=64,
+        captions_per_image=1,
         dropout=0.1,
         **settings,
     )
