@@ -22,7 +22,7 @@ from mmret_tf.similarity.vectors import row_cosines
 
 ITEMS = 500  # of the test split
 SETTINGS = {
-    "clips": {"scenes": 3000, "epochs": 8, "min_crop": 1.0, "learning_rate": 2e-3},
+    "clips": {"scenes": 3000, "epochs": 6, "min_crop": 1.0, "learning_rate": 2e-3},
     "sounds": {"scenes": 4000, "epochs": 4, "rate": 8000, "seconds": 2.0, "learning_rate": 2e-3},
 }
 # Directions whose words stand in the other order in the opposite direction.
