@@ -2,20 +2,25 @@
 
     python tests/benchmarks/fusion.py
     python tests/benchmarks/fusion.py --run runs/flickr8k --data flickr8k
+    python tests/benchmarks/fusion.py --senses
 
 The first trains a dual encoder on drawn scenes, and prints two tables: recall of each strategy when
 items miss a modality, and composed queries, with early, late and hybrid fusion side by side. The
-second takes a run of real photographs whose items lose captions, and prints the first table.
-Everything is compared over the same embeddings, items and queries; fusions learn from training
-pictures, recall is over others.
+second takes a run of real photographs whose items lose captions, and prints the first table. So
+does the third, for items with a picture, a sound and a caption that lose the sound. Everything is
+compared over the same embeddings, items and queries; fusions learn from training items, recall is
+over others.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Iterable
 
 import keras
 import numpy as np
+import senses
+from senses import rising_and_falling
 
 import mmret_tf as mm
 from mmret_tf.data import draw_changes
@@ -28,12 +33,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", help="a run of real photographs, instead of scenes")
     parser.add_argument("--data", help="its collection")
+    parser.add_argument("--senses", action="store_true", help="pictures, sounds and captions")
     parser.add_argument("--json", help="where to write the figures as well")
     options = parser.parse_args()
     if options.run:
         model = mm.load_model(f"{options.run}/model.keras")
         training, items = (mm.load_pairs(options.data, split) for split in ("train", "dev"))
         report = {"missing": missing_modalities(model, training, items, lost=("text",))}
+    elif options.senses:
+        report = {"missing": missing_sounds()}
     else:
         model = train_dual_encoder()
         training = mm.load_pairs("scenes", "train", 4000, seed=1)
@@ -66,10 +74,32 @@ def train_dual_encoder(scenes: int = 4000, epochs: int = 12) -> mm.DualEncoder:
     return model
 
 
-def rising_and_falling(steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    return keras.optimizers.schedules.CosineDecay(
-        0.0, steps - steps // 10, warmup_target=1e-3, warmup_steps=steps // 10
-    )
+def missing_sounds(
+    sizes: tuple[int, int] = (2500, 4000), items: int = 2000, epochs: int = 12
+) -> dict[str, list[float]]:
+    """The table for items with a picture, a sound and a caption, where the sound is missing.
+
+    The encoder learns from pictures with captions and from sounds with captions, of different
+    items; the fusions learn from other items, which have all three.
+
+    Args:
+        sizes: Number of items of each set that the encoder learns from, and that fusions learn
+            from.
+        items: Number of unseen items, from the splits "test" and "dev".
+        epochs: Passes of the encoder over its items.
+    """
+    names = ("image", "audio", "text")
+    of_part, complete = sizes
+    scenes = senses.draw_scenes("train", 2 * of_part + complete)
+    parts = [
+        senses.items_of(scenes[start : start + of_part], (name, "text")).pairs(name, "text")
+        for name, start in (("image", 0), ("audio", of_part))
+    ]
+    model = senses.train_encoder(parts, epochs)
+    training = senses.items_of(scenes[2 * of_part :], names)
+    unseen = senses.draw_scenes("test", items * 3 // 5)
+    unseen += senses.draw_scenes("dev", items - len(unseen))
+    return missing_modalities(model, training, senses.items_of(unseen, names), lost=("audio",))
 
 
 def fit(fused: mm.FusedEncoder, inputs: dict, targets: np.ndarray, epochs: int = 6) -> float:
@@ -90,22 +120,26 @@ def recall(scores: np.ndarray, right: np.ndarray, k: int) -> float:
     return 100 * float((ranks <= k).mean())
 
 
-def missing_modalities(model, training, items, lost: tuple[str, ...]) -> dict[str, list[float]]:
-    """R@10 of each strategy while more and more items miss a modality.
+def missing_modalities(
+    model: mm.MultiEncoder,
+    training: mm.data.Collection,
+    items: mm.data.Collection,
+    lost: tuple[str, ...],
+    k: int = 10,
+) -> dict[str, list[float]]:
+    """R@k of each strategy while more and more items miss a modality.
 
-    An item is an image and one caption; its other captions are the queries. At each rate, so many
-    items, chosen at random, lose one of `lost`, chosen at random.
+    An item is one source of each modality; its other captions are the queries. At each rate, so
+    many items, chosen at random, lose one of `lost`, chosen at random.
     """
-    inputs, targets = mm.fusion.item_examples(
-        mm.FusedEncoder(model, mm.fusion.WeightedSum()), training
-    )
+    inputs, targets = complete_examples(model, training)
     generator = np.random.default_rng(0)
     own = np.array([generator.integers(len(captions)) for captions in items.captions])
     captions = [texts[number] for texts, number in zip(items.captions, own, strict=True)]
     whole = {
-        "image": model.encode_images(items.image_paths),
-        "text": model.encode_texts(captions),
-    }
+        name: model.encode(name, [source for source, *_ in items.sources[name]])
+        for name in perceived(items)
+    } | {"text": model.encode_texts(captions)}
     queries = model.encode_texts(
         [
             text
@@ -115,7 +149,7 @@ def missing_modalities(model, training, items, lost: tuple[str, ...]) -> dict[st
     )
     right = np.repeat(np.arange(len(items)), [len(texts) - 1 for texts in items.captions])
 
-    strategies = untrained_strategies(model) | trained_strategies(model, inputs, targets)
+    strategies = untrained_strategies(model, whole) | trained_strategies(model, inputs, targets)
     table = {name: [] for name in strategies}
     order = generator.permutation(len(items))
     loses = generator.choice(lost, len(items))
@@ -124,15 +158,35 @@ def missing_modalities(model, training, items, lost: tuple[str, ...]) -> dict[st
         for item in order[: round(rate * len(items))]:
             rows[loses[item]][item] = 0
         for name, score in strategies.items():
-            table[name].append(recall(score(queries, rows), right, k=10))
-    print(f"\nR@10 of {len(items)} items, {len(queries)} queries in words, by share that misses")
+            table[name].append(recall(score(queries, rows), right, k))
+    print(f"\nR@{k} of {len(items)} items, {len(queries)} queries in words, by share that misses")
     print(" or ".join(lost))
     show(table, [f"{rate:.0%}" for rate in RATES])
     return table
 
 
-def untrained_strategies(model) -> dict:
+def perceived(items: mm.data.Collection) -> list[str]:
+    """The modalities of the items other than texts."""
+    return [name for name in items.sources if name != "text"]
+
+
+def complete_examples(
+    model: mm.MultiEncoder, training: mm.data.Collection
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Inputs of all modalities, and targets, as `item_examples` makes them for two."""
+    plain = mm.FusedEncoder(model, mm.fusion.WeightedSum())
+    inputs = {}
+    for name in perceived(training):
+        examples, targets = mm.fusion.item_examples(plain, training.pairs(name, "text"))
+        inputs |= examples  # the rows are alike: every item has every modality
+    return inputs, targets
+
+
+def untrained_strategies(model, names: Iterable[str]) -> dict:
     """From queries `[n, dim]` and items `{name: [m, dim]}` to scores `[n, m]`, nothing learnt."""
+
+    def alone(name):
+        return lambda queries, rows: queries @ rows[name].T
 
     def by_modality(queries, rows):
         return {
@@ -141,9 +195,7 @@ def untrained_strategies(model) -> dict:
         }
 
     plain = mm.FusedEncoder(model, mm.fusion.WeightedSum())
-    return {
-        "image only": lambda queries, rows: queries @ rows["image"].T,
-        "text only": lambda queries, rows: queries @ rows["text"].T,
+    return {f"{name} only": alone(name) for name in names} | {
         "weighted scores": lambda queries, rows: mm.fusion.WeightedScores()(
             by_modality(queries, rows)
         ).numpy(),
@@ -169,7 +221,7 @@ def trained_strategies(model, inputs: dict, targets: np.ndarray) -> dict:
         mm.fusion.NearestImputer(neighbours=5),
         mm.fusion.ModalityPredictor(),
     )
-    distinct = {name: vectors[:: len(vectors) // 4000] for name, vectors in inputs.items()}
+    distinct = {name: vectors[:: max(1, len(vectors) // 4000)] for name, vectors in inputs.items()}
     for imputer in (mean, nearest, predictor):
         imputer.adapt(distinct)
     imputers = {"constant": constant, "mean": mean, "nearest": nearest, "predicted": predictor}
@@ -179,7 +231,7 @@ def trained_strategies(model, inputs: dict, targets: np.ndarray) -> dict:
     }
 
     heads = {}
-    for name in ("image", "text"):
+    for name in inputs:
         alone = mm.FusedEncoder(model, mm.fusion.Concatenate(DIM))
         fit(alone, {name: inputs[name]}, targets)
         vector = keras.Input((DIM,))
