@@ -75,12 +75,13 @@ def train_dual_encoder(scenes: int = 4000, epochs: int = 12) -> mm.DualEncoder:
 
 
 def missing_sounds(
-    sizes: tuple[int, int] = (2500, 4000), items: int = 2000, epochs: int = 12
+    sizes: tuple[int, int] = (600, 4000), items: int = 2000, epochs: int = 6
 ) -> dict[str, list[float]]:
     """The table for items with a picture, a sound and a caption, where the sound is missing.
 
     The encoder learns from pictures with captions and from sounds with captions, of different
-    items; the fusions learn from other items, which have all three.
+    items; the fusions learn from other items, which have all three. The encoder's training is
+    short, so that no modality finds everything alone.
 
     Args:
         sizes: Number of items of each set that the encoder learns from, and that fusions learn

@@ -1,7 +1,8 @@
 """Items that can be seen, heard, watched and described, and an encoder that learns from them.
 
 A drawn scene of one or two objects gives the picture and the captions. A sound and a clip are made
-from the same objects, so the right answer is known between any two modalities.
+from the same objects, so the right answer is known between any two modalities. What is drawn at
+random, such as the background, is drawn anew for each, or it would give the right answer away.
 """
 
 import itertools
@@ -31,7 +32,7 @@ def sound_of(scene: Scene) -> Sound:
         Tone(TIMBRE_OF[thing.shape], *TUNE_OF[thing.colour], LOUDNESS_OF[thing.size])
         for thing in scene.objects
     )
-    return Sound(scene.id, tones, ())
+    return Sound(f"{scene.id}-sound", tones, ())
 
 
 def clip_of(scene: Scene) -> Clip:
@@ -41,7 +42,7 @@ def clip_of(scene: Scene) -> Clip:
     def mover(thing: SceneObject) -> Mover:
         return Mover(thing.shape, thing.colour, MOTION_OF[thing.size])
 
-    return Clip(scene.id, tuple(mover(thing) for thing in scene.objects), ())
+    return Clip(f"{scene.id}-clip", tuple(mover(thing) for thing in scene.objects), ())
 
 
 SOURCES = {
