@@ -15,14 +15,15 @@ import mmret_tf as mm
 from mmret_tf.data.drawn.arrangements import COLOURS, SHAPES, SceneObject
 from mmret_tf.data.drawn.clips import Clip, Mover
 from mmret_tf.data.drawn.scenes import Scene
-from mmret_tf.data.drawn.sounds import PITCHES, RHYTHMS, TIMBRES, Sound, Tone
+from mmret_tf.data.drawn.sounds import TIMBRES, Sound, Tone
 
 DIM = 256
 MOTION_OF = {"large": "grows", "small": "shrinks"}
 LOUDNESS_OF = {"large": "loud", "small": "quiet"}
 TIMBRE_OF = dict(zip(SHAPES, TIMBRES, strict=True))
-# Eight of the nine pairs of pitch and rhythm.
-TUNE_OF = dict(zip(COLOURS, itertools.product(PITCHES, RHYTHMS), strict=False))
+# Eight of the nine pairs of a pitch and a rhythm.
+TUNES = itertools.product(("low", "middle", "high"), ("long", "twice", "four times"))
+TUNE_OF = dict(zip(COLOURS, TUNES, strict=False))
 
 
 def sound_of(scene: Scene) -> Sound:

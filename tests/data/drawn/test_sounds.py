@@ -35,7 +35,8 @@ def test_sounds_stay_as_they_are():
         "dev-0-00008",
         (Tone("string", "low", "four times", "quiet"), Tone("organ", "high", "twice", "quiet")),
         (
-            "first four notes of a quiet low plucked string, after it a quiet organ of high pitch sounds twice",
+            "first four notes of a quiet low plucked string, "
+            "after it a quiet organ of high pitch sounds twice",
             "four notes of a quiet low plucked string, then two notes of a quiet high organ",
             "四声轻的低音拨弦声，然后是两声轻的高音风琴声",
             "先是四声轻的低音拨弦声，后是两声轻的高音风琴声",
