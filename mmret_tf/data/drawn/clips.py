@@ -17,7 +17,7 @@ from mmret_tf.data.drawn.combinations import check_request, choose_combinations
 from mmret_tf.data.drawn.scenes import IMAGE_SIZE, MARGIN, OVERSAMPLING
 from mmret_tf.data.drawn.scenes import SHAPES as CORNERS
 
-FRAMES = 12  # of each clip
+FRAMES = 13  # of each clip: an odd number, so that the one in the middle tells no direction
 FRAME_MS = 100  # time that each is shown
 RADII = (6, 8)  # pixels, of shapes that keep their size
 SMALLEST, LARGEST = 4, 13  # pixels, of shapes that grow or shrink
@@ -90,7 +90,7 @@ class Clip:
 
         >>> frames = draw_clips("dev", size=1)[0].draw()
         >>> len(frames), frames[0].size
-        (12, (64, 64))
+        (13, (64, 64))
         """
         generator = random.Random(self.id)
         grey = generator.randint(145, 185)
@@ -176,7 +176,7 @@ def draw_clips(split: str = "train", size: int = 2000, seed: int = 0) -> list[Cl
 
     >>> clip = draw_clips("dev", size=4)[0]
     >>> len(clip.captions), len(clip.draw())
-    (4, 12)
+    (4, 13)
     """
     check_request(split, size, seed)
     generator = random.Random(f"clips {split} {size} {seed}")
