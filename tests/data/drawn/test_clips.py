@@ -113,3 +113,20 @@ def test_captions_name_everything():
 def test_arguments_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
         draw_clips(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("left to right", "right to left"),
+        ("top to bottom", "bottom to top"),
+        ("clockwise", "counterclockwise"),
+    ],
+)
+def test_the_frame_in_the_middle_tells_no_direction(one, other):
+    first, second = (
+        [np.asarray(frame) for frame in Clip("x", (Mover("star", "red", motion),), ()).draw()]
+        for motion in (one, other)
+    )
+    assert np.array_equal(first[FRAMES // 2], second[FRAMES // 2])
+    assert not np.array_equal(first[1], second[1])
