@@ -22,7 +22,7 @@ import mmret_tf as mm
 from mmret_tf.data import joint_dataset
 from mmret_tf.evaluation.evaluator import HAN
 
-FOLDS, EPOCHS, BATCH = 5, 30, 64
+FOLDS, EPOCHS, BATCH = 5, 8, 32
 SAMPLES = 2000  # of the bootstrap
 
 
