@@ -29,7 +29,10 @@ app = typer.Typer(
 console = Console(markup=False, highlight=False)
 
 RunFolder = Annotated[Path, typer.Option("--run", help="Folder of the run.")]
-Data = Annotated[str, typer.Option(help='A folder or file of captioned files, or "scenes".')]
+Data = Annotated[
+    str,
+    typer.Option(help='A folder or file of captioned files, or "scenes", "clips" or "sounds".'),
+]
 OneSplit = Annotated[
     Literal["train", "dev", "test"] | None, typer.Option(help="One split; by default all images.")
 ]

@@ -78,7 +78,8 @@ def train(
         console.print(f"Interrupted: kept the model of epoch {report['best_epoch']}.")
     for place, reason in report["quarantined"]:
         console.print(printable(f"set aside: {place}: {reason}"))
-    console.print(*metrics_tables(report.get("development", {})))
+    for table in metrics_tables(report.get("development", {})):
+        console.print(table)
     if report.get("reranked"):
         console.print("With the second stage (--rerank):")
         console.print(metrics_table(report["reranked"]))
@@ -109,7 +110,8 @@ def evaluate(
         raise ValueError("--rerank and --plots need a model of two modalities")
     embedded = [mm.evaluation.embed_pairs(model, part) for part in parts]
     metrics = mm.evaluation.measure_parts(embedded, folds)
-    console.print(*metrics_tables(metrics))
+    for table in metrics_tables(metrics):
+        console.print(table)
     images, texts, items = embedded[0]
     if reranker is not None:
         stage = mm.evaluation.SecondStage(reranker, images, texts, parts[0])

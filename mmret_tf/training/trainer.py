@@ -86,14 +86,16 @@ def build_model(
     images = model.towers.get("image")
     if images:
         images.set_regions(config.region_layers, config.region_pool)
-    if config.thaw_from and images:
+    elif config.thaw_from or config.region_layers:
+        raise ValueError("thaw_from and region_layers are for pictures, which are not learned here")
+    if config.thaw_from:
         thaw(images.backbone, config.thaw_from)
     optimizer = make_optimizer(
         model.trainable_variables,
         config.learning_rate,
         steps,
         config.weight_decay,
-        images.backbone.trainable_variables if config.thaw_from and images else (),
+        images.backbone.trainable_variables if config.thaw_from else (),
     )
     model.compile(optimizer, loss=ContrastiveCosine())
     return model
@@ -172,6 +174,8 @@ def train(config: TrainConfig, run: str | os.PathLike, fit: Callable[..., None] 
     """
     started = time.monotonic()
     run, splits = Run(run), Splits.load(config)
+    if config.reranker and splits.modalities != ["image"]:
+        raise ValueError("a re-ranker reads pictures alone: leave out reranker, or audio and video")
     if not (config.reranker and has_first_stage(config, run)):
         _train_encoder(config, run, splits, fit, started)
     report = run.read_report()  # with lists where Python has tuples

@@ -415,3 +415,18 @@ def test_drawn_sounds_need_no_setting_and_pictures_have_no_sounds(config):
         Splits.load(dataclasses.replace(config, data="scenes", scenes=5, audio=True))
     with pytest.raises(ValueError, match="has both video and text"):
         Splits.load(dataclasses.replace(config, video=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reranker": True}, "a re-ranker reads pictures alone"),
+        ({"thaw_from": "conv"}, "are for pictures, which are not learned here"),
+        ({"region_layers": ("conv",)}, "are for pictures, which are not learned here"),
+    ],
+)
+def test_settings_of_pictures_are_refused_before_sounds_are_trained(settings, message, tmp_path):
+    config = TrainConfig(data="sounds", scenes=4, batch_size=4, epochs=1, **settings)
+    with pytest.raises(ValueError, match=message):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "model.keras").exists()

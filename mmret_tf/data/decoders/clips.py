@@ -31,6 +31,9 @@ SUFFIXES = (".gif", ".webp", ".png", ".mp4", ".webm", ".avi")
 # A clip of more frames keeps as many, evenly spaced; larger ones are made smaller.
 MOST_FRAMES, LONGEST_SIDE = 64, 512
 
+# A clip of more frames is refused (an hour has 108,000 at 30 a second).
+LONGEST = 2**17
+
 # How files begin whose frames are decoded here. An MP4 has its mark at the fifth byte; WebP and AVI
 # are RIFF files with the mark of their kind at the ninth.
 RIFF, RIFF_PLACE = b"RIFF", 8
@@ -147,10 +150,10 @@ def _joined(frames: Iterable[Image.Image]) -> bytes:
     step = 1
     try:
         for number, frame in enumerate(frames):
+            if number == LONGEST:
+                raise ValueError(f"too long: more than {LONGEST} frames")
             if number % step:
                 continue
-            if frame.width * frame.height > MAX_PIXELS:
-                raise ValueError(f"too large: more than {MAX_PIXELS} pixels")
             picture = upright_rgb(frame)
             picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
             kept.append(encode_png(np.asarray(picture)))
@@ -169,9 +172,16 @@ def _joined(frames: Iterable[Image.Image]) -> bytes:
     return b"".join(kept)
 
 
+def _check_size(frames) -> None:
+    """Refuse what has a `width` and a `height` of too many pixels, before it is decoded."""
+    if frames.width * frames.height > MAX_PIXELS:
+        raise ValueError(f"too large: more than {MAX_PIXELS} pixels")
+
+
 def _animation_frames(contents: bytes) -> Iterator[Image.Image]:
     """The frames of an animated GIF, WebP or PNG, as Pillow lays them over each other."""
     with Image.open(io.BytesIO(contents), formats=FORMATS) as file:
+        _check_size(file)
         for frame in ImageSequence.Iterator(file):
             yield frame.convert("RGBA")
 
@@ -181,7 +191,9 @@ def _folder_frames(contents: bytes) -> Iterator[Image.Image]:
     with tarfile.open(fileobj=io.BytesIO(contents), mode="r:") as archive:
         for member in sorted(archive.getmembers(), key=lambda member: member.name):
             if member.isreg():
-                yield Image.open(archive.extractfile(member), formats=FORMATS)
+                frame = Image.open(archive.extractfile(member), formats=FORMATS)
+                _check_size(frame)
+                yield frame
 
 
 def _video_frames(contents: bytes) -> Iterator[Image.Image]:
@@ -194,6 +206,7 @@ def _video_frames(contents: bytes) -> Iterator[Image.Image]:
         ) from None
     try:
         with av.open(io.BytesIO(contents)) as file:
+            _check_size(file.streams.video[0])
             for frame in file.decode(video=0):
                 yield frame.to_image()
     except (av.error.FFmpegError, IndexError) as error:

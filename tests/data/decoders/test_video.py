@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageSequence
 
+from mmret_tf.data.decoders import clips
 from mmret_tf.data.decoders.clips import (
     MOST_FRAMES,
     as_frames,
@@ -24,6 +25,7 @@ from mmret_tf.data.decoders.video import (
 )
 from mmret_tf.data.drawn.clips import draw_clips
 from mmret_tf.data.modalities import get_modality
+from mmret_tf.data.sources import path_source
 
 # Grey levels that tell the frames apart.
 LEVELS = [0, 50, 100, 150, 200]
@@ -216,3 +218,41 @@ def test_without_tensorflow_pillow_decodes_a_gif(monkeypatch):
     frames = as_frames(FORMS["GIF"])  # as a client sends it
     monkeypatch.undo()
     assert levels(load_video(frames, 5, 6)) == LEVELS
+
+
+@pytest.mark.parametrize("form", ["WEBP", "PNG", "MP4", "folder"])
+def test_the_size_is_checked_before_anything_is_decoded(form, tmp_path, monkeypatch):
+    frames = [still(10), still(90)]
+    file = io.BytesIO()
+    if form == "MP4":
+        av = pytest.importorskip("av", reason='needs pip install "mmret_tf[video]"')
+        with av.open(file, "w", format="mp4") as video:
+            stream = video.add_stream("mpeg4", rate=10)
+            stream.width = stream.height = 32
+            for frame in frames:
+                picture = av.VideoFrame.from_image(frame.resize((32, 32)))
+                video.mux(stream.encode(picture))
+            video.mux(stream.encode())
+        content = file.getvalue()
+    elif form == "folder":
+        frames[0].save(tmp_path / "0.png")
+        content = path_source(tmp_path).read()
+    else:
+        frames[0].save(file, form, save_all=True, append_images=frames[1:])
+        content = file.getvalue()
+    assert as_frames(content).count(b"IHDR") in (1, 2)
+    monkeypatch.setattr(clips, "MAX_PIXELS", 20)
+    for module, name in ((Image.Image, "convert"), (clips, "upright_rgb")):
+        monkeypatch.setattr(module, name, None)  # nothing may be decoded
+    with pytest.raises(ValueError, match="too large: more than 20 pixels"):
+        as_frames(content)
+
+
+def test_a_clip_of_too_many_frames_is_refused(monkeypatch):
+    file = io.BytesIO()
+    still(10).save(file, "WEBP", save_all=True, append_images=[still(40), still(90)])
+    monkeypatch.setattr(clips, "LONGEST", 2)
+    with pytest.raises(ValueError, match="too long: more than 2 frames"):
+        as_frames(file.getvalue())
+    monkeypatch.setattr(clips, "LONGEST", 3)
+    assert as_frames(file.getvalue()).count(b"IHDR") == 3
