@@ -29,8 +29,13 @@ def test_the_python_blocks_run_one_after_the_other(tmp_path, monkeypatch):
     assert 0 <= names["metrics"]["t2i_R@10"] <= 1
 
 
-def test_the_chinese_readme_shows_the_same_python():
-    assert blocks("python", CHINESE) == blocks("python")[:1]
+def test_the_chinese_readme_stands_beside_the_english_one():
+    assert blocks("python", CHINESE) == blocks("python")
+
+    def outline(readme):
+        return re.findall(r"^(#+ |```(?=\w)|!\[|- \*\*|\| \[)", readme, flags=re.MULTILINE)
+
+    assert outline(CHINESE) == outline(README)
 
 
 @pytest.mark.parametrize("readme", [README, CHINESE], ids=["README", "zh-CN"])
