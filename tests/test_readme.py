@@ -67,7 +67,11 @@ def test_the_readme_can_be_read_in_one_sitting():
 
 @pytest.mark.parametrize(
     "file",
-    ["README.md", "data/README.md", "notebooks/README.zh-CN.md", "tests/benchmarks/README.md"],
+    [
+        "README.md",
+        *("data/README.md", "data/photographs/README.md"),
+        *("notebooks/README.zh-CN.md", "tests/benchmarks/README.md"),
+    ],
 )
 def test_links_and_pictures_exist(file):
     text = (ROOT / file).read_text(encoding="utf-8")
