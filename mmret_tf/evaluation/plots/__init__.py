@@ -24,5 +24,6 @@ if TYPE_CHECKING:
         draw_similarities,
     )
     from mmret_tf.evaluation.plots.figures import shown
+    from mmret_tf.evaluation.plots.maps import draw_embedding_map, principal_components
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)
