@@ -25,5 +25,6 @@ if TYPE_CHECKING:
     )
     from mmret_tf.evaluation.plots.figures import shown
     from mmret_tf.evaluation.plots.maps import draw_embedding_map, principal_components
+    from mmret_tf.evaluation.plots.occlusion_plots import draw_occlusion, draw_word_drops
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)
