@@ -3,7 +3,7 @@
     R@k = share of queries with a right answer among the first k
 
 Read `metrics` first, then `evaluator`. `errors` finds out where a model fails. `inspection` looks
-at a collection before any model does. `plots` draws.
+at a collection before any model does, `occlusion` at what a model looks at. `plots` draws.
 """
 
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from mmret_tf.evaluation.inspection import inspect_collection
     from mmret_tf.evaluation.metrics import Ranks, evaluate_folds, evaluate_retrieval, rank_all
+    from mmret_tf.evaluation.occlusion import occlusion_map, word_drops
     from mmret_tf.evaluation.plots.error_plots import draw_errors
     from mmret_tf.evaluation.plots.evaluation_plots import (
         draw_curves,
