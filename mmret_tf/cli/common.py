@@ -31,7 +31,9 @@ console = Console(markup=False, highlight=False)
 RunFolder = Annotated[Path, typer.Option("--run", help="Folder of the run.")]
 Data = Annotated[
     str,
-    typer.Option(help='A folder or file of captioned files, or "scenes", "clips" or "sounds".'),
+    typer.Option(
+        help='A folder or file of captioned files, or "scenes", "clips", "sounds", "worlds".'
+    ),
 ]
 OneSplit = Annotated[
     Literal["train", "dev", "test"] | None, typer.Option(help="One split; by default all images.")

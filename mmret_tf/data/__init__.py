@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mmret_tf.data.drawn.files import write_drawn
     from mmret_tf.data.drawn.scenes import draw_scenes
     from mmret_tf.data.drawn.sounds import draw_sounds
+    from mmret_tf.data.drawn.worlds import draw_worlds
     from mmret_tf.data.items import Item
     from mmret_tf.data.loading import load, load_items, load_pairs
     from mmret_tf.data.modalities import Modality, get_modality, register_modality

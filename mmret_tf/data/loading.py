@@ -71,12 +71,12 @@ def load(
     same on every machine.
 
     Args:
-        source: "scenes", "clips" or "sounds" (drawn, see `draw_scenes`, `draw_clips` and
-            `draw_sounds`; a folder of that name is "./scenes"), a folder, or the captions file
-            itself.
+        source: "scenes", "clips", "sounds" or "worlds" (drawn, see `draw_scenes`, `draw_clips`,
+            `draw_sounds` and `draw_worlds`; a folder of that name is "./scenes"), a folder, or the
+            captions file itself.
         split: "train", "dev" (or "val", "validation") or "test"; `None` for all items, and for
             the training split of drawn data. Files of other splits are not decoded.
-        size: Number of drawn items.
+        size: Number of drawn items; of worlds the largest number.
         seed: Seed of the drawn items.
         check: Whether each file is decoded once. Otherwise loading is quick, and damaged files
             stay until `Collection.checked` or training sets them aside.

@@ -6,6 +6,7 @@ All loaders share it, so no item is in the training split once and in the test s
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 SPLITS = ("train", "dev", "test")
 SPLIT_ALIASES = {
@@ -54,10 +55,18 @@ def split_of_file(name: str) -> str | None:
     return next((normal_split(word) for word in ends if is_split(word)), None)
 
 
-def hash_split(record_id: str) -> str:
-    """The split of an id: 80 % train, 10 % dev, 10 % test, the same on every machine."""
+def hash_split(record_id: str, shares: Sequence[str] = (*["train"] * 8, "dev", "test")) -> str:
+    """The split of an id, the same on every machine.
+
+    Args:
+        record_id: The id.
+        shares: Splits of equal shares: by default 80 % train, 10 % dev and 10 % test.
+
+    >>> hash_split("b.png"), hash_split("b.png", ["dev", "test"])
+    ('train', 'test')
+    """
     digest = hashlib.sha256(record_id.encode("utf-8", "surrogatepass")).digest()
-    return (*["train"] * 8, "dev", "test")[int.from_bytes(digest, "big") % 10]
+    return shares[int.from_bytes(digest, "big") % len(shares)]
 
 
 def rows_of_split(splits: list[str], name: str, kind: str) -> list[int]:

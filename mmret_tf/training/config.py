@@ -27,7 +27,7 @@ class TrainConfig:
     """All that decides a training run; saved as the run's `config.json`. Section 5.
 
     Args:
-        data: "scenes", "clips" or "sounds", or a collection that `load` knows.
+        data: "scenes", "clips", "sounds" or "worlds", or a collection that `load` knows.
         image_column: Name of a table's column of images, if it is unusual.
         caption_column: Name of a table's column of captions, if it is unusual; "label" makes the
             class of a picture its caption.
@@ -37,7 +37,7 @@ class TrainConfig:
             first needed. Damaged ones are set aside either way.
         audio, video: Whether to learn the sounds and the clips of the collection. Pictures are
             learned as well if it has any.
-        scenes: Number of training items, where data is "scenes", "clips" or "sounds".
+        scenes: Number of training items, where data is "scenes", "clips", "sounds" or "worlds".
         backbone: A name in `keras.applications`, "SmallCNN", or a `.keras` file.
         weights: "imagenet", "none" or a `.weights.h5` file; of a named backbone.
         image_size: Side of the pictures, in pixels.

@@ -4,7 +4,7 @@ import collection_forms
 import pytest
 from conftest import draw, load_quietly, make_mixed_collection, write, write_jsonl
 
-from mmret_tf.data import Pairs, load, load_items, load_pairs
+from mmret_tf.data import Pairs, draw_worlds, load, load_items, load_pairs
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +22,16 @@ def test_scenes_are_drawn_on_demand(tmp_path, monkeypatch):
     draw(tmp_path / "scenes" / "mine.png")
     write_jsonl(tmp_path / "scenes", {"image": "mine.png", "caption": "a folder of that name"})
     assert load_pairs("./scenes").ids == ["mine.png"]
+
+
+def test_worlds_have_items_of_every_kind(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    items, drawn = load("worlds", split="test", seed=2), draw_worlds("test", seed=2)
+    assert not items.quarantined and len(items) == len(drawn)
+    assert items.attributes == [item.attributes for item in drawn]
+    assert items.captions == [[*item.captions] for item in drawn]
+    assert [len(paths) for paths in items.image_paths] == [len(item.pictures) for item in drawn]
+    assert len(load("worlds", "dev", size=20)) == 20
 
 
 def test_pairs_are_those_of_the_collection():

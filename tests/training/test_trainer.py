@@ -411,6 +411,8 @@ def test_sounds_and_clips_are_learned_where_the_collection_has_them(config, tmp_
 def test_drawn_sounds_need_no_setting_and_pictures_have_no_sounds(config):
     drawn = dataclasses.replace(config, data="sounds", scenes=5)
     assert Splits.load(drawn).modalities == ["audio"]
+    worlds = Splits.load(dataclasses.replace(config, data="worlds", scenes=5))
+    assert worlds.modalities == ["image"] and len(worlds.training[0]) == 5
     with pytest.raises(ValueError, match="scenes have no audio"):
         Splits.load(dataclasses.replace(config, data="scenes", scenes=5, audio=True))
     with pytest.raises(ValueError, match="has both video and text"):

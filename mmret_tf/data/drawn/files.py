@@ -13,6 +13,7 @@ from mmret_tf._files import keras_home
 from mmret_tf.data.drawn.clips import draw_clips
 from mmret_tf.data.drawn.scenes import draw_scenes
 from mmret_tf.data.drawn.sounds import draw_sounds
+from mmret_tf.data.drawn.worlds import draw_worlds
 
 # Part of the names of cached folders: increase it with every change to drawings or captions.
 DRAWING_VERSION = 2
@@ -23,7 +24,7 @@ class Kind(NamedTuple):
 
     Attributes:
         draw: Function of split, size and seed; its items have `id`, `captions`, `attributes`, and
-            `encode()`, the content of a file.
+            `encode()`, the content of a file, or of several in a list.
         modality: Of the files.
         suffix: Of their names.
     """
@@ -37,6 +38,7 @@ KINDS = {
     "scenes": Kind(draw_scenes, "image", ".png"),
     "clips": Kind(draw_clips, "video", ".gif"),
     "sounds": Kind(draw_sounds, "audio", ".wav"),
+    "worlds": Kind(draw_worlds, "image", ".png"),
 }
 
 
@@ -47,11 +49,12 @@ def write_drawn(
     size: int = 2000,
     seed: int = 0,
 ) -> Path:
-    """Draw scenes, clips or sounds as files, with `captions.jsonl` beside them. Section 2.1.
+    """Draw items of one kind as files, with `captions.jsonl` beside them. Section 2.1.
 
     Each line of `captions.jsonl` (UTF-8) is an object with "id", the name of the file under its
-    modality, such as "image", and "captions", "split" and "attributes". The files are written to a
-    temporary folder, which is renamed at the end, so the folder is never incomplete.
+    modality, such as "image" (a list under "images" if there are several), and "captions", "split"
+    and "attributes". The files are written to a temporary folder, which is renamed at the end, so
+    the folder is never incomplete.
 
     Args:
         kind: One of `KINDS`.
@@ -74,17 +77,15 @@ def write_drawn(
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
     folder = Path(folder).resolve()
     _check_free(folder)
-    draw, modality, suffix = KINDS[kind]
-    drawn = draw(split, size, seed)
+    drawn = KINDS[kind].draw(split, size, seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
     temporary.mkdir()
     try:
         with open(temporary / "captions.jsonl", "w", encoding="utf-8", newline="\n") as file:
             for number, item in enumerate(drawn):
-                name = f"{number:04}{suffix}"
-                (temporary / name).write_bytes(item.encode())
-                line = {"id": item.id, modality: name, "captions": item.captions, "split": split}
+                files = _write_files(item, temporary / f"{number:04}", *KINDS[kind][1:])
+                line = {"id": item.id, **files, "captions": item.captions, "split": split}
                 line["attributes"] = item.attributes
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         with contextlib.suppress(OSError):  # Windows does not rename over an empty folder
@@ -97,6 +98,21 @@ def write_drawn(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # after a failure; otherwise it was renamed
     return folder
+
+
+def _write_files(item: Any, stem: Path, modality: str, suffix: str) -> dict[str, Any]:
+    """Write an item's files as "0001.png", "0001-1.png" and so on; return its line's names."""
+    contents = item.encode()
+    if isinstance(contents, bytes):
+        contents = [contents]
+    names = []
+    for place, content in enumerate(contents):
+        name = f"{stem.name}-{place}" if place else stem.name
+        names.append(name + suffix)
+        stem.with_name(names[-1]).write_bytes(content)
+    if len(names) == 1:
+        return {modality: names[0]}
+    return {f"{modality}s": names} if names else {}
 
 
 def cached_drawn(kind: str, split: str = "train", size: int = 2000, seed: int = 0) -> Path:

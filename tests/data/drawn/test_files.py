@@ -12,6 +12,7 @@ from PIL import Image
 
 from mmret_tf.data.drawn.files import DRAWING_VERSION, KINDS, cached_drawn, write_drawn
 from mmret_tf.data.drawn.scenes import Scene, draw_scenes
+from mmret_tf.data.drawn.worlds import draw_worlds
 
 
 def test_the_folder_holds_what_was_drawn(tmp_path):
@@ -84,6 +85,26 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_drawn("scenes", tmp_path / "scenes", size=5)
     assert not list(tmp_path.iterdir())
+
+
+def test_items_may_have_several_files_or_none(tmp_path):
+    folder = write_drawn("worlds", tmp_path / "worlds", "test")
+    lines = (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()
+    named = []
+    for number, (line, item) in enumerate(
+        zip(map(json.loads, lines), draw_worlds("test"), strict=True)
+    ):
+        names = line.get("images", [line["image"]] if "image" in line else [])
+        ends = ["", "-1", "-2", "-3"][: len(item.pictures)]
+        assert names == [f"{number:04}{end}.png" for end in ends]
+        assert ("images" in line) == (len(names) > 1)
+        assert line["attributes"] == item.attributes
+        for name, picture in zip(names, item.draw(), strict=True):
+            with Image.open(folder / name) as file:
+                assert (file.format, file.size) == ("PNG", (96, 96))
+                assert np.array_equal(np.asarray(file), np.asarray(picture))
+        named += names
+    assert sorted([*named, "captions.jsonl"]) == sorted(path.name for path in folder.iterdir())
 
 
 # --- cache ---------------------------------------------------------------------------------------
