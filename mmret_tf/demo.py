@@ -39,8 +39,7 @@ def scenes_model() -> DualEncoder:
     Returns:
         An encoder of pictures of 48 pixels and of English and Chinese texts; `embedding_dim` 256.
 
-    >>> model = scenes_model()  # doctest: +SKIP
-    >>> model.encode_texts(["红色的圆"]).shape  # doctest: +SKIP
+    >>> scenes_model().encode_texts(["红色的圆"]).shape  # doctest: +SKIP
     (1, 256)
     """
     folder = keras_home() / "models"
