@@ -93,8 +93,8 @@ def word_drops(
 
     >>> def encode(texts):  # counts two words
     ...     return np.array([[each.count("red"), each.count("circle")] for each in texts])
-    >>> print(word_drops(encode, ["a", "red", "circle"], [1, 0]).round(1))
-    [ 0.   0.7 -0.3]
+    >>> word_drops(encode, ["a", "red", "circle"], [1, 0]).round(1)
+    array([ 0. ,  0.7, -0.3], dtype=float32)
     """
     if isinstance(words, str) or not len(words):
         raise ValueError(f"words must be a list of at least one word; got {words!r:.80}")

@@ -201,8 +201,8 @@ def decision_tree(tree: Tree) -> "Figure":
     Raises:
         ValueError: `tree`, or a part of it, is neither.
 
-    >>> small, large = ("yes 是", "frozen CNN\n冻结的 CNN"), ("no 否", "train all\n训练全部")
-    >>> figure = decision_tree(("few pairs?\n图文对很少？", small, large))
+    >>> few, many = ("yes 是", "frozen CNN 冻结"), ("no 否", "fine-tuned CNN 微调")
+    >>> figure = decision_tree(("few pairs? 图文对少吗？", few, many))
     """
     leaves, depth = _measured(tree)
     page = Page(height=2 + sum(map(_height, leaves)))
