@@ -189,7 +189,7 @@ def query_to_rank() -> "Figure":
 
 
 def decision_tree(tree: Tree) -> "Figure":
-    r"""Draw a tree of choices, from a question on the left to the answers on the right. Section 8.1.
+    """Draw a tree of choices, from a question on the left to the answers on the right. Section 8.1.
 
     Args:
         tree: A string is a leaf. A question is a tuple: its text, and for each answer a tuple of
