@@ -44,6 +44,11 @@ def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def keras_home() -> Path:
+    """Keras' folder for what can be made again: `$KERAS_HOME`, or `~/.keras`."""
+    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras").resolve()
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write a readable JSON file, whole or not at all."""
     with replaced_file(path) as temporary:

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and are kept with their outputs."""
+"""The notebooks run from top to bottom, keep their outputs, and say the same in both languages."""
 
 import os
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell
 
 FOLDER = Path(__file__).parent
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -14,9 +15,28 @@ notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.ste
 # Each half has about the same work, and ends with what is short: two workers end together.
 ORDER = "04 05 07 00 01 09 03 06 08 02"
 
+HAN = re.compile("[\u4e00-\u9fff]")
+ANSWER = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
+HEADINGS = {"": ("## Exercises", "## Summary"), "zh": ("## 练习", "## 小结")}
 
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+# Code, formulas, links and citations have numbers that no output shows.
+NOT_PROSE = re.compile(
+    r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$\n]*\$|\]\([^)]*\)|<details>.*?</details>"
+    r"|arXiv[: ]\d+\.\d+|[Ss]ections? [\d.(), and]+|^#+ .*$|^\s*\d+\. ",
+    re.DOTALL | re.MULTILINE,
+)
+# A number of more than one digit, perhaps with thousands, decimals and a unit.
+CLAIM = re.compile(r"(?<![\w.,/-])(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(?![\w/])(?:\s*(%))?")
+NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def cells_of(notebook, kind="code", tag=None):
+    cells = [cell for cell in notebook.cells if cell.cell_type == kind]
+    return [cell for cell in cells if tag is None or tag in cell.metadata.get("tags", [])]
 
 
 def shows_a_picture(cell):
@@ -24,24 +44,118 @@ def shows_a_picture(cell):
     return any("image/png" in data or "<img" in data.get("text/html", "") for data in shown)
 
 
+def printed(cell):
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
+
+
+def answers_of(notebook):
+    return [
+        answer for cell in cells_of(notebook, "markdown") for answer in ANSWER.findall(cell.source)
+    ]
+
+
+def numbers_of(text):
+    return [float(number.replace(",", "")) for number in NUMBER.findall(text)]
+
+
+def is_shown(digits, decimals, is_share, numbers):
+    """Whether a number of the prose is one of these, rounded as the prose rounds it."""
+    value = float((digits + (decimals or "")).replace(",", ""))
+    whole = digits.replace(",", "")
+    zeros = 0 if decimals else len(whole) - len(whole.rstrip("0"))
+    half = 0.5 * 10.0 ** (zeros if not decimals else 1 - len(decimals))
+    scaled = [100 * number for number in numbers] if is_share else []
+    return any(abs(value - number) <= half * 1.001 for number in [*numbers, *scaled])
+
+
+def unfounded_claims(notebook):
+    """Numbers in the prose that neither code nor outputs of the notebook show.
+
+    A cell that quotes a number from elsewhere links to the place: its metadata has "quotes": true.
+    """
+    shown = []
+    for cell in cells_of(notebook):
+        shown += numbers_of(cell.source)
+        for output in cell.outputs:
+            data = output.get("data", {})
+            html = re.sub(r"<[^>]*>|base64,[^\"']*", " ", data.get("text/html", ""))
+            shown += numbers_of(output.get("text", "") + data.get("text/plain", "") + html)
+    for cell in cells_of(notebook, "markdown"):
+        if cell.metadata.get("quotes"):
+            continue
+        for digits, decimals, unit in CLAIM.findall(NOT_PROSE.sub(" ", cell.source)):
+            if len(digits) + len(decimals) == 1 and not unit:
+                continue  # counts of things: three exercises, 2 towers
+            if not is_shown(digits, decimals, bool(unit), shown):
+                yield digits + decimals + unit
+
+
 @notebooks
 def test_notebook_is_kept_with_its_outputs(path):
-    assert path.stat().st_size < 600_000
-    notebook = nbformat.read(path, as_version=4)
-    cells = code_cells(notebook)
+    assert path.stat().st_size < 800_000
+    cells = cells_of(read(path))
     assert all(cell.execution_count for cell in cells), "run the notebook and save it with outputs"
     outputs = [output for cell in cells for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
     assert not [output.text for output in outputs if output.get("name") == "stderr"]
-    assert not re.search(r'"[^"]*/(home|root|tmp|Users)/', path.read_text(encoding="utf-8"))
-    assert shows_a_picture(cells[-1])
+    assert not re.search(r'"[^"]*/(home|root|tmp|work|Users)/', path.read_text(encoding="utf-8"))
+    assert any(map(shows_a_picture, cells))
 
 
 @notebooks
-def test_notebook_tells_where_it_stands_in_the_document(path):
-    title, *_ = nbformat.read(path, as_version=4).cells
+def test_notebook_tells_what_it_teaches_and_where_it_stands_in_the_document(path):
+    notebook = read(path)
+    title, setup = notebook.cells[:2]
     assert title.cell_type == "markdown" and re.match(r"# .*[\u4e00-\u9fff]", title.source)
-    assert path.stem == "00_quickstart" or re.search(r"Sections? \d", title.source)
+    assert re.search(r"Sections? \d", title.source)
+    for label in ("**You will learn**", "**Time**", "**Before this**"):
+        assert label in title.source, label
+    assert setup.source == read(NOTEBOOKS[0]).cells[1].source
+    headings = re.findall(
+        r"^## .*$", "\n".join(c.source for c in cells_of(notebook, "markdown")), re.M
+    )
+    assert [heading for heading in headings if heading in HEADINGS[""]] == [*HEADINGS[""]]
+
+
+@notebooks
+def test_exercises_have_answers(path):
+    notebook = read(path)
+    exercises, checks = cells_of(notebook, tag="exercise"), cells_of(notebook, tag="check")
+    assert 3 <= len(exercises) == len(checks) == len(answers_of(notebook)) <= 5
+    assert all("..." in cell.source for cell in exercises)
+    assert all(printed(cell).startswith("Not yet") for cell in checks)
+
+
+@notebooks
+def test_numbers_in_the_prose_are_those_of_the_outputs(path):
+    assert [*unfounded_claims(read(path))] == []
+
+
+def test_the_check_of_numbers_sees_wrong_ones():
+    notebook = nbformat.v4.new_notebook()
+    code = new_code_cell("k = 500")
+    code.outputs = [nbformat.v4.new_output("stream", text="recall 0.795, 2,041 items, 3.84 s")]
+    prose = "Of 500 and of 2,041 items 79.5 %, about 80 %, in 3.8 s, or 4 s; 2,000 is near; `17`."
+    notebook.cells = [code, nbformat.v4.new_markdown_cell(prose)]
+    assert [*unfounded_claims(notebook)] == []
+    notebook.cells[1].source = "Of 501 items 79.4 %, 81 %, in 3.9 s; 2,042."
+    assert [*unfounded_claims(notebook)] == ["501", "79.4%", "81%", "3.9", "2,042"]
+
+
+@notebooks
+def test_the_chinese_edition_has_the_same_code_and_outputs(path):
+    english, chinese = read(path), read(FOLDER / "zh" / path.name)
+    assert [cell.id for cell in chinese.cells] == [cell.id for cell in english.cells]
+    assert cells_of(chinese) == cells_of(english), "run python notebooks/copy_outputs.py"
+    assert answers_of(chinese) == answers_of(english)
+    for cell, other in zip(
+        cells_of(chinese, "markdown"), cells_of(english, "markdown"), strict=True
+    ):
+        prose = NOT_PROSE.sub("", cell.source)
+        assert not re.search("[A-Za-z]{3,}", prose) or HAN.search(prose), cell.source
+        assert cell.source.count("\n#") == other.source.count("\n#")
+    text = "\n".join(cell.source for cell in cells_of(chinese, "markdown"))
+    assert all(heading in text for heading in HEADINGS["zh"])
 
 
 @pytest.fixture(scope="session")
@@ -55,18 +169,29 @@ def keras_home(tmp_path_factory):
     sorted(NOTEBOOKS, key=lambda path: ORDER.find(path.stem[:2])),
     ids=lambda path: path.stem,
 )
-def test_notebook_runs(path, keras_home, tmp_path, monkeypatch):
+def test_notebook_runs_and_its_answers_are_right(path, keras_home, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(keras_home))
     # Notebooks that run side by side would wait for each other's threads.
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", str(max(1, os.cpu_count() // workers)))
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
-    assert shows_a_picture(code_cells(notebook)[-1])
+    notebook, before = read(path), sorted(FOLDER.iterdir())
+    checks = cells_of(notebook, tag="check")
+    answered = [
+        new_code_cell(f"{answer}\n{check.source}")
+        for answer, check in zip(answers_of(notebook), checks, strict=True)
+    ]
+    notebook.cells += answered
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": FOLDER}}).execute()
+    assert any(map(shows_a_picture, cells_of(notebook)))
+    assert not any("Right." in printed(check) for check in checks)
+    assert [printed(cell).splitlines()[-1:] for cell in answered] == [["Right."]] * len(answered)
+    assert sorted(FOLDER.iterdir()) == before, "a notebook leaves nothing beside it"
 
 
-@pytest.mark.parametrize("readme", ["README.zh-CN.md", "../README.md"])
+@pytest.mark.parametrize("readme", ["README.zh-CN.md", "README.md", "../README.md"])
 def test_the_index_names_every_notebook(readme):
     text = (FOLDER / readme).read_text(encoding="utf-8")
-    named = re.findall(r"^\| \[(\w+)\]\((?:notebooks/)?\1\.ipynb\) \|", text, flags=re.MULTILINE)
+    named = re.findall(
+        r"^\| \[(\w+)\]\((?:notebooks/|zh/)?\1\.ipynb\) \|", text, flags=re.MULTILINE
+    )
     assert named == [path.stem for path in NOTEBOOKS]

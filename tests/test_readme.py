@@ -29,8 +29,13 @@ def test_the_python_blocks_run_one_after_the_other(tmp_path, monkeypatch):
     assert 0 <= names["metrics"]["t2i_R@10"] <= 1
 
 
-def test_the_chinese_readme_shows_the_same_python():
-    assert blocks("python", CHINESE) == blocks("python")[:1]
+def test_the_chinese_readme_stands_beside_the_english_one():
+    assert blocks("python", CHINESE) == blocks("python")
+
+    def outline(readme):
+        return re.findall(r"^(#+ |```(?=\w)|!\[|- \*\*|\| \[)", readme, flags=re.MULTILINE)
+
+    assert outline(CHINESE) == outline(README)
 
 
 @pytest.mark.parametrize("readme", [README, CHINESE], ids=["README", "zh-CN"])
@@ -62,7 +67,11 @@ def test_the_readme_can_be_read_in_one_sitting():
 
 @pytest.mark.parametrize(
     "file",
-    ["README.md", "data/README.md", "notebooks/README.zh-CN.md", "tests/benchmarks/README.md"],
+    [
+        "README.md",
+        *("data/README.md", "data/photographs/README.md"),
+        *("notebooks/README.zh-CN.md", "tests/benchmarks/README.md"),
+    ],
 )
 def test_links_and_pictures_exist(file):
     text = (ROOT / file).read_text(encoding="utf-8")

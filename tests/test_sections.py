@@ -50,7 +50,7 @@ STEPS = {
 NUMBER = r"\d(?:\.\d)?(?:\(\d(?:, \d)*\))?"
 NUMBERS = rf"{NUMBER}(?:(?:, | and |、){NUMBER})*"
 # In a sentence, at the end of a heading or a docstring's first line, at the start of a table's row.
-QUOTED = rf"[Ss]ections? ({NUMBERS})|^\"?#+ .*\(({NUMBERS})\)|\(({NUMBERS})\)\.$|^\| ({NUMBERS}) \w"
+QUOTED = rf"[Ss]ections? ({NUMBERS})|^\"?#+ .*?\(({NUMBERS})\)|\(({NUMBERS})\)\.$|^\| ({NUMBERS}) \w"
 QUOTED += rf"|[Ss]teps? ({NUMBERS}),"
 
 
@@ -77,7 +77,7 @@ def text_of(path):
 
 FILES = [
     *sorted((ROOT / "mmret_tf").rglob("*.py")),
-    *sorted((ROOT / "notebooks").glob("*.[im]*")),
+    *sorted((ROOT / "notebooks").rglob("*.[im]*")),
     ROOT / "README.md",
 ]
 
@@ -104,8 +104,45 @@ def test_the_checker_sees_wrong_numbers():
 def test_every_notebook_quotes_a_section_and_the_package_many():
     counts = {path: len([*quoted(text_of(path))]) for path in FILES}
     assert sum(counts.values()) > 200
-    notebooks = [path for path in FILES if path.suffix == ".ipynb"]
-    assert [path.stem for path in notebooks if not counts[path]] == ["00_quickstart"]
+    assert all(counts[path] for path in FILES if path.suffix == ".ipynb")
+
+
+def steps_of(number):
+    """A quoted number with its steps apart: 3.1(1, 2) is 3.1(1) and 3.1(2)."""
+    section, *steps = re.findall(r"[\d.]+", number)
+    return [f"{section}({step})" for step in steps] or [section]
+
+
+# What can be taught: a section that has no parts, and each of the numbered steps.
+TAUGHT = [
+    step
+    for number in HEADINGS
+    if not any(other.startswith(f"{number}.") for other in HEADINGS)
+    for step in ([f"{number}({n})" for n in range(1, 6)] if number in STEPS else [number])
+]
+
+
+def places(folder):
+    """Where each section is taught, such as `04, 2`: the second section of notebook 04."""
+    found = {number: [] for number in TAUGHT}
+    for path in sorted(folder.glob("*.ipynb")):
+        headings = re.findall(r"^## (\d+)\. (.*)$", text_of(path), flags=re.MULTILINE)
+        for place, heading in headings:
+            for number in quoted(f"## {heading}"):
+                for step in steps_of(number):
+                    found.setdefault(step, []).append(f"{path.stem[:2]}, {place}")
+    return found
+
+
+def test_the_notebooks_teach_every_section_and_the_table_says_where():
+    found = places(ROOT / "notebooks")
+    assert [number for number in TAUGHT if not found[number]] == []
+    assert places(ROOT / "notebooks" / "zh") == found
+    table = text_of(ROOT / "notebooks" / "README.md")
+    rows = re.findall(r"^\| ([\d.()]+) [^|]*\| [^|]* \| (.*) \|$", table, flags=re.MULTILINE)
+    assert {number: cell.split("; ") for number, cell in rows} == {
+        number: found[number] for number in TAUGHT
+    }
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "mmret_tf").glob("*/__init__.py")))

@@ -29,7 +29,7 @@ MOST_SKIPS = 3  # examples that are shown and not run, of a server, say
 
 # Tests of the package as a whole.
 WHOLE = ("test_structure.py", "test_contracts.py", "test_readme.py", "test_toy_modality.py")
-WHOLE += ("test_sections.py", "test_locales.py", "test_wheel.py")
+WHOLE += ("test_sections.py", "test_locales.py", "test_wheel.py", "test_photographs.py")
 
 # Keras calls these, or a base class here; their docstrings are there.
 HOOKS = {

@@ -1,20 +1,18 @@
 """Evaluation of an encoder on a collection (模型评估): as a whole, by language, or in folds."""
 
 import itertools
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from mmret_tf.data.collection import Collection
+from mmret_tf.data.decoders.text_cards import HAN
 from mmret_tf.data.pairs import Pairs
 from mmret_tf.evaluation.metrics import PairScores, evaluate_folds, of_rows, rank_all
 from mmret_tf.evaluation.second_stage import SecondStage
 from mmret_tf.models.encoder import Encoder
 from mmret_tf.ranking.reranker import Reranker
 from mmret_tf.similarity.vectors import mean_vectors
-
-HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 # Names of the counts in a report; other modalities are counted under their own names.
 COUNTS = {"image": "images", "text": "captions"}

@@ -18,6 +18,7 @@ from mmret_tf._machine import cores
 from mmret_tf.data.collection import Collection
 from mmret_tf.data.decoders.pictures import read_picture
 from mmret_tf.data.decoders.text import split_words
+from mmret_tf.data.decoders.text_cards import HAN
 from mmret_tf.data.progress import Progress
 from mmret_tf.data.sources import Source
 from mmret_tf.evaluation.copies import (
@@ -28,7 +29,6 @@ from mmret_tf.evaluation.copies import (
     copies_across_splits,
     mean_colours,
 )
-from mmret_tf.evaluation.evaluator import HAN
 
 LATIN = re.compile("[A-Za-z]")
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from mmret_tf.data.decoders.text import TextPreprocessor, split_words
-from mmret_tf.evaluation.evaluator import HAN
+from mmret_tf.data.decoders.text_cards import HAN
 from mmret_tf.models.encoder import Encoder
 
 # Captions that are split into words at once.

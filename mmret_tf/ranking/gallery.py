@@ -13,12 +13,13 @@ from PIL import Image, ImageDraw
 
 from mmret_tf._checks import printable
 from mmret_tf._files import replaced_file
-from mmret_tf.data.decoders.text_cards import draw_line
+from mmret_tf.data.decoders.text_cards import HAN, draw_line
 from mmret_tf.data.items import Item
 from mmret_tf.data.modalities import MODALITIES, file_modalities, get_modality
 from mmret_tf.ranking.results import SearchResults
 
 THUMBNAIL = 160  # pixels
+RIGHT, FRAME = "green", 4  # of a right answer: colour, and width in pixels
 
 # Captions below a picture, and pictures in a row, of a page of items.
 MOST_CARDS, COLUMNS = 2, 6
@@ -74,23 +75,59 @@ def playable(record: Mapping[str, Any], modality: str | None = None) -> tuple[st
 
 
 def results_html(results: SearchResults) -> str:
-    """Results as a row of pictures with rank, score and caption, and a remark below. Sounds have a
-    player, and clips move."""
-    cards = []
+    """Results as a table: the query, then pictures with rank, score and caption, and a remark.
+
+    It needs no styles, which GitHub strips. Captions are in the language of the query where an item
+    has one. A right answer has a green frame, as part of its picture, and a check mark. Sounds have
+    a player, and clips move.
+    """
+    words, cells = _query_html(results.query)
+    is_han = bool(HAN.search(words))
     for result in results:
-        caption = html.escape(result.caption)
-        cards.append(
-            f'<div style="width:{THUMBNAIL}px">{_face(result.item, caption)}'
-            f"<div><b>{result.rank}</b> · {result.score:.3f}<br>{caption}</div></div>"
+        caption = html.escape(_caption(result.item, is_han))
+        is_right = result.id in results.right_ids
+        mark = " ✓" if is_right else ""
+        cells.append(
+            f"{_face(result.item, caption, is_right)}<br>"
+            f"<b>{result.rank}</b> · {result.score:.3f}{mark}<br>{caption}"
         )
-    row = f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(cards)}</div>'
-    return row + (f"<p>{html.escape(results.remark)}</p>" if results.remark else "")
+    cells = [f'<td width="{THUMBNAIL}" align="left" valign="top">{cell}</td>' for cell in cells]
+    rows = ["".join(cells[start : start + COLUMNS]) for start in range(0, len(cells), COLUMNS)]
+    if words:
+        columns = min(COLUMNS, len(cells))
+        rows.insert(0, f'<th colspan="{columns}" align="left">{html.escape(words)}</th>')
+    table = "".join(f"<tr>{row}</tr>" for row in rows)
+    remark = f"<p>{html.escape(results.remark)}</p>" if results.remark else ""
+    return f"<table>{table}</table>{remark}"
 
 
-def _face(record: Mapping[str, Any], caption: str) -> str:
+def _query_html(terms: Sequence[tuple[str, Any, float]]) -> tuple[str, list[str]]:
+    """A query's words, and a cell for each of its pictures, sounds and clips."""
+    words, cells = [], []
+    for name, source, weight in terms:
+        if name == "text":
+            words.append(source if weight > 0 else f"− {source}")
+        else:
+            record = {"id": "query", "sources": {name: [source]}}
+            cells.append(f"{_face(record, 'query', False)}<br><b>query</b>")
+    return " ".join(words), cells
+
+
+def _caption(record: Mapping[str, Any], is_han: bool) -> str:
+    """The first caption of an item in the language of the query, or else its first one."""
+    captions = Item.of(record)["captions"]
+    own = [each for each in captions if bool(HAN.search(each)) == is_han]
+    return next(iter([*own, *captions]), "")
+
+
+def _face(record: Mapping[str, Any], caption: str, is_right: bool) -> str:
     """The picture of an item, with a player if it sounds; the picture moves if it has a clip."""
+    still = thumbnail(record)
+    if is_right:
+        box = (0, 0, still.width - 1, still.height - 1)
+        ImageDraw.Draw(still).rectangle(box, outline=RIGHT, width=FRAME)
     jpeg = io.BytesIO()
-    thumbnail(record).save(jpeg, "JPEG")
+    still.save(jpeg, "JPEG")
     picture, player = ("image/jpeg", jpeg.getvalue()), ""
     for modality in playing_modalities(record):
         if (played := playable(record, modality)) is None:
@@ -99,7 +136,7 @@ def _face(record: Mapping[str, Any], caption: str) -> str:
             picture = played
         else:
             url = _data_url(*played)
-            player = f'<audio controls src="{url}" aria-label="{caption}" style="width:100%">'
+            player = f'<audio controls src="{url}" aria-label="{caption}" width="{THUMBNAIL}">'
             player += "</audio>"
     size = f'width="{THUMBNAIL}" height="{THUMBNAIL}"'
     return f'<img src="{_data_url(*picture)}" {size} alt="{caption}">{player}'
@@ -143,8 +180,8 @@ def draw_gallery(
             left, below = pad + column * (THUMBNAIL + pad), top + title_height
             sheet.paste(thumbnail(result.item), (left, below))
             if right_ids is not None and result.id == right_ids[row]:
-                box = (left - 4, below - 4, left + THUMBNAIL + 3, below + THUMBNAIL + 3)
-                draw.rectangle(box, outline="green", width=4)
+                box = (left - FRAME, below - FRAME, left + THUMBNAIL + 3, below + THUMBNAIL + 3)
+                draw.rectangle(box, outline=RIGHT, width=FRAME)
             draw.text(
                 (left, below + THUMBNAIL + 4), f"{result.rank}   {result.score:.3f}", fill="black"
             )

@@ -3,7 +3,9 @@
 Needs no TensorFlow, so that the serving client can use it.
 """
 
+import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -45,14 +47,32 @@ class SearchResults(list):
     """A list of `SearchResult`, best first, that Jupyter shows as pictures. Section 3.1(5).
 
     Attributes:
+        query: The terms of the query, see `Query.terms`: modality, source and weight of each.
         remark: What is wrong with the query, such as words that the model does not know, or "".
+        right_ids: Ids of the right answers, which get a frame in Jupyter; see `marked`.
 
     >>> dog = {"id": "a", "captions": ["a dog"]}
     >>> SearchResults([SearchResult(1, "a", 0.8, dog)])
        1  0.800  a  a dog
     """
 
+    query: list[tuple[str, Any, float]] = []
     remark: str = ""
+    right_ids: frozenset[str | int] = frozenset()
+
+    def marked(self, *right_ids: str | int) -> "SearchResults":
+        """The same results with the right answers known.
+
+        Args:
+            right_ids: Ids of items; they need not be among the results.
+
+        >>> dog = SearchResult(1, "a", 0.8, {"id": "a", "captions": ["a dog"]})
+        >>> SearchResults([dog]).marked("a").right_ids
+        frozenset({'a'})
+        """
+        results = copy.copy(self)
+        results.right_ids = frozenset(right_ids)
+        return results
 
     def __repr__(self) -> str:
         lines = [

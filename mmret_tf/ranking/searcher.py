@@ -270,6 +270,7 @@ class Searcher:
                 names = [item["id"] for item in candidates]
                 found_vectors = index.vectors_of(names) if queries[row].with_vectors else None
                 answers[row] = _results(candidates, score, found_vectors)
+                answers[row].query = queries[row].terms
                 answers[row].remark = " ".join(filter(None, [remarks[row], note, own_note]))
         return answers
 

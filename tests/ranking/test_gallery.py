@@ -79,6 +79,42 @@ def test_a_page_escapes_captions_and_shows_a_card_for_each_result(red):
     assert "<script>" not in page and "&lt;script&gt;" in page and "红" in page
 
 
+def test_a_page_is_a_table_with_the_query_and_a_frame_around_the_right_answer(red):
+    results = results_of(
+        record("a", "a red circle", "红色的圆", images=[red]),
+        record("b", "a dog", images=[red]),
+    )
+    results.query = [("text", "圆形", 1.0), ("text", "蓝色", -0.5), ("image", red, 1.0)]
+    page = results_html(results.marked("b", "not found"))
+    assert "style=" not in page  # GitHub strips styles
+    header, cells = page.split("</tr>", 1)
+    assert header == '<table><tr><th colspan="3" align="left">圆形 − 蓝色</th>'
+    query, first, second = cells.split("</td>")[:3]
+    assert query.endswith("<b>query</b>")
+    assert first.endswith("<b>1</b> · 1.000<br>红色的圆")  # the query is Chinese
+    assert second.endswith("<b>2</b> · 0.500 ✓<br>a dog")
+    corners = []
+    for _, _, content in Page(page).found["img"]:
+        corners.append(Image.open(io.BytesIO(content)).getpixel((0, 0)))
+    assert [red > green for red, green, _ in corners] == [True, True, False]
+    assert results.right_ids == frozenset()
+
+
+def test_a_page_breaks_its_rows(red):
+    page = results_html(results_of(*(record(str(n), images=[red]) for n in range(COLUMNS + 1))))
+    assert [row.count("<td") for row in page.split("</tr>")] == [COLUMNS, 1, 0]
+
+
+@pytest.mark.parametrize("picture", [np.zeros((8, 8, 3), np.uint8), Image.new("RGB", (8, 8))])
+def test_a_query_may_be_a_picture_in_memory(picture):
+    results = results_of(record("a", "a dog"))
+    results.query = [("image", picture, 1.0)]
+    (_, _, content), _ = Page(results_html(results)).found["img"]
+    assert (
+        max(Image.open(io.BytesIO(content)).getpixel((80, 80))) < 8
+    )  # black, not the grey of none
+
+
 def test_a_gallery_frames_the_right_answers(red, tmp_path):
     results = results_of(record("a", "红色的圆", images=[red]), record("b", "a dog"))
     rows = [("a red circle", results), ("图" * 200, results_of(record("c")))]

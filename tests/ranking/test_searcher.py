@@ -137,6 +137,11 @@ def test_a_remark_stands_beside_the_results(searcher):
     assert searcher.search(text="x").remark == ""
 
 
+def test_results_know_what_was_asked(searcher):
+    results = searcher.search(text="a", texts={"b": -0.5}, sound="bang")
+    assert results.query == [("text", "a", 1.0), ("text", "b", -0.5), ("sound", "bang", 1.0)]
+
+
 def test_weighted_texts_and_an_item_of_the_gallery(searcher):
     results = searcher.search(texts={"a": -1}, with_vectors=True)
     assert scores(results) == {"x": 0, "z": 0, "y": -1}

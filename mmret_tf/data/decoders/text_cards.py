@@ -13,6 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 # Droid Sans Fallback (Apache-2.0), subset to the characters of GB 2312; see han.LICENSE.
 HAN_FONT_FILE = Path(__file__).with_name("han.ttf")
 
+# A Chinese character: a text with one is taken to be Chinese.
+HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
 # Where a line may break: after a Chinese character, and after a word; a long one, anywhere.
 PIECES = re.compile(r"[\u2e80-\uffff]\s*|[^\s\u2e80-\uffff]{1,12}\s*")
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmret_tf._files import keras_home
 from mmret_tf.data.drawn.clips import draw_clips
 from mmret_tf.data.drawn.scenes import draw_scenes
 from mmret_tf.data.drawn.sounds import draw_sounds
@@ -130,9 +131,8 @@ def cached_drawn(kind: str, split: str = "train", size: int = 2000, seed: int = 
     >>> cached_drawn("scenes", "dev", size=2, seed=7).name
     'v2-dev-2-7'
     """
-    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras").resolve()
     name = f"v{DRAWING_VERSION}-{split}-{size}-{seed}"
-    folder = home / "datasets" / f"mmret_{kind}" / name
+    folder = keras_home() / "datasets" / f"mmret_{kind}" / name
     try:
         write_drawn(kind, folder, split, size, seed)
     except ValueError:  # the files exist already, unless the arguments are wrong

@@ -3,12 +3,12 @@
 import functools
 import io
 import itertools
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmret_tf._checks import printable
+from mmret_tf.data.decoders.text_cards import HAN
 from mmret_tf.data.items import Item
 from mmret_tf.data.modalities import file_modalities, get_modality
 from mmret_tf.models.encoder import Encoder
@@ -26,8 +26,6 @@ EXAMPLES = 3
 KEPT_THUMBNAILS = 1000
 # Sounds and clips that are kept, up to 320 KB each.
 KEPT_MEDIA = 64
-
-_HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003ffff]")
 
 
 class SearchService:
@@ -191,7 +189,7 @@ def examples_of(captions: Any) -> list[str]:
     ['a red circle', '红色的圆']
     """
     short = list(dict.fromkeys(each for each in itertools.islice(captions, 1000) if len(each) < 60))
-    has_han = [bool(_HAN.search(each)) for each in short]
+    has_han = [bool(HAN.search(each)) for each in short]
     others = [each for each, is_han in zip(short, has_han, strict=True) if not is_han]
     chinese = [each for each, is_han in zip(short, has_han, strict=True) if is_han]
     return others[:EXAMPLES] + chinese[:EXAMPLES]
