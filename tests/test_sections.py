@@ -50,8 +50,8 @@ STEPS = {
 NUMBER = r"\d(?:\.\d)?(?:\(\d(?:, \d)*\))?"
 NUMBERS = rf"{NUMBER}(?:(?:, | and |、){NUMBER})*"
 # In a sentence, at the end of a heading or a docstring's first line, at the start of a table's row.
-QUOTED = rf"[Ss]ections? ({NUMBERS})|^\"?#+ .*?\(({NUMBERS})\)|\(({NUMBERS})\)\.$|^\| ({NUMBERS}) \w"
-QUOTED += rf"|[Ss]teps? ({NUMBERS}),"
+QUOTED = rf"[Ss]ections? ({NUMBERS})|^\"?#+ .*?\(({NUMBERS})\)|\(({NUMBERS})\)\.$"
+QUOTED += rf"|^\| ({NUMBERS}) \w|[Ss]teps? ({NUMBERS}),"
 
 
 def quoted(text):
