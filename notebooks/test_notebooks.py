@@ -154,6 +154,10 @@ def test_the_chinese_edition_has_the_same_code_and_outputs(path):
         prose = NOT_PROSE.sub("", cell.source)
         assert not re.search("[A-Za-z]{3,}", prose) or HAN.search(prose), cell.source
         assert cell.source.count("\n#") == other.source.count("\n#")
+        # A line break shows as a space, which Chinese has none of.
+        assert not re.search("[\u4e00-\u9fff，。；：、]\n[\u4e00-\u9fff“]", cell.source), (
+            cell.source
+        )
     text = "\n".join(cell.source for cell in cells_of(chinese, "markdown"))
     assert all(heading in text for heading in HEADINGS["zh"])
 
