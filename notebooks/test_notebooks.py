@@ -22,7 +22,7 @@ HEADINGS = {"": ("## Exercises", "## Summary"), "zh": ("## 练习", "## 小结")
 # Code, formulas, links and citations have numbers that no output shows.
 NOT_PROSE = re.compile(
     r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$\n]*\$|\]\([^)]*\)|<details>.*?</details>"
-    r"|arXiv[: ]\d+\.\d+|[Ss]ections? [\d.(), and]+|^#+ .*$|^\s*\d+\. ",
+    r"|arXiv[: ]\d+\.\d+|[Ss]ections? [\d.(),\sand]+|^#+ .*$|^\s*\d+\. ",
     re.DOTALL | re.MULTILINE,
 )
 # A number of more than one digit, perhaps with thousands, decimals and a unit.

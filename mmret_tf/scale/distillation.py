@@ -18,6 +18,7 @@ def distill_image_tower(
     epochs: int = 10,
     batch_size: int = 64,
     learning_rate: float = 1e-3,
+    verbose: int | None = None,
 ) -> DualEncoder:
     """Teach a smaller image tower to embed like the model's (知识蒸馏). Section 8.3; arXiv
     1503.02531.
@@ -34,6 +35,8 @@ def distill_image_tower(
         epochs: Passes over the pictures.
         batch_size: Pictures a step.
         learning_rate: Highest rate of Adam; it falls to 0 along a cosine.
+        verbose: As for `keras.Model.fit`; by default a progress bar where output is interactive,
+            and a line an epoch elsewhere.
 
     Returns:
         An encoder of the student and the model's own text tower and temperature.
@@ -47,9 +50,7 @@ def distill_image_tower(
     >>> image = mm.image_tower("SmallCNN", weights=None, image_size=16, embedding_dim=8)
     >>> teacher = mm.DualEncoder(image, mm.text_tower(text, units=8, embedding_dim=8))
     >>> student = mm.image_tower("SmallCNN", weights=None, image_size=16, embedding_dim=8)
-    >>> import contextlib, io
-    >>> with contextlib.redirect_stdout(io.StringIO()):  # Keras' progress bar
-    ...     small = distill_image_tower(teacher, student, pairs, epochs=1)
+    >>> small = distill_image_tower(teacher, student, pairs, epochs=1, verbose=0)
     >>> small.image_tower is student, small.text_tower is teacher.text_tower
     (True, True)
     """
@@ -67,11 +68,13 @@ def distill_image_tower(
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
     student.compile(keras.optimizers.Adam(schedule), loss=keras.losses.CosineSimilarity())
     student.optimizer.build(student.trainable_variables)  # or the first step is traced twice
+    if verbose is None:
+        verbose = 1 if is_interactive() else 2
     student.fit(
         dataset.repeat(),  # one iterator serves all epochs
         steps_per_epoch=steps,
         epochs=epochs,
         shuffle=False,  # the dataset does it
-        verbose="auto" if is_interactive() else 2,
+        verbose=verbose,
     )
     return DualEncoder(student, model.text_tower, model.temperature)

@@ -69,11 +69,11 @@ def save_figure(figure: "Figure", path: str | os.PathLike) -> Path:
     return Path(path)
 
 
-def shown(path: str | os.PathLike, width: int = SHOWN_WIDTH) -> Image.Image:
-    """A picture file, made small enough for the output of a notebook.
+def shown(picture: "str | os.PathLike | Figure", width: int = SHOWN_WIDTH) -> Image.Image:
+    """A picture file or a figure, made small enough for the output of a notebook.
 
     Args:
-        path: Of the picture, as the `draw_...` functions return it.
+        picture: The path of a file, as the `draw_...` functions return it, or a figure.
         width: In pixels.
 
     Returns:
@@ -85,7 +85,8 @@ def shown(path: str | os.PathLike, width: int = SHOWN_WIDTH) -> Image.Image:
     >>> shown(path).size
     (800, 300)
     """
-    with Image.open(path) as file:
+    source = picture if isinstance(picture, str | os.PathLike) else io.BytesIO(_png_of(picture))
+    with Image.open(source) as file:
         image = file.convert("RGB")
     image = image.resize((width, width * image.height // image.width))
     return image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)

@@ -31,3 +31,7 @@ def test_shown_pictures_are_narrow_and_small(tmp_path):
     picture = shown(path, width=400)
     assert picture.size == (400, 100)
     assert picture.mode == "P"  # a byte a pixel
+
+
+def test_figures_become_pictures():
+    assert shown(new_figure(2, 1), width=100).size == (100, 50)
