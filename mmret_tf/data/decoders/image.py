@@ -100,7 +100,10 @@ def crop_and_resize(
         lambda: image,
         lambda: _to_levels(tf.image.resize(image, (size, size), antialias=True)),
     )
-    image = tf.cond(tf.cast(mirror, tf.bool), lambda: tf.reverse(image, [1]), lambda: image)
+    if isinstance(mirror, tf.Tensor):  # with a constant condition, TensorFlow logs a warning
+        image = tf.cond(tf.cast(mirror, tf.bool), lambda: tf.reverse(image, [1]), lambda: image)
+    elif mirror:
+        image = tf.reverse(image, [1])
     return tf.ensure_shape(image, (size, size, 3))
 
 
