@@ -126,6 +126,7 @@ def test_the_examples_of_the_docstrings_are_true(name):
 def packages():
     yield mmret_tf
     yield from (importlib.import_module(f"mmret_tf.{folder}") for folder in mmret_tf._FOLDERS)
+    yield importlib.import_module("mmret_tf.evaluation.plots")
 
 
 def public_things():

@@ -6,7 +6,8 @@ from PIL import Image
 
 from mmret_tf.data.modalities import MODALITIES, Modality
 from mmret_tf.data.pairs import Pairs
-from mmret_tf.evaluation import analyse_errors, draw_errors, error_plots
+from mmret_tf.evaluation import analyse_errors, draw_errors
+from mmret_tf.evaluation.plots import error_plots
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Pictures of an error analysis (错误分析图): recall by wording, hubs, and the worst confusions.
 
-They show what `analyse_errors` returns. matplotlib is needed, as in `plots`.
+They show what `analyse_errors` returns.
 """
 
 import os
@@ -15,7 +15,7 @@ from mmret_tf._files import replaced_file
 from mmret_tf.data.decoders.text_cards import SIZE, draw_line
 from mmret_tf.data.pairs import Pairs
 from mmret_tf.evaluation.errors import K
-from mmret_tf.evaluation.plots import new_figure, save_figure, shortened
+from mmret_tf.evaluation.plots.figures import new_figure, save_figure, shortened
 from mmret_tf.ranking.gallery import THUMBNAIL, thumbnail
 
 # Labels of the queries' properties in `analyse_errors`. An image has several captions.

@@ -1,33 +1,21 @@
-"""Plots of a training run and of an evaluation (图表), as PNG files: curves, cosines, answers.
-
-The functions take arrays and draw with matplotlib, without its global state. matplotlib comes with
-the extra `notebooks`; without it each function raises an ImportError that says so.
-"""
+"""Plots of a training run and of an evaluation (评估图), as PNG files: curves, cosines, answers."""
 
 import itertools
 import os
-import unicodedata
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from mmret_tf._checks import checked_rows, printable
-from mmret_tf._files import replaced_file
-from mmret_tf.data.decoders.text_cards import HAN_FONT_FILE
+from mmret_tf._checks import checked_rows
 from mmret_tf.data.pairs import Pairs
 from mmret_tf.evaluation.metrics import KS, rank_all
+from mmret_tf.evaluation.plots.figures import font_families, new_figure, save_figure, shortened
 from mmret_tf.ranking.gallery import draw_gallery
 from mmret_tf.ranking.results import SearchResult, SearchResults
 from mmret_tf.similarity.vectors import row_cosines
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-DOTS_PER_INCH = 150
 MOST_PAIRS = 32  # in `draw_similarities`: the captions of more are not readable
 SHOWN_QUERIES, SHOWN_RESULTS = 6, 5  # in the galleries of the best and of the worst
 LABEL_WIDTH = 30  # letters of a caption beside the matrix of similarities
@@ -129,7 +117,7 @@ def draw_similarities(
     numbered = [
         f"{place + 1}  {shortened(label, LABEL_WIDTH)}" for place, label in enumerate(labels)
     ]
-    plain = {"rotation": 90, "parse_math": False, "fontfamily": _font_families()}
+    plain = {"rotation": 90, "parse_math": False, "fontfamily": font_families()}
     axes.set_xticks(places, numbered, fontsize=8, **plain)
     axes.set_yticks(places, places + 1, fontsize=8)
     axes.set(xlabel="caption", ylabel="image, by the number of its caption")
@@ -244,45 +232,3 @@ def _is_epoch(value: object) -> bool:
         and "loss" in value
         and all(isinstance(each, int | float) for each in value.values())
     )
-
-
-def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure, sizes in inches, outside of pyplot's global state."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError('pictures need matplotlib: pip install "mmret_tf[notebooks]"') from None
-    return Figure((width, height), dpi=DOTS_PER_INCH, layout="constrained")
-
-
-def _font_families() -> list[str]:
-    """Matplotlib's own font, and the package's for the Chinese characters that it lacks."""
-    from matplotlib.font_manager import FontProperties, fontManager
-
-    fontManager.addfont(HAN_FONT_FILE)
-    return ["DejaVu Sans", FontProperties(fname=HAN_FONT_FILE).get_name()]
-
-
-def shortened(text: str, width: int) -> str:
-    """The start of a caption. Characters that cannot be printed become spaces.
-
-    Args:
-        text: The caption.
-        width: In letters; a Chinese character counts as two.
-
-    >>> print(shortened("a black dog", 8), shortened("黑色的狗在跑", 8))
-    a black… 黑色的狗…
-    """
-    words = printable(text)
-    widths = [2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in words]
-    fitting = int(np.searchsorted(np.cumsum(widths), width, side="right"))
-    return words if fitting == len(words) else words[:fitting].rstrip() + "…"
-
-
-def save_figure(figure: "Figure", path: str | os.PathLike) -> Path:
-    """Write the PNG, whole or not at all."""
-    with replaced_file(path) as temporary, warnings.catch_warnings():
-        # One warning for each character without a glyph; the picture shows a box there.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(temporary, format="png")
-    return Path(path)

@@ -13,8 +13,8 @@ from mmret_tf.evaluation import (
     draw_evaluation,
     draw_recall_at_k,
     draw_similarities,
-    plots,
 )
+from mmret_tf.evaluation.plots import evaluation_plots
 
 HISTORY = [
     {"loss": 4.0, "spread": 0.8, "val_i2t_R@1": 0.1, "val_t2i_R@10": 0.2},
@@ -35,9 +35,11 @@ ODD_CAPTIONS = [
 def figures(monkeypatch):
     """The figures that were saved."""
     saved = []
-    save = plots.save_figure
+    save = evaluation_plots.save_figure
     monkeypatch.setattr(
-        plots, "save_figure", lambda figure, path: saved.append(figure) or save(figure, path)
+        evaluation_plots,
+        "save_figure",
+        lambda figure, path: saved.append(figure) or save(figure, path),
     )
     return saved
 
@@ -183,12 +185,12 @@ def test_the_best_and_the_worst_captions_are_drawn_with_their_answers(
     off its image, and caption 2 belongs to the image that is farthest from it."""
     galleries = {}
     monkeypatch.setattr(
-        plots,
+        evaluation_plots,
         "draw_gallery",
         lambda rows, path, right_ids: galleries.update({path.name: (rows, right_ids)}),
     )
-    monkeypatch.setattr(plots, "SHOWN_QUERIES", 2)
-    monkeypatch.setattr(plots, "SHOWN_RESULTS", 2)
+    monkeypatch.setattr(evaluation_plots, "SHOWN_QUERIES", 2)
+    monkeypatch.setattr(evaluation_plots, "SHOWN_RESULTS", 2)
     pairs = make_pairs(pictures, ["on it", "near it", "wrong"])
     angles = np.radians([[0, 90, 180], [0, 100, -10]])
     images, texts = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
