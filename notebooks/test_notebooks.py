@@ -164,8 +164,9 @@ def test_the_chinese_edition_has_the_same_code_and_outputs(path):
 
 @pytest.fixture(scope="session")
 def keras_home(tmp_path_factory):
-    """Drawn scenes are cached here: not in the home of whoever runs the tests."""
-    return tmp_path_factory.mktemp("keras")
+    """Scenes and their model are cached here, for all workers: not in the user's home."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "keras"
 
 
 @pytest.mark.parametrize(
