@@ -77,7 +77,8 @@ def text_of(path):
 
 FILES = [
     *sorted((ROOT / "mmret_tf").rglob("*.py")),
-    *sorted((ROOT / "notebooks").rglob("*.[im]*")),
+    *(path for end in ("ipynb", "md") for path in sorted((ROOT / "notebooks").glob(f"*.{end}"))),
+    *sorted((ROOT / "notebooks" / "zh").glob("*.ipynb")),
     ROOT / "README.md",
 ]
 
