@@ -151,7 +151,8 @@ class GalleryGraph(tf.Module):
         """ScaNN's rows `[n, found]`; the exact ones where its leaves held fewer items."""
         searcher = self.ops.ScannSearcher(self.scann.recreate_handle())
         rows, scores = searcher.search_batched_parallel(queries, self.found, **self.effort)
-        if tf.reduce_any(tf.math.is_nan(scores)):
+        # The op is as wide as its longest ranking, and fills the shorter ones with NaN.
+        if tf.shape(rows)[1] < self.found or tf.reduce_any(tf.math.is_nan(scores)):
             rows = self._exact_rows(queries)
         return rows
 

@@ -92,12 +92,13 @@ def test_the_ops_of_scann_search_as_widely_as_the_index():
     assert shares[0] < 6.5 < 8.5 < shares[1]
 
 
-def test_everything_is_searched_where_the_leaves_of_scann_hold_too_few():
+@pytest.mark.parametrize("n_queries", [1, 3, 40])
+def test_everything_is_searched_where_the_leaves_of_scann_hold_too_few(n_queries):
     pytest.importorskip("scann")
     config = ScannConfig(leaves=17)
     index = ScannIndex.build(points(300), np.arange(300), recall_target=0.01, config=config)
     assert index.stats["leaves_to_search"] < index.stats["leaves"]
-    queries = points(3, seed=3)
+    queries = points(n_queries, seed=3)
     assert_alike(
         graph(index, 200, "scann").search(tf.constant(queries)), *index.search(queries, 200)
     )
