@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mmret_tf.data.collection import Collection
     from mmret_tf.data.decoders.text import TextPreprocessor
     from mmret_tf.data.loading import load, load_items, load_pairs
-    from mmret_tf.demo import scenes_model
     from mmret_tf.evaluation.evaluator import evaluate
     from mmret_tf.evaluation.metrics import evaluate_retrieval
     from mmret_tf.fusion.fused_encoder import FusedEncoder

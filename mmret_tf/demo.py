@@ -1,73 +1,22 @@
-"""Drawn scenes in one call: the demo from training to ranked results, and a small trained model."""
+"""The whole road in one call: drawn scenes, training, unseen scenes, index, queries, a picture."""
 
 import os
 import time
 
-import keras
-
-from mmret_tf._files import awaited_folder, keras_home, replaced_file, write_json
-from mmret_tf.data.decoders.text import TextPreprocessor
+from mmret_tf._files import write_json
 from mmret_tf.data.loading import load_pairs
 from mmret_tf.data.pairs import Pairs
 from mmret_tf.evaluation.evaluator import evaluate
-from mmret_tf.models.dual_encoder import DualEncoder, load_model
-from mmret_tf.models.towers.image import image_tower
-from mmret_tf.models.towers.text import text_tower
+from mmret_tf.models.dual_encoder import load_model
 from mmret_tf.ranking.gallery import draw_gallery
 from mmret_tf.ranking.run import Run
 from mmret_tf.ranking.searcher import Searcher
 from mmret_tf.ranking.storage.embedding_store import EmbeddingStore
-from mmret_tf.similarity.losses import ContrastiveCosine
 from mmret_tf.training.config import TrainConfig
 from mmret_tf.training.trainer import train
 
 TRAIN_SCENES = 2500
 TEST_SCENES = 500
-
-# Of `scenes_model`. Increase the version with every change to it: it is part of the file's name.
-MODEL_VERSION = 1
-MODEL_SCENES, MODEL_EPOCHS = 2000, 6
-
-
-def scenes_model() -> DualEncoder:
-    """A small dual encoder of drawn scenes and their captions: the recipe of the notebooks.
-
-    Four convolutions and an LSTM, trained for six epochs on 2,000 scenes by `fit`, as notebook 00
-    does it step by step. The first call trains it in less than a minute and keeps it in the Keras
-    home (`$KERAS_HOME`, `~/.keras` by default); later calls load it. Section 5.
-
-    Returns:
-        An encoder of pictures of 48 pixels and of English and Chinese texts; `embedding_dim` 256.
-
-    >>> scenes_model().encode_texts(["红色的圆"]).shape  # doctest: +SKIP
-    (1, 256)
-    """
-    folder = keras_home() / "models"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"mmret_scenes_v{MODEL_VERSION}.keras"
-    with awaited_folder(folder, exclusive=True):  # a second process waits for the first
-        if not file.exists():
-            with replaced_file(file) as temporary:
-                _train_scenes_model().save(temporary)
-        return load_model(file)
-
-
-def _train_scenes_model() -> DualEncoder:
-    pairs = load_pairs("scenes", "train", MODEL_SCENES, seed=0)
-    text = TextPreprocessor(max_tokens=1000, sequence_length=32)
-    text.adapt(pairs.all_captions())
-    keras.utils.set_random_seed(0)
-    model = DualEncoder(
-        image_tower("SmallCNN", weights=None, image_size=48, embedding_dim=256, min_crop=1.0),
-        text_tower(text, units=128, embedding_dim=256, pooling="max"),
-    )
-    dataset = pairs.as_dataset(model, batch_size=64, training=True)
-    learning_rate = keras.optimizers.schedules.CosineDecay(
-        0.0, MODEL_EPOCHS * len(dataset) - 30, warmup_target=2e-3, warmup_steps=30
-    )
-    model.compile(keras.optimizers.Adam(learning_rate), loss=ContrastiveCosine())
-    model.fit(dataset, epochs=MODEL_EPOCHS, verbose=2)
-    return model
 
 
 def run_demo(run: str | os.PathLike, epochs: int, seed: int) -> dict:

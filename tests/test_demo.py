@@ -37,16 +37,3 @@ def test_the_demo_from_drawn_scenes_to_ranked_results(tmp_path, monkeypatch):
     results = run.open_searcher().search("红色的圆", k=20)
     assert {result.id for result in results} == {scene.id for scene in draw_scenes("test", 20, 0)}
     assert Image.open(run.gallery).size[0] > 8 * 160
-
-
-def test_the_model_of_the_notebooks_is_trained_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(demo, "MODEL_SCENES", 64)
-    monkeypatch.setattr(demo, "MODEL_EPOCHS", 31)  # of a step each: one more than the warm-up has
-    first = demo.scenes_model()
-    monkeypatch.setattr(demo, "_train_scenes_model", None)
-    again = demo.scenes_model()
-    assert first.fingerprint == again.fingerprint and first.embedding_dim == 256
-    assert [path.name for path in (tmp_path / "models").glob("*.keras")] == [
-        f"mmret_scenes_v{demo.MODEL_VERSION}.keras"
-    ]

@@ -78,8 +78,8 @@ def results_html(results: SearchResults) -> str:
     """Results as a table: the query, then pictures with rank, score and caption, and a remark.
 
     It needs no styles, which GitHub strips. Captions are in the language of the query where an item
-    has one. A right answer has a green frame, as part of its picture, and a check mark. Sounds have
-    a player, and clips move.
+    has one. A right answer has a check mark, and a green frame that is part of its picture unless
+    that moves. Sounds have a player, and clips move.
     """
     words, cells = _query_html(results.query)
     is_han = bool(HAN.search(words))
@@ -136,7 +136,8 @@ def _face(record: Mapping[str, Any], caption: str, is_right: bool) -> str:
             picture = played
         else:
             url = _data_url(*played)
-            player = f'<audio controls src="{url}" aria-label="{caption}" width="{THUMBNAIL}">'
+            player = f'<audio controls src="{url}" aria-label="{caption}" '
+            player += f'style="width:{THUMBNAIL}px">'
             player += "</audio>"
     size = f'width="{THUMBNAIL}" height="{THUMBNAIL}"'
     return f'<img src="{_data_url(*picture)}" {size} alt="{caption}">{player}'

@@ -4,6 +4,7 @@ Needs no TensorFlow, so that the serving client can use it.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +57,7 @@ class SearchResults(list):
        1  0.800  a  a dog
     """
 
-    query: list[tuple[str, Any, float]] = []
+    query: Sequence[tuple[str, Any, float]] = ()
     remark: str = ""
     right_ids: frozenset[str | int] = frozenset()
 

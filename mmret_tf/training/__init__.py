@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmret_tf.training.callbacks import RetrievalMetrics
     from mmret_tf.training.config import TrainConfig
     from mmret_tf.training.reranking import fit_reranker
+    from mmret_tf.training.small_model import scenes_model
     from mmret_tf.training.trainer import build_model, train
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)

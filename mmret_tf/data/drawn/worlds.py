@@ -101,8 +101,8 @@ def draw_worlds(split: str = "train", size: int = 2000, seed: int = 0) -> list[W
         split: "train", "dev" or "test".
         size: Largest number of items. If the split has more, `size` of them are chosen at random;
             if it has fewer, all are there.
-        seed: 0 to 2**32 - 1. Another seed draws the same combinations anew: the options stay,
-            chance details, prices and the posts of users change.
+        seed: 0 to 2**32 - 1. It decides details of the drawings, prices, and the posts of users,
+            but not the combinations.
 
     Returns:
         `WorldItem` objects, world by world; `draw()` gives the pictures.

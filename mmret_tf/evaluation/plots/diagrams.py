@@ -69,7 +69,7 @@ def two_towers() -> "Figure":
     """
     page = Page(height=53)
     page.label(8.5, 3, "pictures 图像")
-    page.label(8.5, 50, "captions 描述")
+    page.label(8.5, 50, "captions 说明文字")
     for row, (marker, colour, caption) in enumerate(BATCH):
         page.box(8.5, 9 + 7.6 * row, 9, 7, fill="white")
         page.axes.plot(8.5, 9 + 7.6 * row, marker, color=colour, markersize=20)
@@ -96,7 +96,7 @@ def _cosines(page: Page, middle: float) -> None:
     """The unit vectors to the left of the matrix of their cosines and below it."""
     width, height = 9, 6.5
     page.label(62, 3.5, "unit vectors\n单位向量", SMALL)
-    page.label(80, 3.5, "cosines of the batch\n一个批次的余弦矩阵")
+    page.label(80, 3.5, "cosines of the batch\n一个批量的余弦矩阵")
     for row, u in enumerate(("u₁", "u₂", "u₃")):
         y = middle + height * (row - 1)
         page.box(62, y, 6, 4.6, u, IMAGE)
@@ -167,16 +167,16 @@ def query_to_rank() -> "Figure":
     page.chain(*offline)
     page.arrow((offline[-1].right, 13.4), (index.left, 13.4))
     for y, fill, name in (
-        (11, PLAIN, "leaf: embeddings near each other\n叶：彼此相近的嵌入"),
-        (17, JOINT, "leaves that are nearest to the query\n离查询最近的叶"),
+        (11, PLAIN, "leaf: embeddings near each other\n叶子：彼此相近的嵌入"),
+        (17, JOINT, "leaves that are nearest to the query\n离查询最近的叶子"),
     ):
         page.box(64, y, 3, 2.6, fill=fill)
         page.label(67, y, name, SMALL, ha="left")
 
     page.axes.plot([1.5, 98.5], [23, 23], color="lightgrey", linewidth=1)
     page.label(1.5, 26, "online: for each query 在线：每次查询", ha="left")
-    texts = ("query\n查询", "text tower\n文本塔", "embedding\n嵌入", "nearest\nleaves\n最近的叶")
-    texts += ("reorder\n精确重排", "re-ranker\n重排序器", "ranked\nresults\n排序结果")
+    texts = ("query\n查询", "text tower\n文本塔", "embedding\n嵌入", "nearest\nleaves\n最近的叶子")
+    texts += ("reorder\n重新打分", "re-ranker\n重排序器", "ranked\nresults\n排序结果")
     fills = (TEXT, TEXT, TEXT, JOINT, JOINT, JOINT, PLAIN)
     online = [
         page.box(7 + step * place, 35, 11, 9, text, fill, SMALL, "--" if place == 5 else "-")

@@ -21,7 +21,7 @@ from mmret_tf.data.decoders.text_cards import HAN_FONT_FILE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DOTS_PER_INCH = 150
+SHOWN_DOTS, SAVED_DOTS = 100, 150  # an inch: 9 inches are as wide as a cell of a notebook
 SHOWN_WIDTH = 800  # pixels
 
 
@@ -32,7 +32,7 @@ def new_figure(width: float, height: float) -> "Figure":
     except ImportError:
         raise ImportError('pictures need matplotlib: pip install "mmret_tf[notebooks]"') from None
     size, layout = (width, height), "constrained"
-    figure = Figure(size, dpi=DOTS_PER_INCH, layout=layout, facecolor="white")
+    figure = Figure(size, dpi=SHOWN_DOTS, layout=layout, facecolor="white")
     # Without this method, Jupyter shows no figure before the first one of pyplot.
     figure._repr_png_ = lambda: _png_of(figure)
     return figure
@@ -65,7 +65,7 @@ def shortened(text: str, width: int) -> str:
 def save_figure(figure: "Figure", path: str | os.PathLike) -> Path:
     """Write the PNG, whole or not at all."""
     with replaced_file(path) as temporary:
-        _write_png(figure, temporary)
+        _write_png(figure, temporary, SAVED_DOTS)
     return Path(path)
 
 
@@ -94,12 +94,12 @@ def shown(picture: "str | os.PathLike | Figure", width: int = SHOWN_WIDTH) -> Im
 
 def _png_of(figure: "Figure") -> bytes:
     file = io.BytesIO()
-    _write_png(figure, file)
+    _write_png(figure, file, SHOWN_DOTS)
     return file.getvalue()
 
 
-def _write_png(figure: "Figure", file: Path | BinaryIO) -> None:
+def _write_png(figure: "Figure", file: Path | BinaryIO, dots: int) -> None:
     with warnings.catch_warnings():
         # One warning for each character without a glyph; the picture shows a box there.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(file, format="png")
+        figure.savefig(file, format="png", dpi=dots)

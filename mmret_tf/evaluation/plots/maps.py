@@ -72,8 +72,8 @@ def draw_embedding_map(
     or set the limits of `figure.axes[0]` to compare two maps.
 
     Args:
-        embeddings: For each kind, such as "picture 图像" and "caption 描述", `[n, dim]`. A kind has
-            a marker.
+        embeddings: For each kind, such as "picture 图像" and "caption 说明文字", `[n, dim]`. A kind
+            has a marker.
         labels: n labels, the same for all kinds, at most `MOST_LABELS` different ones. A label has
             a colour. By default a kind has.
         lines: Whether to join the same rows of the kinds, which are matching pairs, by a line.
@@ -86,7 +86,7 @@ def draw_embedding_map(
         ValueError: There are too many kinds or labels, the kinds differ in width, or with `labels`
             or `lines` in their number of rows.
 
-    >>> kinds = {"picture 图像": np.eye(4), "caption 描述": np.eye(4) + 0.1}
+    >>> kinds = {"picture 图像": np.eye(4), "caption 说明文字": np.eye(4) + 0.1}
     >>> figure = draw_embedding_map(kinds, ["red 红", "red 红", "blue 蓝", "blue 蓝"], lines=True)
     >>> len(figure.axes)
     1

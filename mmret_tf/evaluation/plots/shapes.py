@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from mmret_tf.evaluation.plots.figures import font_families, new_figure
 
-INCHES = 9  # width of a page: with 100 dots an inch, that of a notebook's cell
+INCHES = 9  # width of a page
 UNIT = INCHES / 100
 
 SIZE, SMALL = 10, 8.5  # of the letters, in points

@@ -61,8 +61,12 @@ def distributed_train(
         ValueError: As for `mm.train`; the strategy is unknown; "multiworker" without TF_CONFIG;
             workers have different configurations; a process was lost; a re-ranker is wanted.
 
+    On one machine it is called as `mm.train` is. On several, TF_CONFIG says which one this is:
+
     >>> config = TrainConfig(data="photos", batch_size=512)
-    >>> report = distributed_train(config, "runs/photos")  # doctest: +SKIP
+    >>> distributed_train(config, "runs/photos", "multiworker")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: the strategy multiworker needs the environment variable TF_CONFIG: ...
     """
     if config.reranker:
         raise ValueError(

@@ -19,7 +19,10 @@ TREE = (
     ("figure", "terms"),
     [
         (two_towers, "image tower 图像塔, text tower 文本塔, unit vectors 单位向量, CNN, LSTM"),
-        (two_towers, "positives 正样本, negatives 负样本, pictures 图像, captions 描述, 余弦矩阵"),
+        (
+            two_towers,
+            "positives 正样本, negatives 负样本, pictures 图像, captions 说明文字, 余弦矩阵",
+        ),
         (fusions, "join at the input layer 在输入层拼接, early fusion 早期融合"),
         (fusions, "late fusion 晚期融合, hybrid fusion 混合融合, attention 注意力"),
         (query_to_rank, "offline, 离线, online, 在线, gallery 图库, query 查询, index 索引"),

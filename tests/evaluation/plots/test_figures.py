@@ -13,7 +13,7 @@ def test_jupyter_gets_a_white_picture():
     figure = new_figure(2, 1)
     figure.subplots().plot([0, 1])
     with Image.open(io.BytesIO(figure._repr_png_())) as image:
-        assert image.format == "PNG" and image.size == (300, 150)
+        assert image.format == "PNG" and image.size == (200, 100)
         assert image.convert("RGBA").getpixel((0, 0)) == (255, 255, 255, 255)
 
 
