@@ -12,7 +12,7 @@ from mmret_tf.similarity.losses import ContrastiveCosine
 
 # Part of the file's name: increase it with every change to the recipe.
 VERSION = 1
-SCENES, EPOCHS = 2000, 6
+SCENES, EPOCHS, WARM_UP = 2000, 6, 30  # the warm-up in steps
 
 
 def scenes_model() -> DualEncoder:
@@ -49,7 +49,7 @@ def _train() -> DualEncoder:
     )
     dataset = pairs.as_dataset(model, batch_size=64, training=True)
     learning_rate = keras.optimizers.schedules.CosineDecay(
-        0.0, EPOCHS * len(dataset) - 30, warmup_target=2e-3, warmup_steps=30
+        0.0, EPOCHS * len(dataset) - WARM_UP, warmup_target=2e-3, warmup_steps=WARM_UP
     )
     model.compile(keras.optimizers.Adam(learning_rate), loss=ContrastiveCosine())
     model.fit(dataset, epochs=EPOCHS, verbose=2)
