@@ -396,7 +396,7 @@ def test_damaged_runs_answer_or_are_refused(trained, tmp_path):
     """More, and in a process of its own, by the script itself."""
     whole = shutil.copytree(trained[0].folder, tmp_path / "run")
     forge_runs.complete(whole)
-    assert forge_runs.main(whole, 6, functools.partial(outcome_of, forge_runs.use)) == []
+    assert forge_runs.main(whole, 12, functools.partial(outcome_of, forge_runs.use)) == []
 
 
 def test_a_full_disk_ends_an_index_in_one_line(trained, tmp_path):
