@@ -142,6 +142,14 @@ def test_notebook_tells_what_it_teaches_and_where_it_stands_in_the_document(path
     assert [heading for heading in headings if heading in HEADINGS[""]] == [*HEADINGS[""]]
 
 
+def test_the_first_cell_can_be_run_again_and_outside_of_the_checkout(tmp_path):
+    setup = read(NOTEBOOKS[0]).cells[1].source
+    sources = [setup, "folder = Path.cwd()", setup, "print(folder == Path.cwd())"]
+    notebook = nbformat.v4.new_notebook(cells=[new_code_cell(source) for source in sources])
+    NotebookClient(notebook, resources={"metadata": {"path": tmp_path}}).execute()
+    assert printed(notebook.cells[-1]) == "True\n"
+
+
 @notebooks
 def test_exercises_have_answers(path):
     notebook = read(path)
