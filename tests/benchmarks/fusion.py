@@ -2,14 +2,15 @@
 
     python tests/benchmarks/fusion.py
     python tests/benchmarks/fusion.py --run runs/flickr8k --data flickr8k
-    python tests/benchmarks/fusion.py --senses
+    python tests/benchmarks/fusion.py --lost audio
+    python tests/benchmarks/fusion.py --lost audio video
 
 The first trains a dual encoder on drawn scenes, and prints two tables: recall of each strategy when
 items miss a modality, and composed queries, with early, late and hybrid fusion side by side. The
-second takes a run of real photographs whose items lose captions, and prints the first table. So
-does the third, for items with a picture, a sound and a caption that lose the sound. Everything is
-compared over the same embeddings, items and queries; fusions learn from training items, recall is
-over others.
+second takes a run of real photographs whose items lose captions, and prints the first table. So do
+the others, for items with a picture, a caption and a sound, or a clip as well, that lose one of
+those named. Everything is compared over the same embeddings, items and queries; fusions learn from
+training items, recall is over others.
 """
 
 import argparse
@@ -33,15 +34,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", help="a run of real photographs, instead of scenes")
     parser.add_argument("--data", help="its collection")
-    parser.add_argument("--senses", action="store_true", help="pictures, sounds and captions")
+    parser.add_argument(
+        "--lost", nargs="+", choices=("audio", "video"), help="items have these too, and lose one"
+    )
     parser.add_argument("--json", help="where to write the figures as well")
     options = parser.parse_args()
     if options.run:
         model = mm.load_model(f"{options.run}/model.keras")
         training, items = (mm.load_pairs(options.data, split) for split in ("train", "dev"))
         report = {"missing": missing_modalities(model, training, items, lost=("text",))}
-    elif options.senses:
-        report = {"missing": missing_sounds()}
+    elif options.lost:
+        report = {"missing": missing_senses(tuple(options.lost))}
     else:
         model = train_dual_encoder()
         training = mm.load_pairs("scenes", "train", 4000, seed=1)
@@ -74,33 +77,38 @@ def train_dual_encoder(scenes: int = 4000, epochs: int = 12) -> mm.DualEncoder:
     return model
 
 
-def missing_sounds(
-    sizes: tuple[int, int] = (600, 4000), items: int = 2000, epochs: int = 6
+def missing_senses(
+    lost: tuple[str, ...],
+    sizes: tuple[int, int] = (600, 4000),
+    items: int = 2000,
+    epochs: int = 6,
 ) -> dict[str, list[float]]:
-    """The table for items with a picture, a sound and a caption, where the sound is missing.
+    """The table for items with a picture, a caption, and what they may lose.
 
-    The encoder learns from pictures with captions and from sounds with captions, of different
-    items; the fusions learn from other items, which have all three. The encoder's training is
-    short, so that no modality finds everything alone.
+    The encoder learns from each modality with captions, of different items; the fusions learn from
+    other items, which have all modalities. The encoder's training is short, so that no modality
+    finds everything alone.
 
     Args:
+        lost: Modalities besides pictures and captions; an item misses one of them at most.
         sizes: Number of items of each set that the encoder learns from, and that fusions learn
             from.
         items: Number of unseen items, from the splits "test" and "dev".
         epochs: Passes of the encoder over its items.
     """
-    names = ("image", "audio", "text")
+    seen = ("image", *lost)
     of_part, complete = sizes
-    scenes = senses.draw_scenes("train", 2 * of_part + complete)
+    scenes = senses.draw_scenes("train", len(seen) * of_part + complete)
     parts = [
-        senses.items_of(scenes[start : start + of_part], (name, "text")).pairs(name, "text")
-        for name, start in (("image", 0), ("audio", of_part))
+        senses.items_of(scenes[number * of_part :][:of_part], (name, "text")).pairs(name, "text")
+        for number, name in enumerate(seen)
     ]
     model = senses.train_encoder(parts, epochs)
-    training = senses.items_of(scenes[2 * of_part :], names)
+    names = (*seen, "text")
+    training = senses.items_of(scenes[len(seen) * of_part :], names)
     unseen = senses.draw_scenes("test", items * 3 // 5)
     unseen += senses.draw_scenes("dev", items - len(unseen))
-    return missing_modalities(model, training, senses.items_of(unseen, names), lost=("audio",))
+    return missing_modalities(model, training, senses.items_of(unseen, names), lost)
 
 
 def fit(fused: mm.FusedEncoder, inputs: dict, targets: np.ndarray, epochs: int = 6) -> float:
