@@ -8,7 +8,7 @@ import keras
 from keras import layers, ops
 
 from mmret_tf.fusion.fusion import Fusion, presence, present_rows
-from mmret_tf.models.layers import track
+from mmret_tf.models.layers import output_width, track
 from mmret_tf.similarity.vectors import unit_length
 
 
@@ -23,8 +23,8 @@ class EnsembleFusion(Fusion):
         models: For each modality a model `[batch, width] -> [batch, dim]` that was trained alone.
 
     Raises:
-        ValueError: The models return different widths. In a call: modalities without a model, or
-            the reverse.
+        ValueError: A model does not return `[batch, dim]`, or they return different widths. In a
+            call: modalities without a model, or the reverse.
 
     >>> double = keras.Sequential([keras.Input((2,)), layers.Rescaling(2.0)])
     >>> layer = EnsembleFusion({"image": double, "text": double})
@@ -35,7 +35,7 @@ class EnsembleFusion(Fusion):
     """
 
     def __init__(self, models: dict[str, keras.Model], **kwargs):
-        dims = {model.output_shape[-1] for model in models.values()}
+        dims = {output_width(model, f"the model of {name}") for name, model in models.items()}
         if len(dims) != 1:
             raise ValueError(f"the models must return vectors of one width; got {sorted(dims)}")
         super().__init__(dims.pop(), **kwargs)

@@ -7,12 +7,15 @@ registered under a name, as `SmallCNN` is below.
 import inspect
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import keras
 from keras import layers, ops
+
+from mmret_tf.models.layers import output_width
 
 # Takes weights (None, or a file) and the side of the pictures in pixels (None for any).
 BackboneBuilder: TypeAlias = Callable[[str | os.PathLike | None, int | None], keras.Model]
@@ -22,6 +25,9 @@ BACKBONES: dict[str, BackboneBuilder] = {}
 # All modules of mmret_tf 0.1 were in one folder; a saved model names the modules of its classes.
 OLD_MODULE = re.compile(rb'"module": *"mmret_tf\.\w+"')
 
+# On a CPU, TensorFlow 2.20 writes outside of its memory when it computes the gradient of a 1x1
+# convolution with strides over fewer channels: https://github.com/uxlfoundation/oneDNN/issues/6035
+STRIDED_CHANNELS = 16
 
 # A configuration is text, with a vocabulary at most; a larger one is not read into memory.
 CONFIG_BYTES = 2**28
@@ -82,14 +88,24 @@ def load_backbone(
         is_new = weights is None
         if is_new:
             _prepare_for_scratch(network)
-    if len(network.output_shape) != 2:
-        raise ValueError(
-            "a backbone must map images to features [batch, width], as average pooling does; "
-            f"this one gives shape {network.output_shape}"
-        )
+    output_width(network, "a backbone")
     if feature_layers:
         network = _with_pooled_layers(network, feature_layers)
+    _warn_of_wrong_gradients(network)
     return network, scaling, is_new
+
+
+def _warn_of_wrong_gradients(network: keras.Model) -> None:
+    for layer in network._flatten_layers():
+        if not isinstance(layer, layers.Conv2D) or max(layer.strides) == 1:
+            continue
+        if layer.kernel_size == (1, 1) and layer.kernel.shape[2] < STRIDED_CHANNELS:
+            warnings.warn(
+                f"{layer.name} of {network.name} is a 1x1 convolution with strides over "
+                f"{layer.kernel.shape[2]} channels. On a CPU, TensorFlow may crash in its training "
+                "or learn nonsense: make its kernel as large as its strides, or keep it frozen",
+                stacklevel=3,
+            )
 
 
 def small_cnn(weights: str | os.PathLike | None = None, image_size: int | None = 48) -> keras.Model:

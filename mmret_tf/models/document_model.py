@@ -22,6 +22,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from mmret_tf._checks import checked_count, checked_queries, checked_rows
+from mmret_tf.models.layers import output_width
 from mmret_tf.models.whole_model import WholeModel
 from mmret_tf.similarity.nearest import nearest
 
@@ -68,8 +69,12 @@ class MultimodalRetrievalModel(WholeModel):
         super().__init__(**kwargs)
         self.image_model = image_model
         self.text_model = text_model
-        self.width = _width(image_model, "image_model", (None, None, None, 3)) + _width(
-            text_model, "text_model", (None, None)
+        # The document's own text model has no input shape, and so no weights, before this.
+        for model, shape in ((image_model, (None, None, None, 3)), (text_model, (None, None))):
+            if not model.built:
+                model.build(shape)
+        self.width = output_width(image_model, "image_model") + output_width(
+            text_model, "text_model"
         )
         self.built = True
 
@@ -201,16 +206,3 @@ def top_k_images(
     if len(images) != len(items):
         raise ValueError(f"images must be one an item; got {len(images)} and {len(items)} items")
     return [[images[row] for row in rows] for rows in rank_items(queries, items, k).tolist()]
-
-
-def _width(model: keras.Model, name: str, input_shape: tuple) -> int:
-    """Number of features that a model returns; it is built first if it has no weights yet."""
-    if not model.built:
-        model.build(input_shape)
-    shape = getattr(model, "output_shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] is None:
-        raise ValueError(
-            f"{name} must be a functional or Sequential model that returns [batch, features]: end "
-            f'it with pooling="avg" or an LSTM; its output has shape {shape}'
-        )
-    return shape[1]

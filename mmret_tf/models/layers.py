@@ -30,6 +30,29 @@ def track(owner: layers.Layer, name: str, parts: Iterable[layers.Layer]) -> None
         setattr(owner, f"{name}_{number}", part)
 
 
+def output_width(model: keras.Model, name: str) -> int:
+    """Number of features of a model that returns `[batch, features]`.
+
+    Args:
+        model: Any model.
+        name: What the message calls it.
+
+    Raises:
+        ValueError: It returns something else, several things, or nothing yet.
+
+    >>> output_width(keras.Sequential([keras.Input((2,)), layers.Dense(3)]), "the head")
+    3
+    """
+    shape = getattr(model, "output_shape", None)  # a Sequential without an Input has none
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] is None:
+        raise ValueError(
+            f"{name} must be a functional or Sequential model that begins with a keras.Input and "
+            f'returns [batch, features], as pooling="avg" or an LSTM does; its output has the '
+            f"shape {shape}"
+        )
+    return shape[1]
+
+
 @keras.saving.register_keras_serializable("mmret_tf")
 class MaskedPooling(layers.Layer):
     """Mean or maximum of the unmasked vectors, channel by channel (池化).

@@ -125,5 +125,7 @@ def test_mistakes_are_explained():
         ModalityDropout(1)
     with pytest.raises(ValueError, match=r"vectors of one width; got \[2, 3\]"):
         EnsembleFusion({"image": head(), "text": head(width=3)})
+    with pytest.raises(ValueError, match="the model of text must .* a keras.Input"):
+        EnsembleFusion({"image": head(), "text": keras.Sequential([keras.layers.Dense(2)])})
     with pytest.raises(ValueError, match=r"models for \['image', 'text'\]; got \['image'\]"):
         EnsembleFusion({"image": head(), "text": head()})({"image": np.ones((1, 2))})

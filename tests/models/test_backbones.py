@@ -15,6 +15,8 @@ from mmret_tf.models.backbones import BACKBONES, read_keras_file
 from mmret_tf.models.towers.image import ImageTower
 
 UNPOOLED = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.ReLU()])
+IMAGES = keras.Input((8, 8, 3))
+TWO_OUTPUTS = keras.Model(IMAGES, [Flatten()(IMAGES[:, :1, :1]), GlobalAveragePooling2D()(IMAGES)])
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
 
 
@@ -126,6 +128,25 @@ def test_features_may_be_pooled_from_several_layers():
         load_backbone(backbone, feature_layers=["middle"])
 
 
+def backbone_of(*convolution, channels):
+    images = keras.Input((8, 8, 3))
+    maps = Conv2D(4, *convolution, name="short")(Conv2D(channels, 3)(images))
+    return keras.Model(images, GlobalAveragePooling2D()(maps), name="own")
+
+
+@pytest.mark.parametrize("strides", [2, (1, 3)])
+def test_a_layer_whose_gradient_tensorflow_gets_wrong_is_named(strides):
+    nested = keras.Sequential([keras.Input((8, 8, 3)), backbone_of(1, strides, channels=15)])
+    with pytest.warns(UserWarning, match="short of sequential.* 15 channels.* crash"):
+        load_backbone(nested)
+
+
+@pytest.mark.parametrize(("kernel", "strides", "channels"), [(2, 2, 3), (1, 1, 3), (1, 2, 16)])
+def test_nothing_is_said_of_other_convolutions(kernel, strides, channels, recwarn):
+    load_backbone(backbone_of(kernel, strides, channels=channels))
+    assert not recwarn.list
+
+
 def test_imagenet_weights_that_cannot_be_fetched(monkeypatch):
     def no_network(*args, **kwargs):
         raise Exception("URL fetch failure on https://example.com: None -- unreachable")
@@ -146,7 +167,9 @@ def test_imagenet_weights_that_cannot_be_fetched(monkeypatch):
         ({"backbone": "ResNet50", "weights": "gone.h5"}, "no weights at gone.h5"),
         ({"backbone": "SmallCNN", "image_size": 16}, r"starts from scratch .* got 'imagenet'"),
         ({"backbone": "SmallCNN", "weights": None}, "SmallCNN takes pictures of one size"),
-        ({"backbone": UNPOOLED}, r"gives shape \(None, 8, 8, 3\)"),
+        ({"backbone": UNPOOLED}, r"has the shape \(None, 8, 8, 3\)"),
+        ({"backbone": keras.Sequential([Flatten()])}, "a keras.Input and .* has the shape None"),
+        ({"backbone": TWO_OUTPUTS}, r"has the shape \[\(None, 3\), \(None, 3\)\]"),
     ],
 )
 def test_backbones_that_do_not_exist_or_fit(arguments, message):

@@ -10,6 +10,7 @@ from keras import layers, ops
 
 from mmret_tf.data.decoders.audio import decode_audio, window_decoder
 from mmret_tf.models.backbones import layer_maps, read_keras_file
+from mmret_tf.models.layers import output_width
 from mmret_tf.models.towers.head import Head
 from mmret_tf.models.towers.tower import Tower
 
@@ -174,15 +175,14 @@ def audio_tower(
     else:
         is_model = isinstance(backbone, keras.Model)
         network = backbone if is_model else read_keras_file(backbone, compile=False)
-    takes, gives = network.input_shape, network.output_shape
-    if len(takes) != 2 or takes[1] not in (None, round(rate * seconds)) or len(gives) != 2:
+    width, length = output_width(network, "a backbone"), round(rate * seconds)
+    if network.input_shape not in ((None, None), (None, length)):
         raise ValueError(
-            f"the backbone must map samples [batch, {round(rate * seconds)}] to features [batch, "
-            f"width]; this one maps {takes} to {gives}"
+            f"a backbone must take samples [batch, {length}]; this one takes {network.input_shape}"
         )
     network.trainable = is_new if trainable is None else trainable
     head = Head(
-        gives[-1],
+        width,
         embedding_dim,
         dropout,
         normalize=not network.trainable,

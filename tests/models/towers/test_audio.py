@@ -103,9 +103,11 @@ def test_a_backbone_of_ones_own(tmp_path):
     backbone.save(tmp_path / "own.keras")
     read = audio_tower(tmp_path / "own.keras", rate=RATE, seconds=1.0, embedding_dim=4)
     assert np.allclose(read.features(LOW[None]), LOW.max())
-    with pytest.raises(ValueError, match=r"must map samples \[batch, 8000\] to features"):
+    with pytest.raises(
+        ValueError, match=r"must take samples \[batch, 8000\]; this one takes \(None, 4000\)"
+    ):
         audio_tower(backbone, rate=RATE, seconds=2.0)
-    with pytest.raises(ValueError, match="must map samples"):
+    with pytest.raises(ValueError, match=r"returns \[batch, features\], .* \(None, 4000, 1\)"):
         audio_tower(keras.Model(samples, samples[:, :, None]), rate=RATE, seconds=1.0)
 
 
