@@ -104,7 +104,7 @@ def _warn_of_wrong_gradients(network: keras.Model) -> None:
                 f"{layer.name} of {network.name} is a 1x1 convolution with strides over "
                 f"{layer.kernel.shape[2]} channels. On a CPU, TensorFlow may crash in its training "
                 "or learn nonsense: make its kernel as large as its strides, or keep it frozen",
-                stacklevel=3,
+                stacklevel=4,  # where the tower is made
             )
 
 
