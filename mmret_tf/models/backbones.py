@@ -9,7 +9,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import keras
@@ -96,16 +96,23 @@ def load_backbone(
 
 
 def _warn_of_wrong_gradients(network: keras.Model) -> None:
-    for layer in network._flatten_layers():
+    for layer in _inner_layers(network):
         if not isinstance(layer, layers.Conv2D) or max(layer.strides) == 1:
             continue
         if layer.kernel_size == (1, 1) and layer.kernel.shape[2] < STRIDED_CHANNELS:
             warnings.warn(
                 f"{layer.name} of {network.name} is a 1x1 convolution with strides over "
-                f"{layer.kernel.shape[2]} channels. On a CPU, TensorFlow may crash in its training "
-                "or learn nonsense: make its kernel as large as its strides, or keep it frozen",
+                f"{layer.kernel.shape[2]} channels. When it is trained on a CPU, TensorFlow may "
+                "crash or learn nonsense: make its kernel as large as its strides. Frozen, it does "
+                "no harm",
                 stacklevel=4,  # where the tower is made
             )
+
+
+def _inner_layers(network: keras.Model) -> Iterator[layers.Layer]:
+    """The layers of a network and of the networks in it."""
+    for layer in network.layers:
+        yield from _inner_layers(layer) if isinstance(layer, keras.Model) else [layer]
 
 
 def small_cnn(weights: str | os.PathLike | None = None, image_size: int | None = 48) -> keras.Model:
