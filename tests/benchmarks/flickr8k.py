@@ -39,7 +39,6 @@ from mmret_tf.training import train
 RECALLS = [f"{direction}_R@{k}" for direction in ("i2t", "t2i") for k in (1, 5, 10)]
 
 TIMED = 100  # queries
-RERANKED = 50  # candidates of a query, as in `Searcher`
 BANK_SHARPNESS = 20  # of the inverted softmax
 
 RECIPE = Path(__file__).parents[2] / "data" / "flickr8k.json"
@@ -151,7 +150,7 @@ def milliseconds(run: Run, reranker: mm.Reranker | None, pairs: mm.data.Pairs) -
 
 
 def with_query_bank(run: Run, pairs: mm.data.Pairs, bank: mm.data.Pairs) -> dict:
-    """Metrics where each score is divided by what the training split gives to the candidate.
+    """As `measured`, but each score is divided by what the training split gives to the candidate.
 
     What is near to all queries, a hub, is found less often: an inverted softmax (arXiv 1702.03859).
     """
@@ -162,19 +161,19 @@ def with_query_bank(run: Run, pairs: mm.data.Pairs, bank: mm.data.Pairs) -> dict
     less_images = hubness(images @ model.encode_texts(bank.all_captions()).T)
     less_texts = hubness(texts @ of_bank.T)
 
-    def ranked(scores, k):
+    def ranked(scores, **options):
         def corrected(rows, captions):  # what is taken from the query's score is a constant
             return scores(rows, captions) - less_images[rows] - less_texts[captions]
 
-        return rank_all(images, texts, items.caption_to_image(), corrected, k).metrics()
+        return rank_all(images, texts, items.caption_to_image(), corrected, **options).metrics()
 
     def cosines(rows, captions):
         return np.sum(images[rows] * texts[captions], axis=1)
 
-    found = {", with a bank of queries": ranked(cosines, len(texts))}
+    found = {", with a bank of queries": ranked(cosines, rerank_k=len(texts))}
     if run.reranker.is_file():
         stage = mm.evaluation.SecondStage(run.load_reranker(), images, texts, pairs)
-        found[", two stages, with a bank of queries"] = ranked(stage, RERANKED)
+        found[", two stages, with a bank of queries"] = ranked(stage)
     return found
 
 
