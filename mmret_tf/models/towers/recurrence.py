@@ -9,6 +9,8 @@ from keras import layers, ops
 class LSTM(layers.LSTM):
     """`keras.layers.LSTM`: the same weights, arguments and results, in less time on a processor.
 
+    Keras computes each step for all texts of a batch; here only those that have a word at this
+    place are computed, which is half of the work where the longest text has twice the mean length.
     A short text spends its time on reading kernels from memory. Keras multiplies each word by the
     kernel as it comes; here one product does so for all words before the loop, which then reads the
     recurrent kernel alone. Under a mixed policy, training computes in its lower precision, and
@@ -33,23 +35,30 @@ class LSTM(layers.LSTM):
         kernel, recurrent_kernel, bias = (ops.cast(each, dtype) for each in self.cell.weights)
         initial_state = [ops.cast(each, dtype) for each in initial_state]
         words = tf.transpose(ops.cast(sequences, dtype), (1, 0, 2))
-        words = tf.tensordot(words, kernel, axes=1) + bias
-        # Repeated for each unit, because `tf.where` is slow where it has to broadcast.
-        is_word = None if mask is None else tf.repeat(tf.transpose(mask)[..., None], self.units, 2)
-        if self.go_backwards:
-            words = words[::-1]
-            is_word = None if is_word is None else is_word[::-1]
         length = tf.shape(words)[0]
+        is_word = tf.ones(tf.shape(words)[:2], "bool") if mask is None else tf.transpose(mask)
+        if self.go_backwards:
+            words, is_word = words[::-1], is_word[::-1]
+        counts = tf.math.count_nonzero(is_word, axis=1, dtype="int32")
+
+        def by_step(values, width):
+            # An index into a tensor would cost its whole size in each step of the backward pass.
+            array = tf.TensorArray(
+                values.dtype, length, infer_shape=False, element_shape=(None, width)
+            )
+            return array.split(values, counts)
+
+        texts_of = by_step(tf.where(is_word)[:, 1:], 1)
+        gates_of = by_step(tf.boolean_mask(words, is_word) @ kernel + bias, 4 * self.units)
 
         def step(place, outputs, state, carry):
-            gates = words[place] + tf.matmul(state, recurrent_kernel)
+            texts = texts_of.read(place)
+            gates = gates_of.read(place) + tf.gather_nd(state, texts) @ recurrent_kernel
             write, keep, new, read = tf.split(gates, 4, axis=1)
-            new_carry = tf.sigmoid(keep) * carry + tf.sigmoid(write) * tf.tanh(new)
-            new_state = tf.sigmoid(read) * tf.tanh(new_carry)
-            if is_word is not None:
-                new_carry = tf.where(is_word[place], new_carry, carry)
-                new_state = tf.where(is_word[place], new_state, state)
-            return place + 1, outputs.write(place, new_state), new_state, new_carry
+            new = tf.sigmoid(write) * tf.tanh(new) + tf.sigmoid(keep) * tf.gather_nd(carry, texts)
+            carry = tf.tensor_scatter_nd_update(carry, texts, new)
+            state = tf.tensor_scatter_nd_update(state, texts, tf.sigmoid(read) * tf.tanh(new))
+            return place + 1, outputs.write(place, state), state, carry
 
         outputs = tf.TensorArray(words.dtype, length, element_shape=(None, self.units))
         _, outputs, state, carry = tf.while_loop(

@@ -80,8 +80,9 @@ class SentenceReader(layers.Layer):
 
     def call(self, words, mask=None, training=False):
         words = self.dropout(words, training=training)
-        # What comes after the last word changes no state before it, and a pooling leaves it out.
-        needs_mask = self.pool is None or self.settings["rnn"] == "bilstm"
+        # What comes after the last word changes no state before it, and a pooling leaves it out: a
+        # mask would only slow down Keras' GRU.
+        needs_mask = self.pool is None or self.settings["rnn"] != "gru"
         state = self.network(words, mask=mask if needs_mask else None, training=training)
         if self.pool is not None:
             state = self.pool(state, mask=mask)
