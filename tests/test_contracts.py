@@ -284,3 +284,21 @@ def test_losses_follow_keras_compile():
 def test_the_optimizer_scales_the_rate_of_its_slow_variables():
     config = TwoRateAdam(0.1, slow=[1], slow_share=0.1).get_config()
     assert TwoRateAdam.from_config(config).get_config() == config
+
+
+@every_model
+def test_models_are_saved_and_loaded_without_tracing_a_graph(name, tmp_path, monkeypatch):
+    """Keras reads every attribute of a layer when it saves or loads it, properties included."""
+    model, _ = make(name)
+    traced = []
+    start = tf.__internal__.FuncGraph.__init__
+
+    def note(graph, name, *args, **kwargs):
+        traced.append(name)
+        start(graph, name, *args, **kwargs)
+
+    monkeypatch.setattr(tf.__internal__.FuncGraph, "__init__", note)
+    model.save(tmp_path / "model.keras")
+    keras.saving.load_model(tmp_path / "model.keras")
+    # Keras traces layers of functional models in scratch graphs.
+    assert not [name for name in traced if not name.startswith("scratch_graph")]

@@ -208,7 +208,7 @@ class FusedEncoder(WholeModel, Encoder):
         """Shapes of `features`, for the layers that are built from them."""
         if not self.fusion.takes_sequences:
             return {name: (None, self.embedding_dim) for name in self.modalities}
-        widths = {name: tower.sequence_shape[1] for name, tower in self.towers.items()}
+        widths = {name: tower.sequence_shape()[1] for name, tower in self.towers.items()}
         return {name: (None, None, width) for name, width in widths.items()}
 
     def get_config(self) -> dict:

@@ -47,6 +47,7 @@ class Reranker(WholeModel):
         dropout: Fraction of the regions and words that is dropped in training.
         weight: Of the second stage in a ranking, see `ranked`.
         shared: Another re-ranker, whose layers are used instead of new ones; see `with_towers`.
+        shapes: `sequence_shape` of each tower, as a file has it; by default the towers tell it.
 
     Raises:
         ValueError: A tower of the encoder has no regions or words, or any number of them.
@@ -70,6 +71,7 @@ class Reranker(WholeModel):
         dropout: float = 0.2,
         weight: float = 1.0,
         shared: "Reranker | None" = None,
+        shapes: Mapping[str, Sequence[int]] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -80,12 +82,12 @@ class Reranker(WholeModel):
         self.dim = dim
         self.rate = dropout
         if shared is None:
-            self.shapes = {name: tower.sequence_shape for name, tower in encoder.towers.items()}
+            towers = encoder.towers.items()
+            self.shapes = shapes or {name: tower.sequence_shape() for name, tower in towers}
             if varying := [name for name, (length, _) in self.shapes.items() if length is None]:
                 raise ValueError(f"a re-ranker needs a fixed number of parts; {varying[0]} has any")
             self.readers = {
-                name: _new_reader(tower, dim, dropout, self.shapes[name])
-                for name, tower in encoder.towers.items()
+                name: _new_reader(tower, dim, dropout, self.shapes[name]) for name, tower in towers
             }
             self.attention = CrossAttentionMatch(name="attention")
             self.temperature = Temperature(name="temperature")
@@ -218,6 +220,7 @@ class Reranker(WholeModel):
             "encoder": keras.saving.serialize_keras_object(self.encoder),
             "dim": self.dim,
             "dropout": self.rate,
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
         }
 
     @classmethod

@@ -32,7 +32,7 @@ class AudioTower(Tower):
         seconds: Length of the window of a sound; shorter sounds are followed by silence.
 
     >>> tower = audio_tower(rate=8000, seconds=1.0, embedding_dim=8)
-    >>> tower.sequence_shape  # four spans of a quarter of a second
+    >>> tower.sequence_shape()  # four spans of a quarter of a second
     (4, 128)
     """
 

@@ -203,7 +203,7 @@ class Tower(WholeModel):
         with 0 for padding; `None` for a tower whose `sequence` computes them."""
         return None
 
-    @property
+    # No property: Keras reads each of them whenever it saves or loads a model.
     def sequence_shape(self) -> tuple[int | None, int]:
         """Length (`None` if it varies) and width of `padded_sequence`, from its graph.
 

@@ -82,7 +82,7 @@ class VideoTower(Tower):
 
     >>> settings = {"frames": 3, "image_size": 16, "embedding_dim": 8}
     >>> tower = video_tower("SmallCNN", weights=None, **settings)
-    >>> tower.sequence_shape[0]  # a vector a frame
+    >>> tower.sequence_shape()[0]  # a vector a frame
     3
     """
 

@@ -38,7 +38,7 @@ class RegionCache(ViewCache):
 
     @functools.cached_property
     def shape(self) -> tuple[int, ...]:
-        return self.tower.sequence_shape
+        return self.tower.sequence_shape()
 
     @property
     def said(self) -> list:

@@ -78,7 +78,7 @@ def test_the_features_keep_the_order_of_what_is_heard(tower):
 def test_the_sequence_has_a_vector_for_each_span_of_time(tower):
     vectors, mask = tower.sequence(np.stack([LOW, HIGH, LOW]))
     assert vectors.shape == (3, 4, 128) and mask.shape == (3, 4) and np.all(mask)  # 4 quarters
-    assert tower.sequence_shape == (4, 128) and tower.is_ordered
+    assert tower.sequence_shape() == (4, 128) and tower.is_ordered
 
 
 def test_a_saved_tower_gives_the_same_embeddings(tower, tmp_path):

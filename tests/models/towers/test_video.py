@@ -52,7 +52,7 @@ def test_the_backbone_sees_each_frame(tower):
     vectors, mask = tower.sequence(CLIPS)
     assert np.allclose(vectors, expected, atol=1e-5) and np.all(mask)
     assert np.allclose(tower.features(CLIPS), np.reshape(expected, (2, -1)), atol=1e-5)
-    assert tower.sequence_shape == (4, tower.backbone.output_shape[-1]) and tower.is_ordered
+    assert tower.sequence_shape() == (4, tower.backbone.output_shape[-1]) and tower.is_ordered
 
 
 def test_the_order_of_the_frames_counts(tower):
