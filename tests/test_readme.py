@@ -61,6 +61,12 @@ def test_the_recipes_of_flickr8k_can_be_read():
     assert two_stage.reranker and dataclasses.replace(two_stage, **first) == best
 
 
+def test_the_chinese_readme_has_the_same_figures():
+    chinese = (ROOT / "notebooks" / "README.zh-CN.md").read_text(encoding="utf-8")
+    shares = [re.findall(r"[\d.]+ %", text) for text in (README, chinese)]
+    assert len(shares[0]) >= 4 and shares[0] == shares[1]
+
+
 def test_the_readme_can_be_read_in_one_sitting():
     assert len(README.splitlines()) <= 220
 

@@ -19,23 +19,20 @@ import tensorflow as tf
 from mmret_tf.models.towers.recurrence import LSTM
 
 WORD_DIM, UNITS = 300, 512
-QUERY = 12  # words
+CAPTIONS, LONGEST, MEAN, QUERY = 256, 24, 11, 12  # captions of a batch, and words
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--captions", type=int, default=256, help="in a batch")
-    parser.add_argument("--length", type=int, default=24, help="words of the longest caption")
-    parser.add_argument("--mean", type=float, default=11, help="words of a caption, on average")
     parser.add_argument("--turns", type=int, default=20)
     options = parser.parse_args()
     random = np.random.default_rng(0)
-    lengths = np.clip(random.poisson(options.mean, options.captions), 1, options.length)
-    lengths[0] = options.length
-    mask = tf.sequence_mask(lengths, options.length)
+    lengths = np.clip(random.poisson(MEAN, CAPTIONS), 1, LONGEST)
+    lengths[0] = LONGEST
+    mask = tf.sequence_mask(lengths, LONGEST)
     words = random.normal(scale=0.1, size=(*mask.shape, WORD_DIM)).astype("float32")
     query = tf.constant(words[:1, :QUERY])
-    print(f"{options.captions} captions of {lengths.mean():.1f} words, at most {options.length}")
+    print(f"{CAPTIONS} captions of {lengths.mean():.1f} words, at most {LONGEST}")
     for policy in ("float32", "mixed_bfloat16"):
         keras.config.set_dtype_policy(policy)
         layers = [cls(UNITS, return_sequences=True) for cls in (LSTM, keras.layers.LSTM)]

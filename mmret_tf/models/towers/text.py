@@ -80,9 +80,10 @@ class SentenceReader(layers.Layer):
 
     def call(self, words, mask=None, training=False):
         words = self.dropout(words, training=training)
-        # What comes after the last word changes no state before it, and a pooling leaves it out: a
-        # mask would only slow down Keras' GRU.
-        needs_mask = self.pool is None or self.settings["rnn"] != "gru"
+        # What comes after the last word changes no state before it, and a pooling leaves it out. A
+        # mask saves our own loop these steps; it slows down Keras', and cuDNN refuses empty texts.
+        skips = isinstance(self.network, LSTM) and not self.network.autocast
+        needs_mask = skips or self.pool is None or self.settings["rnn"] == "bilstm"
         state = self.network(words, mask=mask if needs_mask else None, training=training)
         if self.pool is not None:
             state = self.pool(state, mask=mask)
@@ -213,7 +214,7 @@ def _remark(query: str, unknown: list[str] | None) -> str:
 
 
 def without_padding(ids: tf.Tensor) -> tf.Tensor:
-    """Token ids up to the last word of the longest text; a recurrence takes as long over padding.
+    """Token ids up to the last word of the longest text: Keras takes as long over padding.
 
     Args:
         ids: `[batch, length]`, 0 for padding.

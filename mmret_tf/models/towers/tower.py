@@ -203,7 +203,7 @@ class Tower(WholeModel):
         with 0 for padding; `None` for a tower whose `sequence` computes them."""
         return None
 
-    # No property: Keras reads each of them whenever it saves or loads a model.
+    # It traces the tower, and Keras reads every property when it saves or loads a model: a method.
     def sequence_shape(self) -> tuple[int | None, int]:
         """Length (`None` if it varies) and width of `padded_sequence`, from its graph.
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mmret_tf.models.towers.recurrence import LSTM
-from mmret_tf.models.towers.text import text_tower, without_padding
+from mmret_tf.models.towers.text import SentenceReader, text_tower, without_padding
 
 WORDS = np.random.default_rng(0).normal(size=(3, 5, 4)).astype("float32")
 # Of five, two and no words.
@@ -53,6 +53,27 @@ def test_bidirectional_takes_it(mask):
     ours.build((None, None, 4)), theirs.build((None, None, 4))
     ours.set_weights(theirs.get_weights())
     np.testing.assert_allclose(ours(WORDS, mask=mask), theirs(WORDS, mask=mask), atol=1e-6)
+
+
+@pytest.mark.parametrize(("has_gpu", "is_masked"), [(False, True), (True, False)])
+def test_a_pooled_reader_gives_a_mask_to_the_leaner_loop_alone(has_gpu, is_masked, monkeypatch):
+    """cuDNN refuses a text without words, and a pooling needs no mask."""
+    devices = tf.config.list_physical_devices
+    gpus = ["a GPU"] if has_gpu else []
+    monkeypatch.setattr(
+        tf.config,
+        "list_physical_devices",
+        lambda kind=None: gpus if kind == "GPU" else devices(kind),
+    )
+    reader = SentenceReader(word_dim=4, units=6, pooling="max")
+    masks, call = [], reader.network.call
+
+    def note(*args, mask=None, **kwargs):
+        masks.append(mask is not None)
+        return call(*args, mask=mask, **kwargs)
+
+    monkeypatch.setattr(reader.network, "call", note)
+    assert reader(WORDS, mask=MASK).shape == (3, 6) and masks == [is_masked]
 
 
 def test_padding_behind_the_longest_text_is_cut():
