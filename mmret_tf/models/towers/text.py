@@ -80,11 +80,13 @@ class SentenceReader(layers.Layer):
 
     def call(self, words, mask=None, training=False):
         words = self.dropout(words, training=training)
-        # What comes after the last word changes no state before it, and a pooling leaves it out. A
-        # mask saves our own loop these steps; it slows down Keras', and cuDNN refuses empty texts.
-        skips = isinstance(self.network, LSTM) and not self.network.autocast
-        needs_mask = skips or self.pool is None or self.settings["rnn"] == "bilstm"
-        state = self.network(words, mask=mask if needs_mask else None, training=training)
+        # Padding after the last word changes no state before it, and pooling ignores it: the mask
+        # is then optional. It shortens our own loop and slows down Keras'; with it, cuDNN refuses
+        # empty texts.
+        has_own_loop = isinstance(self.network, LSTM) and not self.network.autocast
+        is_optional = self.pool is not None and self.settings["rnn"] != "bilstm"
+        network_mask = mask if has_own_loop or not is_optional else None
+        state = self.network(words, mask=network_mask, training=training)
         if self.pool is not None:
             state = self.pool(state, mask=mask)
         if self.bag is not None:
